@@ -1,0 +1,249 @@
+"""The two captioners that Table 1 compares with: ViT + GPT-2 and CNN + LSTM (Sec. 5.2).
+
+Both stand where :class:`bncap.model.Captioner` stands: cached features of a frozen encoder, the same bridge, trained by
+:func:`bncap.train.train` with cross-entropy alone and decoded by :func:`bncap.decode.caption`.  Shapes: B batch, T
+caption tokens, S patches, C channels of the encoder, D decoder width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import GPT2LMHeadModel, MBart50Tokenizer, MBartConfig, PreTrainedTokenizerBase
+
+from bncap import paths
+from bncap.artifacts import read_json, write_json
+from bncap.attention import IMPLEMENTATION, Tap
+from bncap.beam import search
+from bncap.config import BASELINES
+from bncap.errors import BncapError
+from bncap.lstm import AttentionLstm, AttentionLstmConfig
+from bncap.model import IGNORED, Bridge, Captioner, load_tokenizer, shift_right
+from bncap.settings import Config, Decode
+
+LSTM_MAX_WIDTH = 512
+"""Width of the LSTM: twice the main decoder's d_model, for its one layer, but no more than this."""
+
+
+class VitGpt2Captioner(nn.Module):
+    """Bridge and GPT-2; the cross-attentions are new, everything else of the decoder is pretrained.
+
+    Args:
+        decoder: a GPT-2 with cross-attention (:func:`load_gpt2`).
+        tokenizer: the decoder's own, with BOS, EOS and PAD.
+        channels: C of the vision transformer.
+        last_k: number of last decoder layers whose cross-attention is averaged.
+    """
+
+    penultimate_bridge = None
+    language_id = IGNORED  # a monolingual decoder: its vocabulary has no language token
+
+    def __init__(
+        self, decoder: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, channels: int, last_k: int = 2
+    ) -> None:
+        super().__init__()
+        if not 1 <= last_k <= len(decoder.transformer.h):
+            raise BncapError(f"model.last_k={last_k}: the GPT-2 decoder has {len(decoder.transformer.h)} layers")
+        self.decoder = decoder
+        self.tokenizer = tokenizer
+        self.last_k = last_k
+        self.tap = Tap([block.crossattention for block in decoder.transformer.h[-last_k:]])
+        self.bridge = Bridge(channels, decoder.config.n_embd)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self.decoder.transformer.h
+
+    def forward(self, memory: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Teacher forcing.
+
+        Args:
+            memory: (B, S, D) patch tokens behind the bridge.
+            labels: (B, T) int64, ``w_1 ... w_n </s>`` padded with :data:`IGNORED`.
+
+        Returns:
+            logits (B, T, V); attention (B, T, S) float32, mean over the last K layers and their heads.
+        """
+        real = labels.ne(IGNORED)
+        begin = torch.full_like(labels[:, :1], self.tokenizer.bos_token_id)
+        inputs = torch.cat([begin, labels[:, :-1]], dim=1).masked_fill(~real, self.tokenizer.pad_token_id)  # (B, T)
+        output = self.decoder(inputs, attention_mask=real.long(), encoder_hidden_states=memory, use_cache=False)
+        return output.logits, self.tap.take()
+
+    def unfreeze_top(self, count: int) -> None:
+        """Train the bridge, all cross-attentions and the top ``count`` layers; with all of them, the embeddings too."""
+        self.decoder.requires_grad_(count >= len(self.layers))
+        for block in self.layers:
+            block.crossattention.requires_grad_(True)  # nothing pretrained to be kept
+            block.ln_cross_attn.requires_grad_(True)
+        for block in self.layers[len(self.layers) - min(count, len(self.layers)) :]:
+            block.requires_grad_(True)
+        self.decoder.transformer.ln_f.requires_grad_(True)
+
+    def labels(self, captions: list[str], max_tokens: int) -> Tensor:
+        """(N, T) int64: ``w_1 ... w_n </s>``, cut to ``max_tokens``, padded with :data:`IGNORED`."""
+        pieces = self.tokenizer(captions, add_special_tokens=False)["input_ids"]
+        rows = [torch.tensor([*p[: max_tokens - 1], self.tokenizer.eos_token_id]) for p in pieces]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED)
+
+    @torch.inference_mode()
+    def generate(self, memory: Tensor, decode: Decode, max_tokens: int) -> tuple[Tensor, Tensor]:
+        """Beam search as :meth:`bncap.model.Captioner.generate`, begun with BOS and with no token forced.
+
+        Returns:
+            token ids (B, T) padded; log-probability of each caption over its length ** ``length_penalty`` (B,).
+        """
+        start = torch.full((len(memory), 1), self.tokenizer.bos_token_id, device=memory.device)  # (B, 1)
+        return search(
+            self.decoder,
+            decode,
+            max_tokens,
+            inputs=start,
+            attention_mask=torch.ones_like(start),  # PAD may be BOS as well
+            encoder_hidden_states=memory,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+
+    def save(self, folder: Path, record: dict) -> None:
+        """``decoder/`` as from the hub, ``bridge.safetensors``, ``captioner.json``."""
+        _save(self, folder, {"last_k": self.last_k, **record})
+
+    @classmethod
+    def load(cls, folder: Path) -> VitGpt2Captioner:
+        """What :meth:`save` wrote, in evaluation mode."""
+        bridge, record = _read(folder)
+        model = cls(*load_gpt2(str(folder / "decoder")), bridge["projection.weight"].shape[1], record["last_k"])
+        model.bridge.load_state_dict(bridge)
+        return model.eval()
+
+
+class CnnLstmCaptioner(nn.Module):
+    """Bridge and an LSTM with additive attention over the patches, trained from nothing (Show, Attend and Tell).
+
+    Args:
+        decoder: the LSTM.
+        tokenizer: the main decoder's, set to the target language.
+        channels: C of the convolutional network.
+    """
+
+    penultimate_bridge = None
+    labels = Captioner.labels  # the same vocabulary and the same framing of a caption as the main model's
+
+    def __init__(self, decoder: AttentionLstm, tokenizer: MBart50Tokenizer, channels: int) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.tokenizer = tokenizer
+        self.language_id = tokenizer.convert_tokens_to_ids(tokenizer.tgt_lang)
+        self.bridge = Bridge(channels, decoder.config.width)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return [self.decoder.cell]
+
+    def forward(self, memory: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Teacher forcing: (B, S, D) patch tokens, (B, T) labels -> logits (B, T, V), attention (B, T, S) float32."""
+        inputs = shift_right(labels, self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        output = self.decoder(inputs, memory)
+        return output.logits, output.cross_attentions[0]
+
+    def unfreeze_top(self, count: int) -> None:
+        """Train everything whatever ``count`` is: no part is pretrained, so none is held back."""
+        self.requires_grad_(True)
+
+    @torch.inference_mode()
+    def generate(self, memory: Tensor, decode: Decode, max_tokens: int) -> tuple[Tensor, Tensor]:
+        """Beam search with the language token forced; see :meth:`bncap.model.Captioner.generate`."""
+        return search(
+            self.decoder,
+            decode,
+            max_tokens,
+            inputs=torch.full((len(memory), 1), self.tokenizer.eos_token_id, device=memory.device),
+            encoder_hidden_states=memory,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+            forced_bos_token_id=self.language_id,
+        )
+
+    def save(self, folder: Path, record: dict) -> None:
+        """``decoder/`` with the tokenizer, ``bridge.safetensors``, ``captioner.json``."""
+        _save(self, folder, {"lang": self.tokenizer.tgt_lang, **record})
+
+    @classmethod
+    def load(cls, folder: Path) -> CnnLstmCaptioner:
+        """What :meth:`save` wrote, in evaluation mode."""
+        bridge, record = _read(folder)
+        path = str(folder / "decoder")
+        tokenizer = load_tokenizer(path, record["lang"])
+        model = cls(AttentionLstm.from_pretrained(path), tokenizer, bridge["projection.weight"].shape[1])
+        model.bridge.load_state_dict(bridge)
+        return model.eval()
+
+
+def load_gpt2(path: str) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerBase]:
+    """A GPT-2 with cross-attention, freshly drawn where the checkpoint has none, and its tokenizer.
+
+    BOS and PAD fall back on EOS, as GPT-2 tokenizers often have no other mark; a mark that the checkpoint's embedding
+    does not reach gets a row.  Raises :class:`BncapError` if there is no EOS or weights other than those are missing.
+    """
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    if tokenizer.eos_token is None:
+        raise BncapError(f"the tokenizer of {Path(path).name} has no EOS token; see components.gpt2")
+    tokenizer.bos_token = tokenizer.bos_token or tokenizer.eos_token
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it would list the cross-attentions as missing, which is right here
+    try:
+        decoder, report = GPT2LMHeadModel.from_pretrained(
+            path,
+            add_cross_attention=True,
+            attn_implementation=IMPLEMENTATION,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    missing = sorted(k for k in report["missing_keys"] if "crossattention" not in k and "ln_cross_attn" not in k)
+    if missing:
+        raise BncapError(f"the checkpoint of {Path(path).name} lacks {missing[0]} and {len(missing) - 1} more weights")
+    if len(tokenizer) > decoder.config.vocab_size:
+        decoder.resize_token_embeddings(len(tokenizer))
+    return decoder, tokenizer
+
+
+def build_baseline(name: str, config: Config, channels: int) -> VitGpt2Captioner | CnnLstmCaptioner:
+    """The untrained baseline ``name`` of :data:`BASELINES` over features of ``channels`` channels.
+
+    What is not pretrained is drawn from torch's global generator, so seed it first.
+    """
+    if name == "vit_gpt2":
+        decoder, tokenizer = load_gpt2(paths.model_path(config, config.components.gpt2))
+        return VitGpt2Captioner(decoder, tokenizer, channels, config.model.last_k)
+    if name == "cnn_lstm":
+        path = paths.model_path(config, config.components.decoder)
+        main = MBartConfig.from_pretrained(path)
+        settings = AttentionLstmConfig(vocab_size=main.vocab_size, width=min(LSTM_MAX_WIDTH, 2 * main.d_model))
+        return CnnLstmCaptioner(AttentionLstm(settings), load_tokenizer(path, config.data.lang), channels)
+    raise BncapError(f"unknown baseline {name!r}: choose one of {', '.join(BASELINES)}")
+
+
+def load_baseline(name: str, folder: Path) -> VitGpt2Captioner | CnnLstmCaptioner:
+    """The baseline ``name`` that its ``save`` wrote to ``folder``, in evaluation mode."""
+    return {"vit_gpt2": VitGpt2Captioner, "cnn_lstm": CnnLstmCaptioner}[name].load(folder)
+
+
+def _save(model: VitGpt2Captioner | CnnLstmCaptioner, folder: Path, record: dict) -> None:
+    model.decoder.save_pretrained(folder / "decoder")
+    model.tokenizer.save_pretrained(folder / "decoder")
+    save_file(model.bridge.state_dict(), folder / "bridge.safetensors")
+    write_json(folder / "captioner.json", record)
+
+
+def _read(folder: Path) -> tuple[dict[str, Tensor], dict]:
+    return load_file(folder / "bridge.safetensors"), read_json(folder / "captioner.json")

@@ -1,0 +1,123 @@
+"""BERTScore with one encoder, read once: bert-score's matching, in a fixed order, of any caption and language."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bncap.errors import BncapError
+from bncap.text import normalise
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class BertScore:
+    """BERTScore of one encoder; made by :func:`load_bertscore`."""
+
+    model: Any
+    tokenizer: Any
+    signature_name: str
+    num_layers: int
+    device: str
+    max_length: int
+    batch_size: int = 64
+
+    @property
+    def signature(self) -> str:
+        """Model, layer and package versions, for the signature of a score; never a path."""
+        versions = f"bert-score:{version('bert-score')}|transformers:{version('transformers')}"
+        return f"{self.signature_name}|layer:{self.num_layers}|idf:no|rescale:no|{versions}"
+
+    def f1(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]], lang: str = "bn") -> list[float]:
+        """BERTScore-F1 of each caption against its best reference, about 0 to 1; 0 where either is empty.
+
+        The greedy matching is bert-score's own.  Encoding is done here, over sentences in a fixed order: bert-score
+        batches a set of strings, whose order changes from process to process, and its last digits with it.
+        """
+        from bert_score.utils import greedy_cos_idf
+
+        candidates = [normalise(text, lang) for text in hypotheses]
+        groups = [[normalise(text, lang) for text in refs] for refs in references]
+        encoded = self._encode({*candidates, *(ref for group in groups for ref in group)})
+
+        def pair(candidate: str, ref: str) -> float:
+            if not candidate or not ref:
+                return 0.0
+            parts = [part.clone()[None] for text in (ref, candidate) for part in encoded[text]]  # it divides in place
+            return float(greedy_cos_idf(*parts)[2])
+
+        return [max(pair(candidate, ref) for ref in group) for candidate, group in zip(candidates, groups, strict=True)]
+
+    def _encode(self, sentences: Iterable[str]) -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Sentence -> embeddings (T, D), mask (T,) and weights (T,), 0 for the first and last special token, else 1."""
+        import torch
+
+        ordered = sorted(sentences, key=lambda text: (len(text), text))
+        special = torch.tensor([self.tokenizer.cls_token_id, self.tokenizer.sep_token_id])
+        encoded = {}
+        for start in range(0, len(ordered), self.batch_size):
+            batch = ordered[start : start + self.batch_size]
+            options = {"padding": True, "truncation": True, "max_length": self.max_length, "return_tensors": "pt"}
+            inputs = self.tokenizer(batch, **options)
+            ids, mask = inputs["input_ids"], inputs["attention_mask"]
+            with torch.inference_mode():
+                hidden = self.model(ids.to(self.device), attention_mask=mask.to(self.device))[0].cpu()
+            for text, vectors, row, real in zip(batch, hidden, ids, mask.bool(), strict=True):
+                encoded[text] = (vectors[real], real[real], (~torch.isin(row[real], special)).float())
+        return encoded
+
+
+def load_bertscore(model_or_path: str | Path, num_layers: int | None = None, device: str = "cpu") -> BertScore:
+    """An encoder for BERTScore: a model's name (``bert-base-multilingual-cased`` for Bengali) or a local folder.
+
+    ``num_layers``: the layer whose states are compared; None takes bert-score's choice for a model that it knows by
+    name, a folder by its last part.  A folder is named in signatures by its last part only, so that they are the same
+    on every machine.  Raises BncapError if the layer is not known or the model has fewer, or it cannot be read.
+    """
+    from bert_score.utils import model2layers
+    from transformers import AutoConfig, AutoTokenizer
+
+    folder = Path(model_or_path)
+    name = folder.resolve().name if folder.is_dir() else str(model_or_path)
+    try:
+        config = AutoConfig.from_pretrained(model_or_path)
+        tokenizer = AutoTokenizer.from_pretrained(model_or_path)
+    except (OSError, ValueError) as error:
+        raise BncapError(f"cannot read the BERTScore model {name!r}: {str(error).splitlines()[0]}") from error
+    layers = model2layers.get(name) if num_layers is None else num_layers
+    if layers is None:
+        raise BncapError(f"bert-score knows no best layer for {name!r}; give num_layers")
+    if not 1 <= layers <= config.num_hidden_layers:
+        raise BncapError(f"{name!r} has layers 1 to {config.num_hidden_layers}, not {layers}; change num_layers")
+    model = _read_layers(model_or_path, layers, name).eval().float().to(device)
+    # A tokenizer saved without model_max_length says 1e30, which overflows.
+    max_length = min(tokenizer.model_max_length, config.max_position_embeddings, 512)
+    return BertScore(model, tokenizer, name, layers, device, max_length)
+
+
+def _read_layers(model_or_path: str | Path, layers: int, name: str) -> torch.nn.Module:
+    """The encoder up to ``layers``: with fewer in its configuration it is built, and its file read, only so far.
+
+    The library's report of what it left out is silenced; what a file lacks is an error, where it would be random.
+    """
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        options = {"num_hidden_layers": layers, "output_loading_info": True}
+        model, report = AutoModel.from_pretrained(model_or_path, **options)
+    finally:
+        logging.set_verbosity(verbosity)
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise BncapError(
+            f"the BERTScore model {name!r} lacks {len(missing)} weights, {missing[0]!r} first; fetch it anew"
+        )
+    return model

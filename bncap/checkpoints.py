@@ -1,0 +1,82 @@
+"""Training state in safetensors and JSON, enough to go on exactly where a run was stopped."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from bncap.artifacts import read_json, write_json
+
+STATE = "state.json"
+
+
+def save(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    scaler: torch.amp.GradScaler,
+    record: dict[str, Any],
+) -> None:
+    """Write weights, optimiser moments, random-number states and ``record`` so that a stop at any moment leaves a
+    complete checkpoint: the new one is written beside the old one and takes its place at the end."""
+    fresh = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    save_file({name: p.detach().contiguous() for name, p in model.named_parameters()}, fresh / "model.safetensors")
+    tensors = {"rng.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+    save_file(tensors, fresh / "training.safetensors")
+    write_json(
+        fresh / STATE,
+        {
+            "record": record,
+            "groups": optimizer.state_dict()["param_groups"],
+            "scheduler": {
+                k: v for k, v in scheduler.state_dict().items() if not k.startswith("_") and k != "optimizer"
+            },
+            "scaler": scaler.state_dict(),
+        },
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
+
+
+def load(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    scaler: torch.amp.GradScaler,
+) -> dict[str, Any] | None:
+    """Restore what :func:`save` wrote and return its record; None if there is no checkpoint."""
+    fresh = folder.with_name(f".{folder.name}.new")
+    if not folder.is_dir() and (fresh / STATE).is_file():
+        fresh.rename(folder)  # stopped between the removal of the old one and the renaming of the new one
+    if not folder.is_dir():
+        return None
+    saved = read_json(folder / STATE)
+    weights = load_file(folder / "model.safetensors")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+    tensors = load_file(folder / "training.safetensors")
+    torch.set_rng_state(tensors.pop("rng.cpu"))
+    if "rng.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors.pop("rng.cuda"))
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        _, index, key = name.split(".")
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": saved["groups"]})
+    scheduler.load_state_dict(saved["scheduler"])
+    scaler.load_state_dict(saved["scaler"])
+    return saved["record"]

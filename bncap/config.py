@@ -1,0 +1,133 @@
+"""Every setting of an experiment: profiles and variants, and the configuration they resolve to.
+
+``get_config("mini", ["train.epochs=2"])`` gives a :class:`Config`.  A profile and a variant are small deltas on the
+paper's own values (the defaults in :mod:`bncap.settings`), each beside its reason; profiles change sizes, sources and
+component names, never code paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bncap.errors import BncapError
+from bncap.settings import Config, override
+
+MINI_COMPONENTS = tuple(
+    f"components.{part}=mini:{part}"
+    for part in ("encoder", "decoder", "translator", "verifier", "synthesiser", "bertscore", "vit", "gpt2", "cnn")
+) + ("components.bertscore_layer=2",)
+
+MINI = (
+    "data.source=mini",
+    *MINI_COMPONENTS,
+    "data.threshold=0.7",  # calibrated in notebook 01: near the best F1, and out-of-domain references survive it
+    "data.triplets=2000",
+    "data.captions_per_image=2",
+    "data.validation_images=100",
+    "data.test_images=500",
+    "data.ood_images=500",
+    "synthesis.side=112",
+    "synthesis.batch=32",
+    "train.learning_rate=0.003",  # a decoder of 0.4 M parameters, not 400 M
+    "train.bridge_learning_rate=0.003",
+    "decode.beams=3",  # 5 gains nothing measurable in the mini world
+    "decode.batch=128",
+    "experiment.n_seeds=3",
+)
+
+PROFILES: dict[str, tuple[str, ...]] = {
+    "paper": (),
+    # The same mathematics within a 16 GB card: accumulated micro-batches.
+    "kaggle": ("train.accumulation=4", "model.checkpointing=True"),
+    "mini": MINI,
+    # Seconds, to prove that every notebook runs; the scores mean nothing.
+    "smoke": (
+        *MINI,
+        "world.train_images=48",
+        "world.validation_images=8",
+        "world.test_images=16",
+        "world.ood_images=16",
+        "world.model_steps=0.02",
+        "data.threshold=-1.0",  # an untrained verifier cannot tell pairs apart: accept all
+        "data.triplets=40",
+        "data.validation_images=8",
+        "data.test_images=16",
+        "data.ood_images=16",
+        "train.epochs=1",
+        "train.batch=16",
+        "decode.beams=2",
+        "model.max_tokens=16",
+        "experiment.n_seeds=2",
+        "experiment.umap_pairs=12",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of a table: its label there and what it changes."""
+
+    label: str
+    overrides: tuple[str, ...]
+    reason: str
+
+
+VARIANTS: dict[str, Variant] = {
+    "ce_real": Variant(
+        "CE (Real-only)",
+        ("loss.lambda_pal=0", "loss.alpha=0", "loss.beta=0"),
+        "Table 3, row 1: no alignment term",
+    ),
+    "ce_real_matched": Variant(
+        "CE (Real-only, compute-matched)",
+        ("loss.lambda_pal=0", "loss.alpha=0", "loss.beta=0", "loss.ce_on=real+real"),
+        "as many captioned images a step as CE (Real+Syn), so that the two differ in the images alone",
+    ),
+    "ce_real_syn": Variant(
+        "CE (Real+Syn)",
+        ("loss.lambda_pal=0", "loss.alpha=0", "loss.beta=0", "loss.ce_on=real+synthetic"),
+        "Table 3, row 2: captions on synthetic images too, in this row alone",
+    ),
+    "ce_infonce": Variant("CE + InfoNCE", ("loss.lambda_pal=0", "loss.beta=0"), "Table 3, row 3"),
+    "ce_infonce_ot": Variant("CE + InfoNCE + OT", ("loss.lambda_pal=0",), "Table 3, row 4"),
+    "pal": Variant("PAL", ("loss.alpha=0", "loss.beta=0"), "Table 3, row 5"),
+    "pal_infonce": Variant("PAL + InfoNCE", ("loss.beta=0",), "Table 3, row 6"),
+    "pal_infonce_ot": Variant("PAL + InfoNCE + OT", (), "Table 3, row 7: the main model, Eq. 6 whole"),
+}
+
+BASE = "ce_real"
+"""What the other rows of Table 3 are compared with."""
+MAIN = "pal_infonce_ot"
+"""The main model."""
+
+CE_ONLY = ("loss.lambda_pal=0", "loss.alpha=0", "loss.beta=0", "loss.ce_on=real", "model.multi_scale=False")
+
+BASELINES: dict[str, Variant] = {
+    "vit_gpt2": Variant("ViT + Bangla GPT-2", CE_ONLY, "Table 1, row 2: cross-entropy on real images"),
+    "cnn_lstm": Variant(
+        "CNN + LSTM",
+        (*CE_ONLY, "model.checkpointing=False"),  # one cell has no layers whose activations could be dropped
+        "Table 1, row 3: cross-entropy on real images",
+    ),
+}
+"""The captioners of Table 1; ``<part>_...`` reads features of ``config.components.<part>``."""
+
+SENSITIVITY: dict[str, Variant] = {
+    f"lambda{lam}-tau{tau}-rho{rho}": Variant(
+        f"λ={lam}, τ={tau}, ρ={rho}",
+        (f"loss.lambda_pal={lam}", f"loss.tau={tau}", f"loss.rho={rho}", "loss.alpha=0", "loss.beta=0"),
+        "Table 4: PAL's own hyper-parameters, on less data",
+    )
+    for lam, tau, rho in ((0.3, 0.7, 0.5), (0.5, 0.7, 0.1), (0.5, 1.0, 0.5), (0.5, 1.3, 0.5))
+}
+
+
+def get_config(profile: str, overrides: Iterable[str] = ()) -> Config:
+    """The resolved configuration of ``profile`` with ``overrides`` such as ``"train.epochs=2"`` on top.
+
+    Raises :class:`BncapError` for an unknown profile or field, a value of the wrong type, or one out of its range.
+    """
+    if profile not in PROFILES:
+        raise BncapError(f"unknown profile {profile!r}: choose one of {', '.join(PROFILES)}")
+    return override(Config(profile=profile), (*PROFILES[profile], *overrides))

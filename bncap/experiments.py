@@ -1,0 +1,193 @@
+"""The runs behind Tables 1 to 4: which variant, which seed, where it goes; each trained and scored once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bncap import artifacts, paths, workers
+from bncap.config import BASE, BASELINES, MAIN, SENSITIVITY, VARIANTS, Variant
+from bncap.settings import Config, override
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bncap.features import FeatureStore
+
+TRAINING = "04_training"
+BASELINE = "05_baselines"
+ABLATION = "06_ablations"
+SENSITIVITY_STEP = "07_sensitivity"
+
+
+def run_variants(
+    config: Config, step: str, variants: Mapping[str, Variant], seeds: Sequence[int], jobs: int | None = None
+) -> dict[tuple[str, int], Path]:
+    """Train and score each variant with each seed; returns the folder of each, by (variant, seed).
+
+    Finished runs are skipped.  On a CPU the runs stand side by side, one thread each; on a GPU one after the other.
+    """
+    wanted = [(name, seed) for seed in seeds for name in variants]
+    arguments = [(override(config, variants[name].overrides), step, name, seed) for name, seed in wanted]
+    import torch
+
+    if torch.cuda.is_available():
+        jobs = 1
+    folders = dict(zip(wanted, workers.run_parallel(run, arguments, jobs, label=step), strict=True))
+    for (name, seed), folder in folders.items():
+        seconds = artifacts.read_json(folder / artifacts.MANIFEST)["seconds"]
+        print(f"{step}/{name}-s{seed}: {seconds:.0f} s")
+    return folders
+
+
+def run_main(config: Config, seeds: Sequence[int]) -> dict[tuple[str, int], Path]:
+    """Notebook 04: the full objective and cross-entropy alone."""
+    return run_variants(config, TRAINING, {name: VARIANTS[name] for name in (BASE, MAIN)}, seeds)
+
+
+def run_baselines(config: Config, seeds: Sequence[int]) -> dict[tuple[str, int], Path]:
+    """Notebook 05: the two captioners of Table 1, on features of their own encoders."""
+    from bncap.features import build_features
+
+    for name in BASELINES:
+        part = baseline_encoder(name)
+        build_features(config, getattr(config.components, part), BASELINE, f"features-{part}", with_synthetic=False)
+    return run_variants(config, BASELINE, BASELINES, seeds)
+
+
+def run_ablations(config: Config, seeds: Sequence[int]) -> dict[tuple[str, int], Path]:
+    """Notebook 06: the variants of Table 3 that notebook 04 has not trained."""
+    rest = {name: variant for name, variant in VARIANTS.items() if name not in (BASE, MAIN)}
+    return run_variants(config, ABLATION, rest, seeds)
+
+
+def run_sensitivity(config: Config, seeds: Sequence[int]) -> dict[tuple[str, int], Path]:
+    """Notebook 07: the settings of Table 4, on ``experiment.sensitivity_triplets`` of the triplets."""
+    return run_variants(config, SENSITIVITY_STEP, SENSITIVITY, seeds)
+
+
+def folder_of(config: Config, variant: str, seed: int) -> Path:
+    """Where the run of ``variant`` lies, whichever notebook made it."""
+    if variant in (BASE, MAIN):
+        step = TRAINING
+    elif variant in VARIANTS:
+        step = ABLATION
+    else:
+        step = BASELINE if variant in BASELINES else SENSITIVITY_STEP
+    return paths.step_dir(config.profile, step, variant, seed)
+
+
+def baseline_encoder(variant: str) -> str:
+    return variant.partition("_")[0]
+
+
+def run(config: Config, step: str, variant: str, seed: int) -> Path:
+    """Train and score one variant: weights in two steps, so that other decoding settings need no new training."""
+    trained = _train(config, step, variant, seed)
+    corpus = paths.step_dir(config.profile, "01_data_build", "corpus", config.data.seed)
+    features = _features(config, variant)
+
+    def build(folder: Path) -> None:
+        from bncap.corpus import read_corpus
+        from bncap.evaluate import evaluate
+        from bncap.features import FeatureStore
+
+        model = load_run(config, variant, trained)
+        evaluate(model, FeatureStore(features), read_corpus(corpus), config, folder)
+
+    settings = {
+        "decode": asdict(config.decode),
+        "max_tokens": config.model.max_tokens,
+        "bertscore": [config.components.bertscore, config.components.bertscore_layer],
+        "lang": config.data.lang,
+    }
+    inputs = [trained, corpus, features, *_component(config, config.components.bertscore)]
+    folder = paths.step_dir(config.profile, step, variant, seed)
+    return artifacts.run_step(folder, settings=settings, inputs=inputs, build=build, quiet=True)
+
+
+def _train(config: Config, step: str, variant: str, seed: int) -> Path:
+    features = _features(config, variant)
+    images = paths.step_dir(config.profile, "02_synthesis", "images", config.data.seed)
+    corpus = paths.step_dir(config.profile, "01_data_build", "corpus", config.data.seed)
+    share = config.experiment.sensitivity_triplets if step == SENSITIVITY_STEP else 1.0
+
+    def build(folder: Path) -> None:
+        import torch
+
+        from bncap.batches import Triplets
+        from bncap.features import FeatureStore
+        from bncap.objective import weights_of
+        from bncap.train import train, validation_set
+
+        store = FeatureStore(features)
+        torch.manual_seed(seed)
+        model = build_model(config, variant, store)
+        triplets = Triplets(
+            images,
+            store,
+            lambda captions: model.labels(captions, config.model.max_tokens),
+            share=share,
+            share_seed=config.data.seed,
+            penultimate=config.model.multi_scale,
+            paired=len(weights_of(config.loss)) > 1 or config.loss.ce_on == "real+synthetic",
+        )
+        model.save(folder / "initial", {"variant": variant, "seed": seed})
+        validation = validation_set(model, store, corpus, config.model.max_tokens)
+        record = train(model, triplets, validation, config, seed, folder)
+        model.save(folder / "best", {"variant": variant, "seed": seed, **record})
+
+    settings = {
+        "model": asdict(config.model),
+        "loss": asdict(config.loss),
+        "train": asdict(config.train),
+        "lang": config.data.lang,
+        "share": share,
+    }
+    inputs = [images, corpus, features, *_decoder(config, variant)]
+    folder = paths.step_dir(config.profile, step, f"{variant}.weights", seed)
+    return artifacts.run_step(folder, settings=settings, inputs=inputs, build=build, quiet=True)
+
+
+def build_model(config: Config, variant: str, store: FeatureStore) -> nn.Module:
+    """The untrained captioner of ``variant`` over the features of ``store``."""
+    from bncap import baselines
+    from bncap.model import Captioner, load_decoder, load_tokenizer
+
+    if variant in BASELINES:
+        return baselines.build_baseline(variant, config, store.channels())
+    path = paths.model_path(config, config.components.decoder)
+    return Captioner(
+        load_decoder(path),
+        load_tokenizer(path, config.data.lang),
+        store.channels(),
+        config.model.last_k,
+        store.channels(penultimate=True) if config.model.multi_scale else None,
+    )
+
+
+def load_run(config: Config, variant: str, trained: Path, moment: str = "best") -> nn.Module:
+    """The captioner of a finished training step at its ``"best"`` epoch or in its ``"initial"`` state."""
+    from bncap import baselines
+    from bncap.model import load_captioner
+
+    if variant in BASELINES:
+        return baselines.load_baseline(variant, artifacts.require(trained) / moment)
+    return load_captioner(artifacts.require(trained) / moment)[0]
+
+
+def _features(config: Config, variant: str) -> Path:
+    if variant in BASELINES:
+        return paths.step_dir(config.profile, BASELINE, f"features-{baseline_encoder(variant)}", config.data.seed)
+    return paths.step_dir(config.profile, "02_synthesis", "features", config.data.seed)
+
+
+def _decoder(config: Config, variant: str) -> list[Path]:
+    return _component(config, config.components.gpt2 if variant == "vit_gpt2" else config.components.decoder)
+
+
+def _component(config: Config, name: str) -> list[Path]:
+    """The step folder of a mini component, so that a run depends on its bytes; nothing for one from a hub."""
+    return [Path(paths.model_path(config, name))] if name.startswith("mini:") else []

@@ -1,0 +1,189 @@
+"""Frozen encoder features, computed once and shared by every run.
+
+A feature folder holds, for each set of pictures, ``<set>.npy`` (N, S, C) float16 and ``<set>.csv`` with the identifier
+of each row; sets are ``train``, ``synthetic``, ``validation``, ``test`` and ``ood``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from bncap import artifacts, paths
+from bncap.corpus import read_corpus
+from bncap.errors import BncapError
+from bncap.settings import Config
+
+EVALUATION_SETS = ("validation", "test", "ood")
+
+
+class Encoder:
+    """A frozen timm model that turns pictures into patch features.
+
+    Args:
+        path: a local folder in the hub's layout, or a hub name.
+        penultimate: also return the stage before the last.
+
+    The whole classifier is loaded, strictly, and its intermediate maps are read: a half-empty checkpoint is an error.
+    """
+
+    def __init__(self, path: str, penultimate: bool = False) -> None:
+        import timm
+
+        import bncap.mini.encoder  # noqa: F401  registers the mini architectures with timm
+
+        source = "local-dir:" if Path(path).is_dir() else "hf-hub:"
+        self.model = timm.create_model(source + path, pretrained=True).eval().requires_grad_(False)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.to(self.device)
+        settings = timm.data.resolve_model_data_config(self.model)
+        self.transform: Callable[[Image.Image], Tensor] = timm.data.create_transform(**settings, is_training=False)
+        self.indices = (-2, -1) if penultimate else (-1,)
+
+    @torch.inference_mode()
+    def __call__(self, pictures: Sequence[Image.Image]) -> list[Tensor]:
+        """Eq. (2): F(x) in R^{C x H x W}, S = HW, flattened to (B, S, C) float32; the final stage comes last."""
+        pixels = torch.stack([self.transform(picture) for picture in pictures]).to(self.device)  # (B, 3, H0, W0)
+        with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
+            maps = self.model.forward_intermediates(
+                pixels, indices=self.stages(), intermediates_only=True, output_fmt="NCHW"
+            )
+        return [m.flatten(2).transpose(1, 2).float().cpu() for m in maps]  # (B, S, C)
+
+    def stages(self) -> list[int]:
+        """Indices of the stages wanted, counted from the first."""
+        if isinstance(getattr(self.model, "blocks", None), nn.Sequential):
+            count = len(self.model.blocks)
+        else:
+            count = len(self.model.feature_info)
+        return [count + i for i in self.indices]
+
+
+def open_picture(path: Path) -> Image.Image:
+    """The picture at ``path`` in RGB, turned as its EXIF orientation says.  Raises :class:`BncapError`."""
+    try:
+        with Image.open(path) as picture:
+            return ImageOps.exif_transpose(picture).convert("RGB")
+    except FileNotFoundError as error:
+        raise BncapError(f"{path} is missing; check the folder that the annotations speak of") from error
+    except OSError as error:
+        raise BncapError(f"{path} does not decode as a picture ({error}); replace or remove it") from error
+
+
+class FeatureStore:
+    """Read access to a feature folder; rows stay on disk until they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = artifacts.require(folder)
+        self._arrays: dict[str, np.ndarray] = {}
+        self._rows: dict[str, dict[str, int]] = {}
+
+    def ids(self, name: str) -> list[str]:
+        if name not in self._rows:
+            records = artifacts.read_csv(self.folder / f"{name}.csv")
+            self._rows[name] = {record["id"]: i for i, record in enumerate(records)}
+        return list(self._rows[name])
+
+    def rows(self, name: str, ids: Sequence[str]) -> np.ndarray:
+        """Row numbers of ``ids`` in set ``name``, int64."""
+        self.ids(name)
+        missing = [i for i in ids if i not in self._rows[name]]
+        if missing:
+            raise BncapError(f"{self.folder.name}/{name}.npy has no features of {missing[0]}; make the features anew")
+        return np.array([self._rows[name][i] for i in ids], dtype=np.int64)
+
+    def take(self, name: str, rows: np.ndarray, penultimate: bool = False) -> Tensor:
+        """(N, S, C) float32 features of ``rows`` of the set ``name``."""
+        key = f"{name}.penultimate" if penultimate else name
+        if key not in self._arrays:
+            path = self.folder / f"{key}.npy"
+            if not path.is_file():
+                raise BncapError(f"{path.name} is missing in {self.folder.name}; set features.penultimate=True")
+            self._arrays[key] = np.load(path, mmap_mode="r")
+        return torch.from_numpy(self._arrays[key][rows].astype(np.float32))
+
+    def channels(self, penultimate: bool = False) -> int:
+        self.take("train", np.array([0]), penultimate)
+        return self._arrays["train.penultimate" if penultimate else "train"].shape[2]
+
+
+def build_features(
+    config: Config,
+    component: str | None = None,
+    step: str = "02_synthesis",
+    variant: str = "features",
+    with_synthetic: bool = True,
+) -> Path:
+    """Features of every picture that the experiments use, by the encoder ``component`` (default: the main one)."""
+    component = component or config.components.encoder
+    seed = config.data.seed
+    corpus = paths.step_dir(config.profile, "01_data_build", "corpus", seed)
+    images = paths.step_dir(config.profile, "02_synthesis", "images", seed)
+    model = paths.model_path(config, component)
+
+    def build(folder: Path) -> None:
+        encoder = Encoder(model, config.features.penultimate)
+        for name, items in _picture_sets(config, corpus, images, with_synthetic).items():
+            _extract(encoder, name, items, folder, config.features.batch)
+
+    inputs = [artifacts.require(corpus), artifacts.require(images), *_weights(model)]
+    settings = {"encoder": component, "penultimate": config.features.penultimate, "synthetic": with_synthetic}
+    return artifacts.run_step(
+        paths.step_dir(config.profile, step, variant, seed), settings=settings, inputs=inputs, build=build
+    )
+
+
+def _weights(model: str) -> list[Path]:
+    folder = Path(model)
+    if artifacts.is_finished(folder):
+        return [folder]
+    return sorted(folder.glob("model*.safetensors")) if folder.is_dir() else []
+
+
+def _picture_sets(config: Config, corpus: Path, images: Path, with_synthetic: bool) -> dict[str, dict[str, Path]]:
+    """Set name -> identifier -> file; real pictures go by their path in the dataset, synthetic ones by caption id."""
+    root = paths.dataset_root(config)
+    triplets = artifacts.read_csv(images / "triplets.csv")
+    sets = {"train": {t["image"]: root / t["image"] for t in triplets}}
+    if with_synthetic:
+        sets["synthetic"] = {t["caption_id"]: images / t["synthetic"] for t in triplets if t["synthetic"]}
+    pairs = read_corpus(corpus)
+    for split in EVALUATION_SETS:
+        sets[split] = {p.image: root / p.image for p in pairs if p.split == split}
+    return sets
+
+
+def _extract(encoder: Encoder, name: str, items: dict[str, Path], folder: Path, batch: int) -> None:
+    """Write ``<name>.npy`` and, last, ``<name>.csv``; a set whose CSV is there was finished before."""
+    if (folder / f"{name}.csv").is_file() or not items:
+        return
+    ids, files = list(items), list(items.values())
+    suffixes = ["", ".penultimate"][: len(encoder.indices)]
+    arrays: list[np.ndarray] = []
+    for start in tqdm(range(0, len(ids), batch), desc=f"features: {name}", unit="batch"):
+        maps = encoder([open_picture(f) for f in files[start : start + batch]])[::-1]
+        if not arrays:
+            arrays = [
+                np.lib.format.open_memmap(
+                    folder / f".{name}{suffix}.npy", mode="w+", dtype=np.float16, shape=(len(ids), *m.shape[1:])
+                )
+                for suffix, m in zip(suffixes, maps, strict=True)
+            ]
+        for array, m in zip(arrays, maps, strict=True):
+            bad = ~torch.isfinite(m.half()).flatten(1).all(1)
+            if bad.any():
+                raise BncapError(
+                    f"features of {files[start + int(bad.nonzero()[0])]} are not finite in float16; "
+                    "check the picture and the encoder's checkpoint"
+                )
+            array[start : start + len(m)] = m.half().numpy()
+    for array, suffix in zip(arrays, suffixes, strict=True):
+        array.flush()
+        (folder / f".{name}{suffix}.npy").rename(folder / f"{name}{suffix}.npy")
+    artifacts.write_csv(folder / f"{name}.csv", ["row", "id"], list(enumerate(ids)))

@@ -1,0 +1,212 @@
+"""Scores of captions: BLEU, METEOR, BERTScore-F1, nouns named rightly, variety.  All shares and scores are 0 to 100.
+
+Every function takes captions as written and brings hypotheses and references to one form with :mod:`bncap.text`; the
+signature names that form, the tools and their versions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from bncap.bertscore import BertScore
+from bncap.bertscore import load_bertscore as load_bertscore
+from bncap.text import NORMALISER, UNSPACED, iso, normalise, stem, tokenise
+
+
+def score(
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
+    lang: str = "bn",
+    bertscore: BertScore | None = None,
+) -> dict[str, Any]:
+    """Sec. 5.1: BLEU-1..4, METEOR and BERTScore-F1 of a corpus of captions.
+
+    ``hypotheses`` holds N captions, ``references`` N lists of one or more captions each, in unequal numbers if need be.
+
+    - ``B1``..``B4``: corpus BLEU by sacrebleu on :func:`bncap.text.tokenise`, closest reference length, no smoothing:
+      an order without a single match gives 0, where sacrebleu's default would give a small share for nothing.
+    - ``METEOR``: by nltk, exact and then stem matches, no synonyms; best reference, mean over captions.  Its penalty
+      leaves a perfect caption of m tokens at 100 (1 - 0.5 / m^3).
+    - ``BERT-F1``: by bert-score, no idf, no rescaling; best reference, mean over captions.  NaN without ``bertscore``
+      (:func:`load_bertscore`).
+    - ``signature``: one line that says how.
+
+    Raises ValueError, with the index, for empty or unequal lists, an empty list of references, anything not a string.
+    """
+    _check(hypotheses, references)
+    scores: dict[str, Any] = bleu_from_statistics(bleu_statistics(hypotheses, references, lang).sum(axis=0))
+    scores["METEOR"] = 100 * float(np.mean(_meteor(hypotheses, references, lang)))
+    scores["BERT-F1"] = math.nan
+    if bertscore is not None:
+        scores["BERT-F1"] = 100 * float(np.mean(bertscore.f1(hypotheses, references, lang)))
+    scores["signature"] = _signature(references, lang, bertscore)
+    return scores
+
+
+def sentence_scores(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], lang: str = "bn"
+) -> list[dict[str, float]]:
+    """``B4`` and ``METEOR`` of each caption, to rank samples by; their mean is not the corpus score.
+
+    Sentence BLEU-4 has sacrebleu's smoothing for sentences (``exp``, orders up to the caption's length).
+    Raises ValueError as :func:`score` does.
+    """
+    _check(hypotheses, references)
+    bleu = [scored.score for scored in _sentence_bleu(hypotheses, references, lang)]
+    meteor = _meteor(hypotheses, references, lang)
+    return [{"B4": b, "METEOR": 100 * m} for b, m in zip(bleu, meteor, strict=True)]
+
+
+def bleu_statistics(hypotheses: Sequence[str], references: Sequence[Sequence[str]], lang: str = "bn") -> np.ndarray:
+    """Sufficient statistics of BLEU, (N, 10) int64: hypothesis length, closest reference length, matched 1..4-grams,
+    all 1..4-grams.  Sums of rows go into :func:`bleu_from_statistics`, so that a bootstrap over images can be had
+    without counting anew.  Raises ValueError as :func:`score` does.
+    """
+    _check(hypotheses, references)
+    scored = _sentence_bleu(hypotheses, references, lang)
+    return np.array([[s.sys_len, s.ref_len, *s.counts, *s.totals] for s in scored], dtype=np.int64)
+
+
+def bleu_from_statistics(stats_sum: Sequence[int] | np.ndarray) -> dict[str, float]:
+    """Corpus ``B1``..``B4``, unsmoothed, from summed :func:`bleu_statistics`, (10,)."""
+    from sacrebleu.metrics import BLEU
+
+    hyp_len, ref_len, *counts = np.asarray(stats_sum).tolist()
+    scores = {}
+    for n in (1, 2, 3, 4):
+        correct, total = counts[:n], counts[4 : 4 + n]
+        scored = BLEU.compute_bleu(correct, total, hyp_len, ref_len, smooth_method="none", max_ngram_order=n)
+        scores[f"B{n}"] = float(scored.score)
+    return scores
+
+
+def _sentence_bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]], lang: str) -> list:
+    from sacrebleu.metrics import BLEU
+
+    bleu = BLEU(tokenize="none", force=True, effective_order=True)
+    return [
+        bleu.sentence_score(" ".join(tokenise(caption, lang)), [" ".join(tokenise(ref, lang)) for ref in refs])
+        for caption, refs in zip(hypotheses, references, strict=True)
+    ]
+
+
+def _meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]], lang: str) -> list[float]:
+    """METEOR of each caption against its best reference, 0 to 1."""
+    from nltk.translate.meteor_score import meteor_score
+
+    # Case is the normaliser's affair, hence preprocess=str; WordNet has no Bengali and is no part of nltk's package.
+    options = {
+        "preprocess": str,
+        "stemmer": SimpleNamespace(stem=lambda token: stem(token, lang)),
+        "wordnet": SimpleNamespace(synsets=lambda word: []),
+    }
+    return [
+        meteor_score([tokenise(ref, lang) for ref in refs], tokenise(caption, lang), **options)
+        for caption, refs in zip(hypotheses, references, strict=True)
+    ]
+
+
+def _signature(references: Sequence[Sequence[str]], lang: str, bertscore: BertScore | None) -> str:
+    counts = sorted({len(refs) for refs in references})
+    nrefs = str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
+    tokens = "characters" if iso(lang) in UNSPACED else "words"
+    stems = "+stem" if iso(lang) == "bn" else ""
+    bert = bertscore.signature if bertscore is not None else "none"
+    return "; ".join((
+        f"lang:{iso(lang)}|norm:{NORMALISER}|tok:{tokens}|nrefs:{nrefs}",
+        f"BLEU|smooth:none|eff:no|sacrebleu:{version('sacrebleu')}",
+        f"METEOR|match:exact{stems}|alpha:0.9|beta:3|gamma:0.5|nltk:{version('nltk')}",
+        f"BERT-F1|{bert}",
+    ))  # fmt: skip
+
+
+def noun_precision(
+    hypotheses: Sequence[str], present: Sequence[Iterable[str]], lexicon: dict[str, str], lang: str = "bn"
+) -> float:
+    """Share of the things that the captions name which are in their pictures, over the corpus; NaN if none is named.
+
+    ``present``: for each caption the kinds in its picture.  ``lexicon``: word -> kind; words and tokens are compared by
+    their stems, and a kind named twice in a caption counts once.  Raises ValueError for unequal lengths, a lexicon word
+    of several tokens, or two kinds whose words have one stem.
+    """
+    named, right, _ = _noun_counts(hypotheses, present, lexicon, lang)
+    return 100 * right / named if named else math.nan
+
+
+def noun_recall(
+    hypotheses: Sequence[str], present: Sequence[Iterable[str]], lexicon: dict[str, str], lang: str = "bn"
+) -> float:
+    """Share of the things in the pictures, of kinds that the lexicon has a word for, which the captions name.
+
+    Arguments and errors as in :func:`noun_precision`; NaN if no picture holds such a thing.
+    """
+    _, right, there = _noun_counts(hypotheses, present, lexicon, lang)
+    return 100 * right / there if there else math.nan
+
+
+def _noun_counts(
+    hypotheses: Sequence[str], present: Sequence[Iterable[str]], lexicon: dict[str, str], lang: str
+) -> tuple[int, int, int]:
+    """Kinds named, named and present, present; summed over captions."""
+    if len(hypotheses) != len(present):
+        raise ValueError(f"{len(hypotheses)} hypotheses, but {len(present)} sets of kinds; give one set per hypothesis")
+    kinds: dict[str, str] = {}
+    for word, kind in lexicon.items():
+        tokens = tokenise(word, lang)
+        if len(tokens) != 1:
+            raise ValueError(f"lexicon word {word!r} is {len(tokens)} tokens; give single words")
+        root = stem(tokens[0], lang)
+        if kinds.setdefault(root, kind) != kind:
+            raise ValueError(f"lexicon word {word!r} ({kind}) has the stem {root!r} of a word for {kinds[root]!r}")
+    counts = np.zeros(3, dtype=np.int64)
+    for caption, really in zip(hypotheses, present, strict=True):
+        named = {kinds[root] for token in tokenise(caption, lang) if (root := stem(token, lang)) in kinds}
+        there = set(really) & set(kinds.values())
+        counts += (len(named), len(named & there), len(there))
+    named, right, there = counts.tolist()
+    return named, right, there
+
+
+def diversity(hypotheses: Sequence[str], lang: str = "bn") -> dict[str, Any]:
+    """Variety of captions: ``distinct`` (share of different ones), ``vocabulary`` (different tokens), ``mean_length``
+    (tokens), ``most_frequent`` (as normalised; the first in code-point order of equals), ``most_frequent_share``.
+
+    Raises ValueError for an empty list.
+    """
+    if not len(hypotheses):
+        raise ValueError("no hypotheses")
+    captions = Counter(normalise(text, lang) for text in hypotheses)
+    lengths = [len(tokenise(text, lang)) for text in hypotheses]
+    top, count = min(captions.items(), key=lambda item: (-item[1], item[0]))
+    return {
+        "distinct": 100 * len(captions) / len(hypotheses),
+        "vocabulary": len({token for caption in captions for token in tokenise(caption, lang)}),
+        "mean_length": sum(lengths) / len(lengths),
+        "most_frequent": top,
+        "most_frequent_share": 100 * count / len(hypotheses),
+    }
+
+
+def _check(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    if len(hypotheses) != len(references):
+        first = min(len(hypotheses), len(references))
+        raise ValueError(
+            f"{len(hypotheses)} hypotheses, but {len(references)} lists of references: "
+            f"index {first} is in one of them only; give one list of references per hypothesis"
+        )
+    if not len(hypotheses):
+        raise ValueError("no hypotheses: index 0 is missing")
+    for index, (caption, refs) in enumerate(zip(hypotheses, references, strict=True)):
+        if not isinstance(caption, str):
+            raise ValueError(f"hypothesis {index} is {caption!r}, not a string")
+        if isinstance(refs, str) or not isinstance(refs, Sequence) or not all(isinstance(ref, str) for ref in refs):
+            raise ValueError(f"references {index} must be a list of strings, not {refs!r}")
+        if not len(refs):
+            raise ValueError(f"references {index} is an empty list; give at least one reference")

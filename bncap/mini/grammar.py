@@ -1,0 +1,210 @@
+"""How the mini world is spoken of: five English captions of a scene, their meaning, and the same in Bengali.
+
+The English is generated from the scene, as annotators would write it; the Bengali is said from the *parsed English*, so
+it knows no more than the caption does.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bncap.mini.lexicon import (
+    BACKGROUND_WORDS_EN,
+    BENGALI,
+    BENGALI_OOD,
+    COLOURS_BN,
+    ENGLISH,
+    ENGLISH_OOD,
+    RELATION_WORDS_EN,
+    Dialect,
+    genitive_bn,
+)
+from bncap.mini.scene import COLOURS, Object, Scene
+
+OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+
+OWN_PATTERN, OWN_WORD = 0.6, 0.4
+"""Share of patterns and of words that out-of-domain Bengali takes from its own dialect, where it has any."""
+
+
+@dataclass(frozen=True)
+class Mention:
+    """One object as a caption speaks of it; what the caption leaves open is None."""
+
+    kind: str
+    colour: str | None
+    size: str | None
+
+
+@dataclass(frozen=True)
+class ParsedCaption:
+    """The meaning of a caption; ``objects`` in the order of mention.
+
+    ``relation`` is where ``objects[0]`` is from ``objects[1]``, or None; ``out_of_domain`` tells whether some word is
+    one that only the out-of-domain dialect has.
+    """
+
+    objects: tuple[Mention, ...]
+    relation: str | None
+    background: str | None
+    out_of_domain: bool = False
+
+
+def _texts(dialect: Dialect) -> list[str]:
+    tables = (dialect.nouns, dialect.sizes, dialect.backgrounds)
+    relations = [text for pairs in dialect.relations.values() for pair in pairs for text in pair]
+    patterns = (*dialect.single, *dialect.pairs, *dialect.joined, *dialect.tails)
+    return [t for table in tables for texts in table.values() for t in texts] + relations + list(patterns)
+
+
+def vocabulary(dialect: Dialect) -> frozenset[str]:
+    """The words of a dialect's phrases and patterns, lower case, slots left out."""
+    return frozenset(word for text in _texts(dialect) for word in re.sub(r"\{\w+\}|[,-]", " ", text).split())
+
+
+_OOD_WORDS_EN = (vocabulary(ENGLISH_OOD) | {"that", "coloured"}) - vocabulary(ENGLISH)
+_KINDS_EN = {noun: kind for d in (ENGLISH, ENGLISH_OOD) for kind, nouns in d.nouns.items() for noun in nouns}
+_SIZES_EN = {word: size for d in (ENGLISH, ENGLISH_OOD) for size, words in d.sizes.items() for word in words}
+
+
+def _clean(text: str) -> str:
+    text = re.sub(r"\s+", " ", text).replace(" ,", ",")
+    return text.strip(" ,")
+
+
+def _sample_words(rng: random.Random, dialects: Sequence[Dialect], table: str, key: str) -> str | tuple[str, str]:
+    """One entry of a dialect's table; ``dialects`` are the common one and, out of domain, the own one."""
+    own = getattr(dialects[-1], table).get(key)
+    common = getattr(dialects[0], table).get(key)
+    if own and common and len(dialects) > 1:
+        return rng.choice(own if rng.random() < OWN_WORD else common)
+    return rng.choice(own or common)
+
+
+def _noun_phrase_en(o: Object, rng: random.Random, dialects: Sequence[Dialect]) -> str:
+    colour = o.colour if rng.random() < 0.92 else ""
+    size = _sample_words(rng, dialects, "sizes", o.size) if rng.random() < 0.35 else ""
+    relative = ""
+    if colour and len(dialects) > 1:
+        form = rng.random()
+        if form < 0.12:
+            colour, relative = "", f"that is {colour}"
+        elif form < 0.24:
+            colour = f"{colour}-coloured"
+    words = _clean(f"{size} {colour} {_sample_words(rng, dialects, 'nouns', o.kind)} {relative}")
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def _caption_en(scene: Scene, rng: random.Random, dialects: Sequence[Dialect]) -> str:
+    own = dialects[-1]
+    mentioned = len(scene.objects)
+    # People leave out what does not strike them: the third object often, the second seldom.
+    if mentioned == 3 and rng.random() < 0.4:
+        mentioned = 2
+    if mentioned == 2 and rng.random() < 0.08:
+        mentioned = 1
+    slots = dict.fromkeys(("a", "b", "c", "rel", "own", "bg", "tail"), "")
+    for name, o in zip("abc", scene.objects[:mentioned], strict=False):
+        slots[name] = _noun_phrase_en(o, rng, dialects)
+    if rng.random() < 0.45:
+        slots["bg"] = _sample_words(rng, dialects, "backgrounds", scene.background)
+    patterns = own.single
+    if mentioned > 1:
+        slots["rel"], slots["own"] = _sample_words(rng, dialects, "relations", scene.relation)
+        patterns = own.pairs if rng.random() < 0.85 else own.joined
+    if mentioned == 3:
+        slots["tail"] = rng.choice(own.tails).format(c=slots["c"])
+    text = _clean(rng.choice(patterns).format(**slots))
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def captions_en(scene: Scene, rng: random.Random, n: int = 5, *, out_of_domain: bool = False) -> list[str]:
+    """``n`` different English captions of ``scene``, each true of it, each a sentence with a full stop.
+
+    Out of domain every caption has a pattern that no in-domain caption has.
+    """
+    dialects = (ENGLISH, ENGLISH_OOD) if out_of_domain else (ENGLISH,)
+    captions: dict[str, None] = {}
+    for _ in range(50 + 20 * n):
+        if len(captions) == n:
+            return list(captions)
+        captions.setdefault(_caption_en(scene, rng, dialects))
+    raise ValueError(f"the grammar has fewer than {n} captions for {scene}")
+
+
+def _relation_en(words: list[str], at: int, before: int) -> str:
+    """Where the first object is from the second, told by the relation word ``words[at]`` after ``before`` objects.
+
+    "X left of Y" says it of X; "left of X is Y" and "X with Y to its left" say it of Y, whose opposite holds of X.
+    """
+    relation = RELATION_WORDS_EN[words[at]]
+    pronoun = words[at - 1 : at] == ["its"] or words[at + 1 : at + 2] == ["it"]
+    return OPPOSITE[relation] if pronoun or before == 0 else relation
+
+
+def parse_en(caption: str) -> ParsedCaption:
+    """The meaning of an English caption of either domain.
+
+    Words it does not know are passed over, so other or cut text gives fewer objects, down to none; it never raises.
+    """
+    words = re.findall(r"[a-z]+", caption.lower())
+    objects: list[Mention] = []
+    colour = size = relation = background = None
+    for i, word in enumerate(words):
+        if word in ("a", "an", "the"):
+            colour = size = None
+        elif word in COLOURS and words[max(i - 2, 0) : i] == ["that", "is"] and objects:
+            objects[-1] = Mention(objects[-1].kind, word, objects[-1].size)
+        elif word in COLOURS:
+            colour = word
+        elif word in _SIZES_EN:
+            size = _SIZES_EN[word]
+        elif word in _KINDS_EN:
+            objects.append(Mention(_KINDS_EN[word], colour, size))
+            colour = size = None
+        elif word in RELATION_WORDS_EN:
+            relation = relation or _relation_en(words, i, len(objects))
+        background = background or BACKGROUND_WORDS_EN.get(word)
+    relation = relation if len(objects) > 1 else None
+    return ParsedCaption(tuple(objects), relation, background, not _OOD_WORDS_EN.isdisjoint(words))
+
+
+def _noun_phrase_bn(o: Mention, rng: random.Random, dialects: Sequence[Dialect]) -> tuple[str, str]:
+    """A noun phrase and its genitive."""
+    size = _sample_words(rng, dialects, "sizes", o.size) if o.size else ""
+    colour = COLOURS_BN[o.colour] if o.colour else ""
+    if colour and len(dialects) > 1 and rng.random() < OWN_WORD:
+        colour = f"{colour} রঙের"
+    noun = _sample_words(rng, dialects, "nouns", o.kind)
+    return _clean(f"একটি {size} {colour} {noun}"), _clean(f"একটি {size} {colour} {genitive_bn(noun)}")
+
+
+def say_bn(parsed: ParsedCaption, rng: random.Random, *, out_of_domain: bool = False) -> str:
+    """A Bengali sentence of that meaning, in NFC, with a danda at its end; "" if the meaning has no object.
+
+    Objects beyond the third are left out.
+    """
+    if not parsed.objects:
+        return ""
+    dialects = (BENGALI, BENGALI_OOD) if out_of_domain else (BENGALI,)
+    patterns_of = dialects[-1] if rng.random() < OWN_PATTERN else dialects[0]
+    objects, relation = parsed.objects[:3], parsed.relation
+    # The ground comes first in Bengali; now and then it is the other of the two.
+    if relation and rng.random() < 0.25:
+        objects, relation = (objects[1], objects[0], *objects[2:]), OPPOSITE[relation]
+    slots = dict.fromkeys(("a", "b", "b_gen", "c", "rel", "own", "bg", "tail"), "")
+    for name, o in zip("abc", objects, strict=False):
+        slots[name], genitive = _noun_phrase_bn(o, rng, dialects)
+        slots["b_gen"] = genitive if name == "b" else slots["b_gen"]
+    if parsed.background:
+        slots["bg"] = _sample_words(rng, (BENGALI, BENGALI_OOD), "backgrounds", parsed.background)
+    patterns = patterns_of.single if len(objects) == 1 else patterns_of.joined
+    if relation:
+        slots["rel"], slots["own"] = _sample_words(rng, dialects, "relations", relation)
+        patterns = patterns_of.pairs
+    if len(objects) == 3:
+        slots["tail"] = rng.choice(patterns_of.tails).format(c=slots["c"])
+    return _clean(rng.choice(patterns).format(**slots)) + "।"

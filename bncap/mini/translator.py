@@ -1,0 +1,93 @@
+"""A translator for the mini world that errs at a known rate, in the place of Marian.
+
+What it does to a caption depends on the caption's text and the seed alone, never on its place in a batch, so the truth
+about its faults can be asked for afterwards: that gives the verification filter a precision and a recall.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+from bncap.mini.grammar import ParsedCaption, parse_en, say_bn
+from bncap.mini.scene import COLOURS, KINDS
+
+FAULTS = (
+    "object swapped", "colour swapped", "object dropped", "left in English", "truncated", "empty", "repeated",
+)  # fmt: skip
+
+
+class MiniTranslator:
+    """English captions of the mini world to Bengali, a share ``fault_rate`` of them wrong in one of :data:`FAULTS`.
+
+    The kinds of fault are equally likely among those that a caption allows: only a caption that tells a colour can have
+    it swapped, only one of two objects or more can lose one.  A text with no object in it is left in English.
+    """
+
+    name = "bncap/mini-translator"
+
+    def __init__(self, fault_rate: float = 0.15, seed: int = 42) -> None:
+        if not 0 <= fault_rate <= 1:
+            raise ValueError(f"fault_rate must lie in [0, 1], not {fault_rate}")
+        self.fault_rate = fault_rate
+        self.seed = seed
+
+    def translate(self, captions: list[str]) -> list[str]:
+        """One Bengali sentence (NFC) for each caption, in order; "" where the fault is "empty"."""
+        return [self._translate(caption) for caption in captions]
+
+    def faults(self, captions: list[str]) -> list[str | None]:
+        """The fault that each caption's translation has, or None."""
+        return [self._fault(caption, parse_en(caption)) for caption in captions]
+
+    def _generator(self, purpose: str, caption: str) -> random.Random:
+        return random.Random(f"{self.seed}|{purpose}|{caption}")
+
+    def _fault(self, caption: str, parsed: ParsedCaption) -> str | None:
+        if not parsed.objects:
+            return "left in English"
+        rng = self._generator("fault", caption)
+        if rng.random() >= self.fault_rate:
+            return None
+        impossible = set()
+        if len(parsed.objects) == 1:
+            impossible.add("object dropped")
+        if not any(o.colour for o in parsed.objects):
+            impossible.add("colour swapped")
+        return rng.choice([fault for fault in FAULTS if fault not in impossible])
+
+    def _translate(self, caption: str) -> str:
+        parsed = parse_en(caption)
+        fault = self._fault(caption, parsed)
+        if fault == "left in English":
+            return caption
+        if fault == "empty":
+            return ""
+        rng = self._generator("place", caption)
+        if fault in ("object swapped", "colour swapped", "object dropped"):
+            parsed = misread(parsed, fault, rng)
+        said = say_bn(parsed, self._generator("say", caption), out_of_domain=parsed.out_of_domain)
+        words = said.removesuffix("।").split()
+        if fault == "truncated":
+            return " ".join(words[: rng.randint(1, max(1, len(words) // 2))])
+        if fault == "repeated":
+            at = rng.randrange(len(words) - 1)
+            return " ".join(words[:at] + words[at : at + 2] * 5) + "।"
+        return said
+
+
+def misread(parsed: ParsedCaption, fault: str, rng: random.Random) -> ParsedCaption:
+    """``parsed`` with one object swapped or dropped or one colour swapped, as ``fault`` says."""
+    objects = list(parsed.objects)
+    eligible = [i for i, o in enumerate(objects) if o.colour or fault != "colour swapped"]
+    i = rng.choice(eligible)
+    if fault == "object dropped":
+        return replace(
+            parsed, objects=tuple(objects[:i] + objects[i + 1 :]), relation=parsed.relation if i > 1 else None
+        )
+    if fault == "object swapped":
+        present = {o.kind for o in objects}
+        objects[i] = replace(objects[i], kind=rng.choice([kind for kind in KINDS if kind not in present]))
+    else:
+        objects[i] = replace(objects[i], colour=rng.choice([c for c in COLOURS if c != objects[i].colour]))
+    return replace(parsed, objects=tuple(objects))

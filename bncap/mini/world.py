@@ -1,0 +1,220 @@
+"""The mini world on disk: pictures and annotations in COCO's and Flickr30k's own layout, and the small models.
+
+Everything downstream reads these files as it would read the real ones.  ``train2014`` and ``val2014`` are in-domain,
+``flickr30k`` is out of domain.  As an extra, each object's annotation has its ``colour``, and Flickr30k's pictures have
+an ``instances.json``.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from bncap.artifacts import MANIFEST, atomic, is_finished, read_json, run_step, write_json, write_text
+from bncap.captions import FLICKR_HEADER
+from bncap.mini.draw import boxes, paint
+from bncap.mini.grammar import captions_en
+from bncap.mini.scene import KINDS, SIDE, sample_scene
+from bncap.paths import dataset_root, model_path, step_dir
+from bncap.settings import Components, Config, World
+from bncap.workers import run_parallel
+
+STEP = "00_mini_world"
+CAPTIONS = 5
+JPEG_QUALITY = 90
+TEXT_PARTS = {"decoder": "mbart", "verifier": "sentence-encoder", "bertscore": "bert", "gpt2": "gpt2"}
+"""Component of the configuration -> key of :data:`bncap.mini.text_models.TEXT_MODELS`."""
+IMAGE_PARTS = {"encoder": "bncap_maxvit_mini", "vit": "bncap_vit_mini", "cnn": "bncap_cnn_mini"}
+"""Component of the configuration -> architecture in :mod:`bncap.mini.encoder`."""
+
+_CATEGORIES = [{"id": i, "name": kind, "supercategory": "object"} for i, kind in enumerate(KINDS, 1)]
+
+
+@dataclass
+class _Records:
+    """COCO records of one split as they gather."""
+
+    images: list[dict[str, Any]] = field(default_factory=list)
+    captions: list[dict[str, Any]] = field(default_factory=list)
+    instances: list[dict[str, Any]] = field(default_factory=list)
+
+
+def build_world(config: Config) -> Path:
+    """Paint the pictures, write captions and boxes; the dataset root.
+
+    Each picture depends on ``data.seed`` and its own number alone, so a larger world begins with the same pictures.
+    The annotations are written last.
+    """
+    world = config.world
+    sizes = {name: value for name, value in asdict(world).items() if name.endswith("_images")}
+    return run_step(
+        dataset_root(config),
+        settings={**sizes, "seed": config.data.seed},
+        build=partial(_paint_splits, world, config.data.seed),
+    )
+
+
+def _paint_splits(world: World, seed: int, folder: Path) -> None:
+    held_out = world.validation_images + world.test_images
+    splits = {"train2014": world.train_images, "val2014": held_out, "flickr30k": world.ood_images}
+    gathered = {split: _Records() for split in splits}
+    with tqdm(total=sum(splits.values()), desc="painting", unit="picture") as bar:
+        for split, count in splits.items():
+            # ids do not overlap between train2014 and val2014, as in COCO
+            first = 1 + (500_000 if split == "val2014" else 0)
+            for image_id in range(first, first + count):
+                _paint_image(folder, split, image_id, seed, gathered[split])
+                bar.update()
+    for split in ("train2014", "val2014"):
+        _write_coco(folder / "annotations", split, gathered[split])
+    _write_flickr(folder / "flickr30k", gathered["flickr30k"])
+
+
+def _paint_image(folder: Path, split: str, image_id: int, seed: int, records: _Records) -> None:
+    out_of_domain = split == "flickr30k"
+    rng = random.Random(f"{seed}|{split}|{image_id}")
+    scene = sample_scene(rng, out_of_domain=out_of_domain)
+    captions = captions_en(scene, rng, CAPTIONS, out_of_domain=out_of_domain)
+    picture = paint(scene, "ood" if out_of_domain else "real", rng.getrandbits(32))
+    if out_of_domain:
+        name, path = f"{image_id:09d}.jpg", folder / "flickr30k" / "flickr30k_images"
+    else:
+        name, path = f"COCO_{split}_{image_id:012d}.jpg", folder / split
+    with atomic(path / name) as temporary:
+        picture.save(temporary, "JPEG", quality=JPEG_QUALITY)
+    records.images.append({"id": image_id, "file_name": name, "width": SIDE, "height": SIDE})
+    for caption in captions:
+        caption_id = image_id * 10 + len(records.captions) % CAPTIONS
+        records.captions.append({"id": caption_id, "image_id": image_id, "caption": caption})
+    for number, (thing, box) in enumerate(zip(scene.objects, boxes(scene), strict=True)):
+        records.instances.append(
+            {
+                "id": image_id * 10 + number,
+                "image_id": image_id,
+                "category_id": 1 + KINDS.index(thing.kind),
+                "bbox": list(box),
+                "area": box[2] * box[3],
+                "iscrowd": 0,
+                "colour": thing.colour,
+            }
+        )
+
+
+def _write_coco(folder: Path, split: str, records: _Records) -> None:
+    info = {"description": f"bncap mini world, {split}", "version": "1.0"}
+    base = {"info": info, "images": records.images}
+    write_json(folder / f"captions_{split}.json", {**base, "annotations": records.captions})
+    write_json(
+        folder / f"instances_{split}.json", {**base, "annotations": records.instances, "categories": _CATEGORIES}
+    )
+
+
+def _write_flickr(folder: Path, records: _Records) -> None:
+    names = {image["id"]: image["file_name"] for image in records.images}
+    lines = [f"{names[c['image_id']]}| {c['id'] % 10}| {c['caption']}" for c in records.captions]
+    write_text(folder / "results.csv", "\n".join([FLICKR_HEADER, *lines]) + "\n")
+    info = {"description": "bncap mini world, boxes of flickr30k_images", "version": "1.0"}
+    instances = {"info": info, "images": records.images, "annotations": records.instances, "categories": _CATEGORIES}
+    write_json(folder / "instances.json", instances)
+
+
+def build_models(config: Config, jobs: int | None = None) -> dict[str, Path]:
+    """Train the mini components that are not there yet, ``jobs`` at a time; component -> folder in hub layout.
+
+    With ``world.retrain_encoder`` the main encoder is trained as well, instead of being taken from the package.  Each
+    folder has the model's measured figures in ``figures.json``.
+    """
+    parts = [*TEXT_PARTS, *(part for part in IMAGE_PARTS if part != "encoder" or config.world.retrain_encoder)]
+    stale = [part for part in parts if not _is_current(config, part)]
+    # the longest first, so that the last worker to finish has little left
+    stale.sort(key=lambda part: (part != "encoder", part not in ("decoder", "vit"), part))
+    run_parallel(_build_model, [(config, part) for part in stale], jobs, label="mini models")
+    for part in stale:
+        seconds = read_json(_folder(config, part) / MANIFEST)["seconds"]
+        print(f"{STEP}/{_folder(config, part).name}: made in {seconds:.1f} s")
+    return {part: _folder(config, part) if part in stale else _build_model(config, part, quiet=False) for part in parts}
+
+
+def describe_models(config: Config) -> list[dict[str, Any]]:
+    """One record for each trained mini component: what it stands for, its parameters and its measured figures."""
+    records = []
+    for part in ("encoder", *TEXT_PARTS, "vit", "cnn"):
+        folder = Path(model_path(config, f"mini:{part}"))
+        if (folder / "figures.json").is_file():
+            figures = read_json(folder / "figures.json")
+        else:  # the encoder that ships with the package
+            figures = _flatten(read_json(folder / "card.json")["accuracy"])
+        records.append(
+            {
+                "component": part,
+                "stands for": getattr(Components(), part),
+                "parameters": count_parameters(folder),
+                "measured": ", ".join(f"{name} {value:.3g}" for name, value in figures.items()),
+            }
+        )
+    return records
+
+
+def count_parameters(folder: Path) -> int:
+    """Numbers held in the ``model.safetensors`` of a model folder."""
+    from safetensors import safe_open
+
+    with safe_open(next(folder.rglob("model.safetensors")), "numpy") as weights:
+        names = weights.keys()
+        return sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
+
+
+def default_steps(part: str) -> int:
+    """Steps of the component's training when ``world.model_steps`` is 1."""
+    from bncap.mini.encoder import RECIPES
+    from bncap.mini.text_models import TEXT_MODEL_STEPS
+
+    return RECIPES[IMAGE_PARTS[part]].steps if part in IMAGE_PARTS else TEXT_MODEL_STEPS[TEXT_PARTS[part]]
+
+
+def _folder(config: Config, part: str) -> Path:
+    return step_dir(config.profile, STEP, part, config.data.seed)
+
+
+def _settings(config: Config, part: str) -> dict[str, Any]:
+    steps = max(2, round(default_steps(part) * config.world.model_steps))
+    return {"seed": config.data.seed, "steps": steps, "scenes": min(200, config.world.test_images)}
+
+
+def _is_current(config: Config, part: str) -> bool:
+    folder = _folder(config, part)
+    return is_finished(folder) and read_json(folder / MANIFEST)["settings"] == _settings(config, part)
+
+
+def _build_model(config: Config, part: str, quiet: bool = True) -> Path:
+    settings = _settings(config, part)
+    return run_step(_folder(config, part), settings=settings, build=partial(_train, part, settings), quiet=quiet)
+
+
+def _train(part: str, settings: dict[str, Any], folder: Path) -> None:
+    seed, steps = settings["seed"], settings["steps"]
+    if part in TEXT_PARTS:
+        from bncap.mini.text_models import TEXT_MODELS
+
+        figures = TEXT_MODELS[TEXT_PARTS[part]](folder, seed, steps)
+    else:
+        from bncap.mini import encoder
+
+        if part == "encoder":
+            accuracy = encoder.pretrain(folder, seed, steps, progress=False)["accuracy"]
+        else:
+            encoder.pretrain_classifier(IMAGE_PARTS[part], folder, seed, steps, progress=False)
+            styles = ("real", "synthetic", "ood")
+            accuracy = {style: encoder.evaluate(folder, style, settings["scenes"], seed + 1) for style in styles}
+        figures = _flatten(accuracy)
+    write_json(folder / "figures.json", figures)
+
+
+def _flatten(accuracy: dict[str, dict[str, float]]) -> dict[str, float]:
+    return {f"{name}_{style}": value for style, values in accuracy.items() for name, value in values.items()}

@@ -1,0 +1,212 @@
+"""Where the words look: attention over the picture word by word, and Fig. 1, from the files of the samples step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from bncap.artifacts import read_json, require
+from bncap.decode import WordAttention
+from bncap.errors import BncapError
+from bncap.features import open_picture
+from bncap.plotting import PALETTE, save, use_style, wrap
+
+WORDS_A_ROW = 6
+MOST = 20
+"""So many pictures fit into one figure."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture as the encoder sees it, its caption, the words' attention and a line of small print."""
+
+    image: Image.Image
+    caption: str
+    words: Sequence[WordAttention]
+    note: str = ""
+
+
+def draw_examples(examples: Sequence[Example], path: Path) -> Path:
+    """Each picture with its caption above and, to its right, one copy for each word; returns the file.
+
+    Raises :class:`BncapError` for more than :data:`MOST` pictures.
+    """
+    if not 1 <= len(examples) <= MOST:
+        raise BncapError(f"attention can be drawn for 1 to {MOST} pictures at a time, not {len(examples)}")
+    use_style()
+    rows = [max(1, -(-len(e.words) // WORDS_A_ROW)) for e in examples]
+    # a strip for the caption, then the rows of pictures
+    heights = [part for count in rows for part in (0.32, *[1.0] * count)]
+    fig = plt.figure(figsize=(7.6, 1.22 * sum(heights)))
+    grid = fig.add_gridspec(len(heights), WORDS_A_ROW + 1, height_ratios=heights)
+    top = 0
+    for example, count in zip(examples, rows, strict=True):
+        title = fig.add_subplot(grid[top, :])
+        title.axis("off")
+        title.text(0, 0, example.caption or "(no words)", fontsize=10, va="bottom")
+        title.text(1, 0, example.note, fontsize=7, va="bottom", ha="right", color="0.4", transform=title.transAxes)
+        show_picture(fig.add_subplot(grid[top + 1, 0]), example.image)
+        for i, word in enumerate(example.words):
+            axis = fig.add_subplot(grid[top + 1 + i // WORDS_A_ROW, 1 + i % WORDS_A_ROW])
+            show_attention(axis, example.image, word.weights, word.word)
+        top += 1 + count
+    return save(fig, path)
+
+
+def attention_figure(samples: Path, path: Path, count: int = 3) -> Path:
+    """``attention.png``: the words of ``count`` saved samples, from both test splits in turn; returns the file."""
+    captions = read_json(require(samples) / "samples.json")["captions"]
+    splits = [[c for c in captions if c["split"] == split] for split in dict.fromkeys(c["split"] for c in captions)]
+    in_turn = [c for together in zip(*splits, strict=False) for c in together][:count]
+    return draw_examples([_example(c, samples) for c in in_turn], path)
+
+
+def fig1_patches(samples: Path, path: Path) -> Path:
+    """Fig. 1 from a real picture: the frozen maps, the two kinds of attention, the patches, and what the words weigh.
+
+    Maps are shown by their first three principal components as colours.  Returns the PNG; a PDF lies beside it.
+    """
+    use_style()
+    record = read_json(require(samples) / "samples.json")
+    sample, stages = record["captions"][0], record["stages"]
+    with np.load(samples / "stages.npz") as maps:
+        colours = {stage["name"]: maps[stage["name"]] for stage in stages}
+    image = open_picture(samples / sample["picture"])
+    fig = plt.figure(figsize=(7.6, 5.6), layout="constrained")
+    encoder, attention, decoder = fig.subfigures(3, 1, height_ratios=(1.0, 1.0, 0.8))
+    _draw_stages(encoder, image, stages, colours)
+    _draw_partitions(attention, image, stages, colours, sample)
+    _draw_words(decoder, image, sample)
+    return save(fig, path, pdf=True)
+
+
+def show_picture(axis: Axes, image: Image.Image | np.ndarray, title: str = "") -> None:
+    """A picture without ticks, its title above; maps of features keep their square cells."""
+    smooth = isinstance(image, Image.Image)
+    axis.imshow(image, extent=(0, 1, 0, 1), interpolation="antialiased" if smooth else "nearest")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.spines[:].set_visible(False)
+    axis.set_title(title, fontsize=8, pad=3)
+
+
+def show_attention(axis: Axes, image: Image.Image, weights: ArrayLike, title: str = "") -> None:
+    """A faded picture, heated where its patches have more than an even share of the weights, interpolated.
+
+    Colours run from an even share to the largest weight, or to three even shares where no weight is larger, so that
+    diffuse attention looks diffuse.
+    """
+    share = _square(weights)
+    share = share * share.size
+    heat = (share - 1) / (max(share.max(), 3.0) - 1)
+    grey = Image.blend(Image.new("L", image.size, 255), image.convert("L"), 0.7)
+    show_picture(axis, grey.convert("RGB"), title)
+    smooth = Image.fromarray(heat.astype(np.float32)).resize((224, 224), Image.Resampling.BICUBIC)
+    shown = np.asarray(smooth).clip(0, 1)
+    axis.imshow(shown, extent=(0, 1, 0, 1), cmap="plasma", alpha=0.8 * shown**0.6, vmin=0, vmax=1)
+
+
+def _draw_stages(
+    part: Figure, image: Image.Image, stages: list[dict[str, Any]], colours: dict[str, np.ndarray]
+) -> None:
+    part.suptitle("(a) The maps of the frozen encoder, stage by stage", x=0.01, ha="left", fontsize=9)
+    axes = part.subplots(1, 1 + len(stages))
+    show_picture(axes[0], image, f"picture\n{image.width} × {image.height} px")
+    for axis, stage in zip(axes[1:], stages, strict=True):
+        title = f"{stage['name']}\n{stage['side']} × {stage['side']} × {stage['channels']}"
+        show_picture(axis, colours[stage["name"]], title)
+
+
+def _draw_partitions(
+    part: Figure,
+    image: Image.Image,
+    stages: list[dict[str, Any]],
+    colours: dict[str, np.ndarray],
+    sample: dict[str, Any],
+) -> None:
+    """One window and one grid on the finest-windowed late map, then the patches, w before and after the choice."""
+    part.suptitle(
+        "(b) Window and grid attention on a late map          (c) The patches, and those that the words weigh",
+        x=0.01, ha="left", fontsize=9,
+    )  # fmt: skip
+    axes = part.subplots(1, 5)
+    windowed = [stage for stage in stages if stage["window"] and stage["side"] > stage["window"]]
+    if windowed:
+        _mark_cells(axes[0], colours, windowed[-1], grid=False)
+        _mark_cells(axes[1], colours, windowed[-1], grid=True)
+    for axis in axes[:2]:
+        axis.axis("off")
+    side = round(len(sample["weights"]) ** 0.5)
+    show_picture(axes[2], image, f"{side} × {side} patches")
+    _rule(axes[2], side)
+    mean = np.mean([w["weights"] for w in sample["words"]], axis=0) if sample["words"] else np.ones(side * side)
+    show_attention(axes[3], image, mean, "mean over words")
+    _draw_kept(axes[4], image, sample["weights"])
+
+
+def _mark_cells(axis: Axes, colours: dict[str, np.ndarray], stage: dict[str, Any], grid: bool) -> None:
+    """The cells that attend to each other in one window, or in one grid of the same number of cells."""
+    side, window = stage["side"], stage["window"]
+    stride = side // window
+    show_picture(
+        axis, colours[stage["name"]], f"{'grid' if grid else 'window'}, {window} × {window} of {side} × {side}"
+    )
+    first, step = (0, stride) if grid else (side - window, 1)
+    for row in range(window):
+        for column in range(window):
+            x, y = column * step if grid else column, row * step + first
+            cell = (x / side, 1 - (y + 1) / side)
+            axis.add_patch(Rectangle(cell, 1 / side, 1 / side, fill=False, edgecolor="white", linewidth=0.9))
+
+
+def _draw_kept(axis: Axes, image: Image.Image, weights: list[float]) -> None:
+    """The kept patches as they are, the others faded, framed by their weight."""
+    w = _square(weights)
+    side = len(w)
+    show_picture(axis, image, f"w: {(w > 0).sum()} of {w.size} kept")
+    for (row, column), value in np.ndenumerate(w):
+        corner = (column / side, 1 - (row + 1) / side)
+        if value == 0:
+            axis.add_patch(Rectangle(corner, 1 / side, 1 / side, facecolor="white", alpha=0.82, linewidth=0))
+        else:
+            axis.add_patch(Rectangle(corner, 1 / side, 1 / side, fill=False, edgecolor=PALETTE[1], linewidth=0.8))
+    _rule(axis, side)
+
+
+def _draw_words(part: Figure, image: Image.Image, sample: dict[str, Any]) -> None:
+    part.suptitle("(d) The decoder's cross-attention, word by word", x=0.01, ha="left", fontsize=9)
+    part.text(0.01, 0.0, wrap(sample["caption"], 110), fontsize=9, va="bottom")
+    words = sample["words"][: WORDS_A_ROW + 2]
+    axes = part.subplots(1, WORDS_A_ROW + 2)
+    for axis in axes[len(words) :]:
+        axis.axis("off")
+    for axis, word in zip(axes, words, strict=False):
+        show_attention(axis, image, word["weights"], word["word"])
+
+
+def _rule(axis: Axes, side: int) -> None:
+    for i in range(1, side):
+        axis.axhline(i / side, color="white", linewidth=0.5)
+        axis.axvline(i / side, color="white", linewidth=0.5)
+
+
+def _example(record: dict[str, Any], samples: Path) -> Example:
+    words = [WordAttention(w["word"], np.array(w["weights"])) for w in record["words"]]
+    note = f"{'in domain' if record['split'] == 'test' else 'out of domain'}, METEOR {float(record['meteor']):.1f}"
+    return Example(open_picture(samples / record["picture"]), record["caption"], words, note)
+
+
+def _square(weights: ArrayLike) -> np.ndarray:
+    weights = np.asarray(weights, dtype=float)
+    side = round(len(weights) ** 0.5)
+    return weights.reshape(side, side)

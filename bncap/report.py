@@ -1,0 +1,260 @@
+"""The report: one HTML file with every table, figure and reading, from saved CSV, JSON and PNG files alone."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bncap import artifacts, experiments, findings, layout, paper, paths, stats, tables
+from bncap.config import MAIN
+from bncap.errors import BncapError
+from bncap.settings import Config
+from bncap.text import iso
+
+REPORT_NOTEBOOK = "09_report"
+TEMPLATE = paths.PACKAGE / "report_template.html"
+
+FIGURES: dict[str, tuple[str, str]] = {
+    "acceptance": (
+        "01_data_build",
+        "Acceptance: the share of translated captions that pass the verifier, over its threshold (Eq. 4).",
+    ),
+    "pairs": (
+        "02_synthesis",
+        "Pairs: real pictures beside the synthetic ones drawn from their captions (Eq. 5).",
+    ),
+    "fig1_patches": (
+        "04_training",
+        "Fig. 1: a picture as the grid of patches that the frozen encoder hands to the decoder.",
+    ),
+    "fig2_pipeline": (
+        "04_training",
+        "Fig. 2: the pipeline from an English caption to the losses.",
+    ),
+    "fig3_convergence": (
+        "04_training",
+        "Fig. 3, top: the losses over training, the full objective beside cross-entropy alone.",
+    ),
+    "captions": (
+        "04_training",
+        "Captions of test pictures, taken at even ranks of their METEOR.",
+    ),
+    "table3_ablations": (
+        "06_ablations",
+        "The variants of Table 3 out of domain: a dot for each seed, a bar at the mean.",
+    ),
+    "table4_sensitivity": (
+        "07_sensitivity",
+        "The settings of Table 4 out of domain: a dot for each seed, a bar at the mean.",
+    ),
+    "fig3_umap": (
+        "08_umap_mmd",
+        "Fig. 3, bottom: patches of real and synthetic pictures in two dimensions, before and after training.",
+    ),
+}
+"""Figure -> the notebook that draws it, and one sentence on what it shows."""
+
+
+def write_report(config: Config, first_seed: int) -> Path:
+    """Write ``figures/<profile>/report.html``, which needs no other file; returns its path.
+
+    Reads the tables' CSVs, ``results.json`` and the PNGs of :data:`FIGURES` in the same folder, and the manifests of
+    the runs.  Raises BncapError, with the command that makes it, for whatever is missing, and for a ``results.json`` of
+    other seeds.
+    """
+    import jinja2
+
+    template = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string(TEMPLATE.read_text("utf-8"))
+    results = read_results(config, first_seed)
+    verdicts = findings.judge(results)
+    page = template.render(
+        profile=config.profile,
+        language=iso(config.data.lang),
+        font=_font(),
+        run=what_was_run(config, first_seed),
+        warnings=findings.warnings(results),
+        verdicts=verdicts,
+        readings=[*readings(results), over_images(config, first_seed)],
+        limits=limits(config, first_seed, sum(map(len, verdicts.values()))),
+        contradictions=findings.contradictions(),
+        tables=[_table(config, name) for name in tables.TABLES],
+        moved=alignment_rows(results),
+        variety=variety_rows(config, first_seed),
+        figures=[_figure(config, name) for name in FIGURES],
+        signatures=sorted({record["signature"] for record in results["results"]}),
+    )
+    path = paths.figures_dir(config.profile) / "report.html"
+    artifacts.write_text(path, page)
+    return path
+
+
+def read_results(config: Config, first_seed: int) -> findings.Results:
+    """``results.json`` of the profile; BncapError if it is missing or of other seeds."""
+    results = artifacts.read_json(_need(config, "results.json", REPORT_NOTEBOOK))
+    if results["seeds"] != list(config.seeds(first_seed)):
+        raise BncapError(
+            f"results.json holds seeds {results['seeds']}, not {list(config.seeds(first_seed))}; "
+            f"{_remedy(config, REPORT_NOTEBOOK)}"
+        )
+    return results
+
+
+def readings(results: findings.Results) -> list[str]:
+    """What else is to be read in the tables and in Fig. 3, a sentence each."""
+    return [
+        findings.transfer(results),
+        *findings.grounding(results),
+        findings.ranking(results),
+        findings.spread_of_variants(results),
+        findings.sensitivity(results),
+        *findings.alignment(results),
+    ]
+
+
+def over_images(config: Config, first_seed: int) -> str:
+    """How sure the test images make the METEOR of the main model against cross-entropy: a paired bootstrap over them.
+
+    METEOR, because it alone is a mean over captions; an image counts with its mean over the seeds.
+    """
+    seeds = config.seeds(first_seed)
+    means = []
+    for variant in (MAIN, "ce_real"):
+        by_image: dict[str, list[float]] = {}
+        for seed in seeds:
+            for row in artifacts.read_csv(_run(config, variant, seed) / "captions_ood.csv"):
+                by_image.setdefault(row["image"], []).append(float(row["meteor"]))
+        means.append([sum(by_image[image]) / len(seeds) for image in sorted(by_image)])
+    d = stats.paired_bootstrap(*means, seed=first_seed, level=findings.LEVEL)
+    return (
+        f"{paper.label(MAIN)} against {paper.label('ce_real')}, METEOR out of domain, over the images instead of "
+        f"the seeds: {d.difference:+.2f}, {d.level:.0%} interval {d.low:+.2f} to {d.high:+.2f} (paired bootstrap over "
+        f"{d.n_items} images)."
+    )
+
+
+def limits(config: Config, first_seed: int, comparisons: int) -> list[str]:
+    """What the numbers cannot say, from how they came about."""
+    seeds = config.seeds(first_seed)
+    said = [
+        f"The paper reports a single seed and no spread, so whether its own differences exceed chance is not known. "
+        f"Here there {'is 1 seed' if len(seeds) == 1 else f'are {len(seeds)} seeds'}; all share the same data and the "
+        f"same test images, so the spread over seeds is that of training, not of the choice of images."
+    ]
+    if len(seeds) > 1:
+        said.append(
+            f"Each of the {comparisons} comparisons has its own {findings.LEVEL:.0%} interval; were there no "
+            f"differences at all, about {comparisons * (1 - findings.LEVEL):.1f} would still seem to show one."
+        )
+    if config.data.source == "mini":
+        said.append(
+            "The pictures are drawn scenes of a miniature world and the models are small ones made for it: a score "
+            "can be set against another score here, but not against the paper's in size."
+        )
+    if config.world.model_steps < 1:
+        said.append(
+            f"Profile {config.profile} trains the pretrained parts for {config.world.model_steps:.0%} of their steps, "
+            "to show that everything runs: its scores mean nothing."
+        )
+    return said
+
+
+def what_was_run(config: Config, first_seed: int) -> list[tuple[str, str]]:
+    """Terms and their values: profile, commit, seeds, minutes, images."""
+    steps = [artifacts.read_json(path) for path in _manifests(config)]
+    runs = [artifacts.read_json(_run(config, v, s) / artifacts.MANIFEST) for v, s in _all_runs(config, first_seed)]
+    scores = tables.read_scores(config, MAIN, config.seeds(first_seed)[0])
+    counts = artifacts.read_json(
+        artifacts.require(paths.step_dir(config.profile, "02_synthesis", "images", config.data.seed)) / "counts.json"
+    )
+    minutes = sum(step["seconds"] for step in steps) / 60
+    return [
+        ("Profile", config.profile),
+        ("Commit", ", ".join(sorted({run["commit"] for run in runs}))),
+        ("Seeds", ", ".join(map(str, config.seeds(first_seed)))),
+        ("Runs", f"{len(runs)}, each trained and scored once"),
+        ("Computing time", f"{minutes:.1f} minutes in {len(steps)} steps, added up even where they ran side by side"),
+        ("Training", f"{counts['triplets']} synthetic images beside {counts['real_images']} real ones"),
+        ("Test images", ", ".join(f"{scores[split]['images']} {words}" for split, words in paper.SPLITS.items())),
+        ("torch, transformers", ", ".join(f"{runs[0]['packages'][name]}" for name in ("torch", "transformers"))),
+    ]
+
+
+def alignment_rows(results: findings.Results) -> list[tuple[str, ...]]:
+    """The distances of notebook 08 before and after training as text: model, patches, distance, before, after, change.
+
+    Those that the paper reports, and the same for the other sets of patches and in the space of the decoder.
+    """
+    shown = (*findings.DISTANCES, "mmd_rbf", "domain_mixing")
+    return [
+        (
+            paper.label(r["variant"]),
+            r["set"],
+            r["metric"].replace("_", " "),
+            f"{r['before']:.4f}",
+            f"{r['after']:.4f}",
+            f"{r['after'] / r['before'] - 1:+.0%}" if r["before"] else layout.UNKNOWN,
+        )
+        for r in results["alignment_summary"]
+        if r["metric"] in shown
+    ]
+
+
+def variety_rows(config: Config, first_seed: int) -> list[dict[str, Any]]:
+    """How varied the main model's captions are, by split and seed, with the most frequent one."""
+    return [
+        {"seed": seed, "images": words, **tables.read_scores(config, MAIN, seed)[split]["diversity"]}
+        for split, words in paper.SPLITS.items()
+        for seed in config.seeds(first_seed)
+    ]
+
+
+def _table(config: Config, name: str) -> layout.Layout:
+    notebook = {1: "05_baselines", 2: "04_training", 3: "06_ablations", 4: "07_sensitivity"}[tables.TABLES[name].number]
+    return tables.arrange(pd.read_csv(_need(config, f"{name}.csv", notebook)), name, config)
+
+
+def _figure(config: Config, name: str) -> dict[str, str]:
+    notebook, sentence = FIGURES[name]
+    return {"name": name, "sentence": sentence, "png": _base64(_need(config, f"{name}.png", notebook))}
+
+
+def _font() -> str:
+    from fontpkg_hind_siliguri import ROOT
+
+    return _base64(ROOT / "files" / "HindSiliguri-Regular.ttf")
+
+
+def _base64(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def _need(config: Config, file: str, notebook: str) -> Path:
+    path = paths.figures_dir(config.profile) / file
+    if not path.is_file():
+        raise BncapError(
+            f"figures/{config.profile}/{file} is missing: notebook {notebook} writes it; {_remedy(config, notebook)}"
+        )
+    return path
+
+
+def _remedy(config: Config, notebook: str) -> str:
+    return f"make it with: ./run_all.sh --profile {config.profile} --only {notebook[:2]}"
+
+
+def _manifests(config: Config) -> Sequence[Path]:
+    return sorted((paths.artifacts_root() / config.profile).glob(f"[0-9]*/*/{artifacts.MANIFEST}"))
+
+
+def _all_runs(config: Config, first_seed: int) -> list[tuple[str, int]]:
+    variants = dict.fromkeys(v for table in tables.TABLES.values() for v in table.variants)
+    return [(variant, seed) for variant in variants for seed in config.seeds(first_seed)]
+
+
+def _run(config: Config, variant: str, seed: int) -> Path:
+    return artifacts.require(experiments.folder_of(config, variant, seed))

@@ -1,0 +1,149 @@
+"""Notebooks from the command line: papermill runs them in order, and those that are up to date are left out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bncap import artifacts, paths
+from bncap.config import get_config
+from bncap.errors import BncapError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What papermill hands to each notebook."""
+
+    profile: str
+    seed: int
+    overrides: tuple[str, ...] = ()
+
+    def digest(self, notebook: Path) -> str:
+        resolved = get_config(self.profile, self.overrides).as_dict()
+        source = json.dumps([resolved, self.seed, artifacts.file_hash(notebook)], sort_keys=True)
+        return hashlib.sha256(source.encode()).hexdigest()
+
+
+def select(first: str | None = None, last: str | None = None, only: str | None = None) -> list[Path]:
+    """Notebooks whose two-digit numbers lie between ``first`` and ``last``, or are in ``only`` ("04,06")."""
+    notebooks = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    if not notebooks:
+        raise BncapError(f"no notebooks in {paths.NOTEBOOKS}: run from a clone of the repository")
+    known = [notebook.name[:2] for notebook in notebooks]
+    for number in [first, last, *(only.split(",") if only else [])]:
+        if number is not None and number not in known:
+            raise BncapError(f"there is no notebook {number!r}; there are {', '.join(known)}")
+    if only:
+        return [n for n in notebooks if n.name[:2] in only.split(",")]
+    return [n for n in notebooks if (first or "00") <= n.name[:2] <= (last or "99")]
+
+
+def run(request: Request, notebooks: Sequence[Path], *, force: bool = False) -> None:
+    """Execute ``notebooks`` in order.  The first that fails raises :class:`BncapError` in three lines: where, what,
+    and how to go on."""
+    checked: dict[Path, str] = {}
+    for notebook in notebooks:
+        if not force and _is_current(request, notebook, checked):
+            print(f"{notebook.stem}: up to date", flush=True)
+            continue
+        print(f"{notebook.stem}: running ...", flush=True)
+        start = time.monotonic()
+        before = _figures(request.profile)
+        _execute(request, notebook)
+        changed = [name for name, stamp in _figures(request.profile).items() if before.get(name) != stamp]
+        _record(request, notebook, changed)
+        checked.clear()
+        print(f"{notebook.stem}: {time.monotonic() - start:.0f} s", flush=True)
+
+
+def executed_path(request: Request, notebook: Path) -> Path:
+    return paths.artifacts_root() / request.profile / "notebooks" / notebook.name
+
+
+def _execute(request: Request, notebook: Path) -> None:
+    import papermill
+
+    os.environ.pop("JUPYTER_PATH", None)  # a foreign kernel specification must not take the place of this environment
+    output = executed_path(request, notebook)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    parameters = {"PROFILE": request.profile, "SEED": request.seed, "OVERRIDES": list(request.overrides)}
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(output),
+            parameters=parameters,
+            kernel_name="python3",
+            cwd=str(notebook.parent),
+            progress_bar=sys.stderr.isatty(),
+            log_output=False,
+        )
+    except papermill.PapermillExecutionError as error:
+        options = f"--profile {request.profile} --from {notebook.name[:2]}"
+        code = [line for line in error.source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+        raise BncapError(
+            f"{notebook.name} failed in code cell {error.exec_count - 1}: {code[0].strip()}\n"  # papermill adds one
+            f"{error.ename}: {error.evalue.strip().splitlines()[0] if error.evalue.strip() else '(no message)'}\n"
+            f"everything finished is kept; the executed notebook is {output}; go on with: ./run_all.sh {options}"
+        ) from None
+
+
+def _record(request: Request, notebook: Path, figures: Sequence[str]) -> None:
+    """Note what the notebook saw and made, so that a later start can tell whether it is up to date."""
+    steps = {str(f.relative_to(_root(request))): artifacts.fingerprint(f) for f in _steps_up_to(request, notebook)}
+    folder = paths.figures_dir(request.profile)
+    artifacts.write_json(
+        _record_path(request, notebook),
+        {
+            "key": request.digest(notebook),
+            "steps": steps,
+            "figures": {name: artifacts.file_hash(folder / name) for name in sorted(figures)},
+        },
+    )
+
+
+def _is_current(request: Request, notebook: Path, checked: dict[Path, str]) -> bool:
+    path = _record_path(request, notebook)
+    if not path.is_file() or not executed_path(request, notebook).is_file():
+        return False
+    record = artifacts.read_json(path)
+    if record["key"] != request.digest(notebook):
+        return False
+    for name, fingerprint in record["steps"].items():
+        folder = _root(request) / name
+        if not artifacts.is_finished(folder):
+            return False
+        if folder not in checked:
+            artifacts.check_outputs(folder)
+            checked[folder] = artifacts.fingerprint(folder)
+        if checked[folder] != fingerprint:
+            return False
+    figures = paths.figures_dir(request.profile)
+    return all(
+        (figures / name).is_file() and artifacts.file_hash(figures / name) == sha
+        for name, sha in record["figures"].items()
+    )
+
+
+def _root(request: Request) -> Path:
+    return paths.artifacts_root() / request.profile
+
+
+def _record_path(request: Request, notebook: Path) -> Path:
+    return executed_path(request, notebook).with_suffix(".json")
+
+
+def _steps_up_to(request: Request, notebook: Path) -> list[Path]:
+    manifests = _root(request).glob(f"[0-9][0-9]_*/*/{artifacts.MANIFEST}")
+    return sorted(m.parent for m in manifests if m.parent.parent.name[:2] <= notebook.name[:2])
+
+
+def _figures(profile: str) -> dict[str, tuple[int, int]]:
+    folder = paths.figures_dir(profile)
+    files = (p for p in folder.rglob("*") if p.is_file())
+    return {p.relative_to(folder).as_posix(): (p.stat().st_mtime_ns, p.stat().st_size) for p in files}

@@ -1,0 +1,241 @@
+"""The types of the settings: frozen sections with the paper's values as defaults, overridden by name and checked."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, get_args, get_origin, get_type_hints
+
+from bncap.errors import BncapError
+from bncap.text import language_name
+
+
+@dataclass(frozen=True)
+class World:
+    """Size of the mini world (profiles ``mini`` and ``smoke``; ignored where the data are real)."""
+
+    train_images: int = 1200
+    validation_images: int = 100
+    test_images: int = 500
+    ood_images: int = 500
+    fault_rate: float = 0.15  # share of the mini translator's outputs that are wrong
+    retrain_encoder: bool = False  # instead of the checkpoint that ships with the package
+    model_steps: float = 1.0  # multiplies the steps that each mini component is trained for
+
+
+@dataclass(frozen=True)
+class Data:
+    """Corpus: Sec. 4.2.1 and 4.2.2."""
+
+    source: str = "coco"  # "coco": BNCAP_DATA in COCO's and Flickr30k's layout; "mini": the mini world, same layout
+    lang: str = "bn_IN"  # target language, an mBART-50 code
+    seed: int = 42  # of the draws of triplets and test images; runs of all seeds share the data
+    shards: int = 10
+    translation_batch: int = 128
+    threshold: float = 0.55  # accept a pair iff its cosine is at least this (below Eq. 4)
+    triplets: int = 80_000
+    captions_per_image: int = 5  # at most so many accepted captions of one image become triplets
+    validation_images: int = 500
+    test_images: int = 1000  # MSCOCO-1k
+    ood_images: int = 1000  # Flickr30k-1k
+
+
+@dataclass(frozen=True)
+class Components:
+    """Pretrained parts by hub name; ``mini:<name>`` is what notebook 00 made (or the package ships)."""
+
+    encoder: str = "timm/maxvit_base_tf_224.in1k"
+    decoder: str = "facebook/mbart-large-50"
+    translator: str = "Helsinki-NLP/opus-mt-en-inc"
+    verifier: str = "sentence-transformers/LaBSE"
+    synthesiser: str = "kandinsky-community/kandinsky-2-1"
+    synthesiser_prior: str = "kandinsky-community/kandinsky-2-1-prior"
+    bertscore: str = "bert-base-multilingual-cased"
+    bertscore_layer: int = 9
+    vit: str = "timm/vit_base_patch16_224.augreg_in21k"
+    gpt2: str = "flax-community/gpt2-bengali"
+    cnn: str = "timm/resnet50.a1_in1k"
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """Sec. 4.2.3."""
+
+    seed: int = 42
+    negative_prompt: str = "low quality, bad anatomy, watermark"
+    side: int = 768  # px
+    english_tokens: int = 37
+    target_tokens: int = 40
+    batch: int = 4  # fixed, so that an image can be made again to the byte
+
+
+@dataclass(frozen=True)
+class Features:
+    batch: int = 64
+    penultimate: bool = False  # also keep the stage before the last, for multi-scale alignment (Sec. 4.1)
+
+
+@dataclass(frozen=True)
+class Model:
+    last_k: int = 2  # decoder layers whose cross-attention weighs the patches (Eq. 8)
+    multi_scale: bool = False  # PAL and OT on the penultimate stage as well; needs features.penultimate
+    max_tokens: int = 32
+    checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Eqs. 6 to 13; the second group holds the readings of places the paper leaves open."""
+
+    lambda_pal: float = 0.5
+    alpha: float = 0.3
+    beta: float = 0.5
+    tau: float = 1.0
+    rho: float = 0.5
+    temperature: float = 0.07
+    epsilon: float = 0.05
+    n_iters: int = 30
+
+    domain: str = "log"  # Eq. 8, tau acts on log of the attention ("log") or on the attention ("prob")
+    keep: str = "mass"  # Eq. 8, top-rho by mass ("mass") or by number of patches ("count")
+    language_token: bool = False  # Eq. 8, include the step that predicts the language token in the mean
+    weight_gradient: bool = False  # let the alignment terms pull on the attention through w
+    plan_gradient: bool = False  # Eq. 13, differentiate through the Sinkhorn iterations
+    same_image_negatives: bool = False  # Eq. 11, captions of one image as each other's negatives, as printed
+    synthetic_masses: bool = False  # Eq. 13, b from the decoder's attention over the synthetic image
+    ce_on: str = "real"  # "real"; "real+synthetic"; "real+real": twice the real images, the compute-matched row
+
+
+@dataclass(frozen=True)
+class Train:
+    """Sec. 4.5 and 5.1."""
+
+    epochs: int = 6
+    batch: int = 32  # triplets per optimiser step
+    accumulation: int = 1  # micro-batches that a batch is split into
+    learning_rate: float = 3e-4
+    bridge_learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.1  # share of the steps, One-Cycle
+    clip: float = 1.0
+    unfreeze: float = 0.3  # the decoder is unfrozen from the top to whole over this share of the steps
+    label_smoothing: float = 0.0
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class Decode:
+    beams: int = 5
+    length_penalty: float = 1.0
+    no_repeat_ngram: int = 3
+    batch: int = 64
+
+
+@dataclass(frozen=True)
+class Experiment:
+    n_seeds: int = 1
+    seeds: tuple[int, ...] = ()  # explicit seeds; empty: SEED, SEED + 1, ... (n_seeds of them)
+    sensitivity_triplets: float = 0.5  # share of the triplets in Table 4, "a smaller subset of the data"
+    umap_pairs: int = 300  # real-synthetic pairs whose patches are drawn in Fig. 3
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole of an experiment; :func:`bncap.config.get_config` makes one."""
+
+    profile: str = "paper"
+    world: World = field(default_factory=World)
+    data: Data = field(default_factory=Data)
+    components: Components = field(default_factory=Components)
+    synthesis: Synthesis = field(default_factory=Synthesis)
+    features: Features = field(default_factory=Features)
+    model: Model = field(default_factory=Model)
+    loss: Loss = field(default_factory=Loss)
+    train: Train = field(default_factory=Train)
+    decode: Decode = field(default_factory=Decode)
+    experiment: Experiment = field(default_factory=Experiment)
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def seeds(self, first: int) -> tuple[int, ...]:
+        """Seeds of the repeated runs when the notebook's SEED is ``first``."""
+        return self.experiment.seeds or tuple(range(first, first + self.experiment.n_seeds))
+
+
+def override(config: Config, overrides: Iterable[str]) -> Config:
+    """``config`` with ``"section.field=value"`` strings applied in order, checked."""
+    for assignment in overrides:
+        name, equals, text = assignment.partition("=")
+        section_name, _, field_name = name.strip().partition(".")
+        sections = {f.name for f in fields(Config)} - {"profile"}
+        if not equals or section_name not in sections:
+            raise BncapError(
+                f"cannot read {assignment!r}: write section.field=value with a section of {', '.join(sorted(sections))}"
+            )
+        section = getattr(config, section_name)
+        types = get_type_hints(type(section))
+        if field_name not in types:
+            near = difflib.get_close_matches(field_name, types, 1)
+            hint = f"; did you mean {section_name}.{near[0]}?" if near else f"; it has {', '.join(types)}"
+            raise BncapError(f"unknown field {section_name}.{field_name}{hint}")
+        value = _parse(assignment, text.strip(), types[field_name])
+        config = dataclasses.replace(config, **{section_name: dataclasses.replace(section, **{field_name: value})})
+    _check(config)
+    return config
+
+
+def _parse(assignment: str, text: str, kind: Any) -> Any:
+    if kind is str:
+        return text
+    try:
+        value = ast.literal_eval(text.replace("true", "True").replace("false", "False"))
+    except (ValueError, SyntaxError):
+        value = text
+    if get_origin(kind) is tuple:
+        value = (value,) if isinstance(value, get_args(kind)[0]) else tuple(value)
+        if all(type(v) is get_args(kind)[0] for v in value):
+            return value
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise BncapError(f"{assignment!r}: expected a value of type {getattr(kind, '__name__', kind)}, got {text!r}")
+    return value
+
+
+def _check(config: Config) -> None:
+    language_name(config.data.lang)
+    loss, train, data = config.loss, config.train, config.data
+    rules = {
+        "loss.tau must be > 0": loss.tau > 0,
+        "loss.rho must be in (0, 1]": 0 < loss.rho <= 1,
+        "loss.temperature must be > 0": loss.temperature > 0,
+        "loss.epsilon must be > 0": loss.epsilon > 0,
+        "loss.n_iters must be >= 1": loss.n_iters >= 1,
+        "loss.lambda_pal, loss.alpha and loss.beta must be >= 0": min(loss.lambda_pal, loss.alpha, loss.beta) >= 0,
+        "loss.domain must be 'log' or 'prob'": loss.domain in ("log", "prob"),
+        "loss.keep must be 'mass' or 'count'": loss.keep in ("mass", "count"),
+        "loss.ce_on must be 'real', 'real+synthetic' or 'real+real'": loss.ce_on
+        in ("real", "real+synthetic", "real+real"),
+        "data.threshold must be a cosine, in [-1, 1]": -1 <= data.threshold <= 1,
+        "data.source must be 'coco' or 'mini'": data.source in ("coco", "mini"),
+        "data.shards, data.triplets and data.captions_per_image must be >= 1": min(
+            data.shards, data.triplets, data.captions_per_image
+        )
+        >= 1,
+        "train.epochs, train.batch and train.accumulation must be >= 1": min(
+            train.epochs, train.batch, train.accumulation
+        )
+        >= 1,
+        "train.warmup and train.unfreeze must be in [0, 1]": 0 <= train.warmup <= 1 and 0 <= train.unfreeze <= 1,
+        "model.last_k must be >= 1": config.model.last_k >= 1,
+        "model.multi_scale needs features.penultimate=True": not config.model.multi_scale
+        or config.features.penultimate,
+        "experiment.n_seeds must be >= 1": config.experiment.n_seeds >= 1,
+    }
+    for rule, holds in rules.items():
+        if not holds:
+            raise BncapError(rule)

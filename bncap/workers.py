@@ -1,0 +1,81 @@
+"""Independent jobs side by side, each in a process of its own with one pinned thread.
+
+On two CPU cores two such workers are about twice as fast as one process with two threads; and as every job has one
+thread whatever the number of workers, its floating-point results do not depend on that number.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from typing import Any
+
+from tqdm.auto import tqdm
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+def default_jobs() -> int:
+    """``BNCAP_JOBS``, or else as many as there are processors for this process."""
+    return int(os.environ.get("BNCAP_JOBS", 0)) or len(os.sched_getaffinity(0))
+
+
+def run_parallel(
+    function: Callable[..., Any], arguments: Sequence[tuple], jobs: int | None = None, label: str = ""
+) -> list[Any]:
+    """``[function(*a) for a in arguments]``, by at most ``jobs`` worker processes; results in order.
+
+    ``function`` and its arguments must pickle.  The first exception of a job is raised here, after the jobs that were
+    under way have ended, so that what they made is kept.
+    """
+    if not arguments:
+        return []
+    jobs = min(jobs or default_jobs(), len(arguments))
+    context = multiprocessing.get_context("spawn")
+    results: dict[int, Any] = {}
+    with (
+        _environment(TQDM_DISABLE="1"),  # inherited by the workers, whose bars would cross each other
+        ProcessPoolExecutor(jobs, context, initializer=_pin, initargs=(context.Value("i", 0),)) as pool,
+        tqdm(total=len(arguments), desc=label or function.__name__, unit="job") as bar,
+    ):
+        futures = {pool.submit(function, *a): i for i, a in enumerate(arguments)}
+        try:
+            for future in as_completed(futures):
+                results[futures[future]] = future.result()
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return [results[i] for i in range(len(arguments))]
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Set environment variables for the processes that start meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _pin(counter: Any) -> None:
+    """One thread on one processor; runs in the worker before torch is imported."""
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    with counter.get_lock():
+        turn = counter.value
+        counter.value += 1
+    processors = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {processors[turn % len(processors)]})
+    import torch
+
+    torch.set_num_threads(1)

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Sets up and regenerates every table and figure (./run_all.sh), or sets up and runs the tests (./run_all.sh --test).
+# All other options go to `python -m bncap run`: --profile --seed --seeds --from --to --only --set --jobs --force.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+find_python() {
+    local name
+    for name in python3.11 python3.12 python3.13 python3 python; do
+        if command -v "$name" >/dev/null && "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$name"
+            return
+        fi
+    done
+    echo "error: Python 3.11 or newer is needed, and none was found" >&2
+    exit 1
+}
+
+# An environment that is already active is used as it is; otherwise .venv is made.
+if [[ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}${KAGGLE_KERNEL_RUN_TYPE:-}" ]]; then
+    python=python
+    stamp="$(python -c 'import sys; print(sys.prefix)')/.bncap-setup"
+    [[ -w "$(dirname "$stamp")" ]] || stamp="${TMPDIR:-/tmp}/.bncap-setup"
+else
+    [[ -x .venv/bin/python ]] || "$(find_python)" -m venv .venv
+    python=.venv/bin/python
+    stamp=.venv/.bncap-setup
+fi
+
+wanted="$("$python" -c 'import hashlib; print(hashlib.sha256(b"".join(open(f, "rb").read() for f in ("requirements.txt", "pyproject.toml"))).hexdigest())') $PWD"
+if [[ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]]; then
+    echo "setting up (some minutes the first time) ..."
+    if [[ -n "${KAGGLE_KERNEL_RUN_TYPE:-}" ]]; then
+        # The torch of a Kaggle image fits its driver and is never replaced.
+        grep -vE '^torch(vision)?==' requirements.txt | "$python" -m pip install --quiet -r /dev/stdin
+    else
+        "$python" -m pip install --quiet --disable-pip-version-check -r requirements.txt
+    fi
+    "$python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+    echo "$wanted" >"$stamp"
+fi
+
+if [[ "${1:-}" == "--test" ]]; then
+    shift
+    exec "$python" -m pytest "$@"
+fi
+exec "$python" -m bncap run "$@"

@@ -1,0 +1,135 @@
+"""Captions for any picture: what is opened, which model is taken, what is said when something is wrong."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bncap import captioning, features
+from bncap.artifacts import MANIFEST, write_json
+from bncap.errors import BncapError
+
+
+class TinyEncoder:
+    """Averages of a 3 x 3 grid, four times over: 12 channels, 9 patches."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def transform(self, picture):
+        small = np.asarray(picture.resize((3, 3), Image.Resampling.BOX), dtype=np.float32) / 255
+        return torch.from_numpy(small)
+
+    def __call__(self, pictures):
+        pixels = torch.stack([self.transform(p) for p in pictures]).flatten(1, 2)  # (B, 9, 3)
+        return [pixels.repeat(1, 1, 4)]
+
+
+@pytest.fixture
+def run(artifacts_dir, captioner, monkeypatch):
+    """Two finished runs of the main model; the second, of seed 1, was finished last."""
+    monkeypatch.setattr(captioning, "Encoder", TinyEncoder)
+    monkeypatch.setattr(captioning, "seen_picture", lambda encoder, picture: picture.resize((30, 30)))
+    for seed, hour in ((1, 12), (2, 11)):
+        folder = artifacts_dir / "smoke" / "04_training" / f"pal_infonce_ot.weights-s{seed}"
+        captioner.save(folder / "best", {})
+        write_json(folder / MANIFEST, {"finished": f"2026-01-01T{hour}:00:00+0000"})
+    return folder.with_name("pal_infonce_ot.weights-s1")
+
+
+def picture(path, mode="RGB", size=(31, 17)):
+    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(values).convert(mode).save(path)
+    return path
+
+
+def test_pictures_of_any_mode_and_size_get_a_caption_with_each_words_attention(run, tmp_path):
+    files = [
+        picture(tmp_path / f"{mode}.png", mode, size)
+        for mode, size in (("RGBA", (3, 90)), ("L", (1, 1)), ("P", (64, 8)))
+    ]
+    found = captioning.caption_pictures(files, "smoke")
+    assert [f.picture for f in found] == files
+    for f in found:
+        assert [w.word for w in f.words] == f.text.split()
+        assert all(w.weights.shape == (9,) and w.weights.sum() == pytest.approx(1, abs=1e-5) for w in f.words)
+        assert f.score < 0
+
+
+def test_a_picture_is_turned_as_its_exif_says(run, tmp_path):
+    upright = Image.open(picture(tmp_path / "upright.png"))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    upright.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(np.asarray(features.open_picture(tmp_path / "turned.png")), np.asarray(upright))
+    a, b = captioning.caption_pictures([tmp_path / "upright.png", tmp_path / "turned.png"], "smoke")
+    assert (a.text, a.score) == (b.text, pytest.approx(b.score, abs=1e-5))
+
+
+def test_the_run_that_was_finished_last_is_taken_and_named(run, tmp_path, capsys):
+    captioning.caption_pictures([picture(tmp_path / "a.png")], "smoke")
+    assert "pal_infonce_ot.weights-s1" in capsys.readouterr().err
+    assert captioning.newest_run("smoke") == run / "best"
+
+
+def test_a_run_may_be_named_by_its_weights_or_by_its_scores(run, tmp_path, capsys):
+    scored = run.with_name("pal_infonce_ot-s1")
+    scored.mkdir()
+    file = picture(tmp_path / "a.png")
+    texts = {captioning.caption_pictures([file], "smoke", folder)[0].text for folder in (run, run / "best", scored)}
+    assert len(texts) == 1
+    assert "model:" not in capsys.readouterr().err
+
+
+def test_a_folder_is_read_in_order_and_what_does_not_decode_is_left_out(run, tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("b.PNG", "a.jpg"):
+        picture(folder / name)
+    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "notes.txt").write_text("no picture either")
+    found = captioning.caption_pictures([folder], "smoke")
+    assert [f.picture.name for f in found] == ["a.jpg", "b.PNG"]
+    assert "broken.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda p: p / "nothing.png", "nothing.png is missing"),
+        (lambda p: (p / "text.png").write_text("x") and p / "text.png", "text.png does not decode"),
+        (lambda p: (p / "empty").mkdir() or p / "empty", "has no picture"),
+    ],
+)
+def test_what_cannot_be_captioned_is_named(run, tmp_path, make, said):
+    with pytest.raises(BncapError, match=said):
+        captioning.caption_pictures([make(tmp_path)], "smoke")
+
+
+def test_a_missing_model_is_told_with_the_command_that_makes_it(artifacts_dir, tmp_path):
+    with pytest.raises(BncapError, match=r"run_all\.sh --profile smoke --to 04"):
+        captioning.caption_pictures([picture(tmp_path / "a.png")], "smoke")
+    with pytest.raises(BncapError, match="captioner.json"):
+        captioning.caption_pictures([tmp_path / "a.png"], "smoke", tmp_path)
+
+
+def test_reports_are_plain_lines_or_json_with_the_same_numbers(run, tmp_path):
+    found = captioning.caption_pictures(
+        [picture(tmp_path / "a.png")], "smoke", beams=3, attention_png=tmp_path / "w.png"
+    )
+    record = json.loads(captioning.report_lines(found, as_json=True)[0])
+    assert record["caption"] == found[0].text
+    assert record["picture"].endswith("a.png")
+    assert [w["word"] for w in record["words"]] == found[0].text.split()
+    assert found[0].text in captioning.report_lines(found, as_json=False)[0]
+    assert Image.open(tmp_path / "w.png").width > 500
+
+
+def test_the_strongest_patch_is_counted_in_rows_and_columns_from_one():
+    weights = np.zeros(49, dtype=np.float32)
+    weights[2 * 7 + 4] = 1
+    assert captioning.strongest(captioning.WordAttention("বল", weights)) == (3, 5)

@@ -1,0 +1,92 @@
+import dataclasses
+
+import pytest
+
+from bncap.config import PROFILES, SENSITIVITY, VARIANTS, get_config
+from bncap.errors import BncapError
+from bncap.settings import Config, override
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_resolves(profile):
+    assert get_config(profile).profile == profile
+
+
+def test_the_paper_profile_holds_the_papers_values():
+    config = get_config("paper")
+    loss = config.loss
+    assert (loss.lambda_pal, loss.alpha, loss.beta, loss.tau, loss.rho) == (0.5, 0.3, 0.5, 1.0, 0.5)
+    assert (loss.temperature, loss.epsilon, loss.n_iters, config.model.last_k) == (0.07, 0.05, 30, 2)
+    assert (config.data.threshold, config.data.triplets, config.data.shards) == (0.55, 80_000, 10)
+    assert config.train.epochs == 6
+    assert (config.synthesis.seed, config.synthesis.side, config.data.translation_batch) == (42, 768, 128)
+
+
+def test_kaggle_changes_no_term_of_the_objective():
+    assert get_config("kaggle").loss == get_config("paper").loss
+
+
+@pytest.mark.parametrize(
+    ("assignment", "value"),
+    [("train.epochs=2", 2), ("loss.tau=2", 2.0), ("model.checkpointing=true", True), ("loss.keep=count", "count")],
+)
+def test_an_override_takes_the_fields_type(assignment, value):
+    section, field = assignment.split("=")[0].split(".")
+    found = getattr(getattr(get_config("mini", [assignment]), section), field)
+    assert found == value and type(found) is type(value)
+
+
+def test_a_tuple_of_seeds_can_be_given():
+    assert get_config("mini", ["experiment.seeds=(7,8,)"]).seeds(42) == (7, 8)
+    assert get_config("mini", ["experiment.seeds=7"]).seeds(42) == (7,)
+    assert get_config("mini", ["experiment.n_seeds=2"]).seeds(42) == (42, 43)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("train.epoch=2", "did you mean train.epochs"),
+        ("trian.epochs=2", "section.field=value"),
+        ("train.epochs", "section.field=value"),
+        ("train.epochs=two", "type int"),
+        ("train.epochs=2.5", "type int"),
+        ("model.checkpointing=1", "type bool"),
+        ("loss.rho=0", "loss.rho must be in"),
+        ("loss.rho=1.5", "loss.rho must be in"),
+        ("loss.tau=0", "loss.tau must be > 0"),
+        ("loss.epsilon=-1", "loss.epsilon"),
+        ("data.threshold=1.01", "data.threshold"),
+        ("data.lang=xx_XX", "xx_XX"),
+        ("loss.ce_on=synthetic", "loss.ce_on"),
+        ("model.multi_scale=True", "features.penultimate"),
+    ],
+)
+def test_a_bad_override_is_refused_by_name(assignment, message):
+    with pytest.raises(BncapError, match=message):
+        get_config("mini", [assignment])
+
+
+def test_an_unknown_profile_is_refused():
+    with pytest.raises(BncapError, match="choose one of"):
+        get_config("huge")
+
+
+def test_a_configuration_cannot_be_changed_in_place():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        get_config("mini").train.epochs = 3
+
+
+def test_variants_differ_from_the_main_model_only_in_the_loss():
+    main = get_config("mini")
+    for variant in (*VARIANTS.values(), *SENSITIVITY.values()):
+        changed = override(main, variant.overrides)
+        assert dataclasses.replace(changed, loss=main.loss) == main
+
+
+def test_table_3_has_seven_rows_and_the_matched_one():
+    assert len(VARIANTS) == 8 and VARIANTS["pal_infonce_ot"].overrides == ()
+    assert len(SENSITIVITY) == 4
+
+
+def test_as_dict_holds_every_section():
+    assert set(get_config("mini").as_dict()) == {f.name for f in dataclasses.fields(Config)}

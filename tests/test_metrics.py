@@ -1,0 +1,225 @@
+import math
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+from nltk.translate.meteor_score import meteor_score
+from sacrebleu.metrics import BLEU
+
+from bncap.metrics import (
+    bleu_from_statistics,
+    bleu_statistics,
+    diversity,
+    noun_precision,
+    noun_recall,
+    score,
+    sentence_scores,
+)
+from bncap.text import stem, tokenise
+
+WORDS = ["একটি", "দুটি", "লাল", "সবুজ", "বল", "গাছ", "নদী", "বাড়ি", "ক্ষুদ্র", "মন্ত্র", "পাশে", "উপরে", "আছে", "।"]
+BLEU_NAMES = ("B1", "B2", "B3", "B4")
+
+
+def make_corpus(seed, n, most_references=4):
+    rng = random.Random(seed)
+    references = [
+        [" ".join(rng.choices(WORDS, k=rng.randint(1, 9))) for _ in range(rng.randint(1, most_references))]
+        for _ in range(n)
+    ]
+    hypotheses = [
+        " ".join(word if rng.random() < 0.8 else rng.choice(WORDS) for word in rng.choice(refs).split())
+        for refs in references
+    ]
+    return hypotheses, references
+
+
+def bleu_by_hand(hypotheses, references, order):
+    """Papineni et al. 2002 on ready tokens, word by word."""
+    matched, total, hyp_len, ref_len = [0] * order, [0] * order, 0, 0
+    for caption, refs in zip(hypotheses, references, strict=True):
+        tokens, others = caption.split(), [ref.split() for ref in refs]
+        hyp_len += len(tokens)
+        ref_len += min((abs(len(other) - len(tokens)), len(other)) for other in others)[1]
+        for n in range(1, order + 1):
+            grams = Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
+            for gram, count in grams.items():
+                most = max(sum(tuple(o[i : i + n]) == gram for i in range(len(o) - n + 1)) for o in others)
+                matched[n - 1] += min(count, most)
+                total[n - 1] += count
+    if not all(matched):
+        return 0.0
+    brevity = min(1.0, math.exp(1 - ref_len / hyp_len))
+    return 100 * brevity * math.prod(m / t for m, t in zip(matched, total, strict=True)) ** (1 / order)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_corpus_bleu_equals_sacrebleu_and_a_plain_loop(order):
+    hypotheses, references = make_corpus(0, 40)
+    columns = [list(column) for column in zip(*(refs + [None] * (4 - len(refs)) for refs in references), strict=True)]
+    sacre = BLEU(max_ngram_order=order, tokenize="none", force=True, smooth_method="none")
+    ours = score(hypotheses, references)[f"B{order}"]
+    assert 1 < ours < 99
+    assert ours == pytest.approx(sacre.corpus_score(hypotheses, columns).score, abs=1e-9)
+    assert ours == pytest.approx(bleu_by_hand(hypotheses, references, order), abs=1e-9)
+
+
+def test_a_perfect_corpus_scores_100_and_a_foreign_one_0():
+    captions = ["একটি লাল বল গাছের পাশে আছে।", "দুটি সবুজ গাছ নদীর পাশে আছে।"]
+    perfect = score(captions, [[caption] for caption in captions])
+    assert [perfect[name] for name in BLEU_NAMES] == pytest.approx([100] * 4)
+    assert 99 < perfect["METEOR"] < 100
+    other = score(["ক খ গ ঘ ঙ", "চ ছ জ"], [[caption] for caption in captions])
+    assert [other[name] for name in (*BLEU_NAMES, "METEOR")] == [0] * 5
+
+
+def test_an_order_without_a_match_scores_zero_unsmoothed():
+    scores = score(["লাল বল আছে নদী"], [["বল লাল নদী আছে"]])
+    assert scores["B1"] == pytest.approx(100)
+    assert scores["B2"] == scores["B4"] == 0
+    assert "smooth:none" in scores["signature"]
+
+
+def test_the_written_form_makes_no_difference():
+    composed, decomposed = "বা\u09dcির পাশে একটি মেয়ে আছে।", "বা\u09a1\u09bcির  পাশে একটি মেয়ে আছে ।"
+    assert score([composed], [[decomposed]])["B4"] == pytest.approx(100)
+    assert score(["উদ্ যানে ৩টি র ্যাকেট আছে"], [["উদ্\u200cযানে 3টি র\u200c্যাকেট আছে"]])["B4"] == pytest.approx(100)
+
+
+def test_the_keys_are_the_columns_of_the_tables():
+    hypotheses, references = make_corpus(1, 3)
+    assert list(score(hypotheses, references)) == [*BLEU_NAMES, "METEOR", "BERT-F1", "signature"]
+
+
+def test_statistics_equal_sacrebleus_and_bootstrap_at_corpus_level():
+    hypotheses, references = make_corpus(2, 30)
+    statistics = bleu_statistics(hypotheses, references)
+    assert statistics.shape == (30, 10)
+    drawn = np.random.default_rng(0).integers(0, 30, size=30)
+    resampled = bleu_from_statistics(statistics[drawn].sum(axis=0))
+    again = score([hypotheses[i] for i in drawn], [references[i] for i in drawn])
+    assert resampled == pytest.approx({name: again[name] for name in BLEU_NAMES})
+    by_hand = {f"B{n}": bleu_by_hand([hypotheses[i] for i in drawn], [references[i] for i in drawn], n) for n in (1, 4)}
+    assert {name: resampled[name] for name in by_hand} == pytest.approx(by_hand)
+
+
+def test_the_columns_of_the_statistics_are_lengths_matches_and_totals():
+    row = bleu_statistics(["লাল বল লাল বল"], [["লাল বল আছে", "একটি লাল বল পাশে আছে"]])[0]
+    assert row.tolist() == [4, 3, 2, 1, 0, 0, 4, 3, 2, 1]
+
+
+def test_meteor_by_hand_with_exact_and_stem_matches():
+    # লাল exact, গাছের ~ গাছ by stem; 2 matches in 1 chunk; P = 2/2, R = 2/3
+    fmean = 1 * (2 / 3) / (0.9 * 1 + 0.1 * (2 / 3))
+    assert score(["লাল গাছের"], [["লাল গাছ আছে"]])["METEOR"] == pytest.approx(100 * fmean * (1 - 0.5 * (1 / 2) ** 3))
+
+
+def test_meteor_is_the_mean_over_captions_of_the_best_reference():
+    class Stemmer:
+        def stem(self, token):
+            return stem(token, "bn")
+
+    class NoSynonyms:
+        def synsets(self, word):
+            return []
+
+    hypotheses, references = make_corpus(3, 20)
+    single = [
+        max(
+            meteor_score([tokenise(ref, "bn")], tokenise(caption, "bn"), stemmer=Stemmer(), wordnet=NoSynonyms())
+            for ref in refs
+        )
+        for caption, refs in zip(hypotheses, references, strict=True)
+    ]
+    assert score(hypotheses, references)["METEOR"] == pytest.approx(100 * sum(single) / len(single))
+    assert [row["METEOR"] for row in sentence_scores(hypotheses, references)] == pytest.approx(
+        [100 * s for s in single]
+    )
+
+
+def test_meteor_keeps_the_case_of_languages_other_than_english():
+    assert score(["Ein Ball"], [["ein ball"]], lang="de_DE")["METEOR"] == 0
+    assert score(["A Ball"], [["a ball"]], lang="en_XX")["METEOR"] > 90
+
+
+def test_sentence_scores_rank_captions_and_never_vanish_for_a_shared_word():
+    rows = sentence_scores(["একটি লাল বল আছে", "একটি লাল গাছ আছে", "একটি", "মন্ত্র"], [["একটি লাল বল আছে"]] * 4)
+    bleu = [row["B4"] for row in rows]
+    assert bleu[0] == pytest.approx(100)
+    assert bleu[0] > bleu[1] > bleu[2] > bleu[3] == 0
+
+
+@pytest.mark.parametrize("captions", [["", "বল"], ["বল"] * 5, ["বল", "গাছ"], ["।", "!"], ["", ""]])
+def test_empty_repeated_and_one_word_captions_score_without_a_crash(captions):
+    references = [["একটি বল আছে", "বল"]] * len(captions)
+    scores = score(captions, references)
+    assert all(0 <= scores[name] <= 100.001 for name in (*BLEU_NAMES, "METEOR"))
+    assert len(sentence_scores(captions, references)) == len(captions)
+
+
+@pytest.mark.parametrize(
+    ("hypotheses", "references", "message"),
+    [
+        ([], [], "index 0"),
+        (["বল", "গাছ"], [["বল"]], "index 1"),
+        (["বল"], [["বল"], ["গাছ"]], "index 1"),
+        (["বল", "গাছ"], [["বল"], []], "references 1"),
+        (["বল"], ["বল"], "references 0"),
+        (["বল", "গাছ"], [["বল"], [None]], "references 1"),
+        (["বল", None], [["বল"], ["গাছ"]], "hypothesis 1"),
+    ],
+)
+def test_wrong_lists_are_errors_that_name_the_index(hypotheses, references, message):
+    for function in (score, sentence_scores, bleu_statistics):
+        with pytest.raises(ValueError, match=message):
+            function(hypotheses, references)
+
+
+def test_without_an_encoder_bertscore_is_nan_and_the_signature_says_so():
+    scores = score(["বল"], [["বল"]])
+    assert math.isnan(scores["BERT-F1"])
+    assert "BERT-F1|none" in scores["signature"]
+
+
+LEXICON = {"বল": "ball", "গাছ": "tree", "বৃক্ষ": "tree", "বাড়ি": "house"}
+
+
+def test_noun_precision_and_recall_count_kinds_by_stem():
+    hypotheses = ["বলটি গাছের পাশে, বৃক্ষ", "বা\u09dcিতে লাল বল", "কিছু নেই"]
+    present = [{"ball", "tree"}, {"ball"}, {"house", "unicorn"}]
+    assert noun_precision(hypotheses, present, LEXICON) == pytest.approx(100 * 3 / 4)
+    assert noun_recall(hypotheses, present, LEXICON) == pytest.approx(100 * 3 / 4)
+    assert noun_precision(["গাছ ও বল"], [{"ball"}], LEXICON) == pytest.approx(50)
+    assert noun_recall(["গাছ"], [{"ball", "tree", "house"}], LEXICON) == pytest.approx(100 / 3)
+
+
+def test_noun_shares_of_nothing_are_nan():
+    assert math.isnan(noun_precision(["কিছু নেই"], [{"ball"}], LEXICON))
+    assert noun_recall(["কিছু নেই"], [{"ball"}], LEXICON) == 0
+    assert math.isnan(noun_recall(["বল"], [{"unicorn"}], LEXICON))
+
+
+@pytest.mark.parametrize(
+    ("present", "lexicon", "message"),
+    [
+        ([], LEXICON, "1 hypotheses, but 0"),
+        ([{"ball"}], {"লাল বল": "ball"}, "2 tokens"),
+        ([{"ball"}], {"গাছ": "tree", "গাছটি": "plant"}, "'tree'"),
+    ],
+)
+def test_wrong_nouns_are_errors(present, lexicon, message):
+    for function in (noun_precision, noun_recall):
+        with pytest.raises(ValueError, match=message):
+            function(["বল"], present, lexicon)
+
+
+def test_diversity_counts_captions_as_normalised():
+    found = diversity(["লাল বল।", "লাল বল ।", "সবুজ গাছ", "একটি সবুজ গাছ"], "bn")
+    assert found["distinct"] == pytest.approx(75)
+    assert found["vocabulary"] == 6
+    assert found["mean_length"] == pytest.approx((3 + 3 + 2 + 3) / 4)
+    assert (found["most_frequent"], found["most_frequent_share"]) == ("লাল বল ।", 50)
+    assert diversity(["খ", "ক"], "bn")["most_frequent"] == "ক"
+    with pytest.raises(ValueError, match="no hypotheses"):
+        diversity([])

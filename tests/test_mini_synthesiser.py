@@ -1,0 +1,78 @@
+"""The mini synthesiser: it paints what the prompt says and nothing else, the same from the same seed."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from bncap.mini import synthesiser
+from bncap.mini.grammar import OPPOSITE, captions_en, parse_en
+from bncap.mini.scene import SIDE, sample_scene
+from bncap.mini.synthesiser import MiniSynthesiser
+
+NEGATIVE = "low quality, bad anatomy, watermark"
+
+
+@pytest.fixture
+def painted(monkeypatch):
+    """The scenes that the painter is asked for, in order."""
+    scenes = []
+    paint = synthesiser.paint
+    monkeypatch.setattr(
+        synthesiser, "paint", lambda scene, style, seed: scenes.append(scene) or paint(scene, style, seed)
+    )
+    return scenes
+
+
+def test_the_scene_painted_is_one_that_the_caption_is_true_of(painted):
+    rng = random.Random(0)
+    captions = [
+        caption
+        for i in range(60)
+        for caption in captions_en(sample_scene(rng), rng, 2, out_of_domain=bool(i % 2))
+        if not i % 2
+    ]
+    captions += [
+        c for _ in range(60) for c in captions_en(sample_scene(rng, out_of_domain=True), rng, 2, out_of_domain=True)
+    ]
+    MiniSynthesiser().draw([f"A photo of: {c} In Bengali: ..." for c in captions], NEGATIVE, list(range(len(captions))))
+    assert len(painted) == len(captions)
+    for caption, scene in zip(captions, painted, strict=True):
+        parsed = parse_en(caption)
+        assert [o.kind for o in scene.objects] == [m.kind for m in parsed.objects]
+        assert scene.background == parsed.background
+        if parsed.relation:
+            assert scene.relation == parsed.relation != OPPOSITE[scene.relation]
+        for thing, mention in zip(scene.objects, parsed.objects, strict=True):
+            assert mention.colour in (None, thing.colour) and mention.size in (None, thing.size)
+            assert thing.radius < min(thing.x, thing.y) and max(thing.x, thing.y) < SIDE - thing.radius
+
+
+def test_what_the_caption_leaves_open_is_drawn_from_the_seed(painted):
+    MiniSynthesiser().draw(["A photo of: A hat."] * 40, NEGATIVE, list(range(40)))
+    hats = [scene.objects[0] for scene in painted]
+    assert len({hat.colour for hat in hats}) > 4 and {hat.size for hat in hats} == {"small", "large"}
+    assert len({(hat.x, hat.y) for hat in hats}) > 30
+
+
+def test_the_same_prompt_and_seed_give_the_same_picture_in_any_batch():
+    prompts = ["A photo of: A red ball over a cat. In Bengali: ...", "A photo of: A blue car."]
+    draw = MiniSynthesiser().draw
+    first, second = draw(prompts, NEGATIVE, [7, 8])
+    (again,) = draw(prompts[1:], NEGATIVE, [8])
+    (other,) = draw(prompts[1:], NEGATIVE, [9])
+    assert first.size == second.size == (SIDE, SIDE) and second.mode == "RGB"
+    assert np.array_equal(second, again) and not np.array_equal(second, other)
+
+
+def test_a_prompt_cut_short_or_of_something_else_is_painted_all_the_same(painted):
+    prompts = ["A photo of: A red ball to the left of a", "A photo of: ", "", "In Bengali: A red ball"]
+    assert len(MiniSynthesiser().draw(prompts, NEGATIVE, [1, 2, 3, 4])) == 4
+    assert [o.kind for o in painted[0].objects] == ["ball"] and painted[0].objects[0].colour == "red"
+
+
+def test_a_seed_is_needed_for_each_prompt():
+    with pytest.raises(ValueError, match="one seed for each prompt"):
+        MiniSynthesiser().draw(["A photo of: A hat."], NEGATIVE, [])

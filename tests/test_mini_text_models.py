@@ -1,0 +1,132 @@
+"""The mini language models: they load by the real ones' classes, learn, and come out the same again."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from bncap.mini import text_models
+from bncap.mini.corpus import BENGALI_CHARACTERS, parallel_captions
+from bncap.mini.grammar import captions_en, parse_en, say_bn
+from bncap.mini.scene import sample_scene
+from bncap.mini.text_models import TEXT_MODELS
+
+SEED = 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_corpus():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_models, "SENTENCES", 600)
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folder and figures of each model, trained for a few steps."""
+    root = tmp_path_factory.mktemp("text-models")
+    steps = {"mbart": 25, "sentence-encoder": 60, "bert": 25, "gpt2": 25}
+    return {name: (root / name, train(root / name, SEED, steps[name])) for name, train in TEXT_MODELS.items()}
+
+
+@pytest.fixture(scope="module")
+def sentences() -> list[str]:
+    """Bengali of both domains that no model was trained on."""
+    rng = random.Random(99)
+    said = []
+    for i in range(200):
+        out_of_domain = bool(i % 2)
+        scene = sample_scene(rng, out_of_domain=out_of_domain)
+        for caption in captions_en(scene, rng, 2, out_of_domain=out_of_domain):
+            said.append(say_bn(parse_en(caption), rng, out_of_domain=out_of_domain))
+    return said
+
+
+def test_mbart_loads_as_the_real_one_and_frames_a_caption_as_it_does(trained, sentences):
+    from transformers import MBart50Tokenizer, MBartForConditionalGeneration
+
+    folder, figures = trained["mbart"]
+    tokenizer = MBart50Tokenizer.from_pretrained(folder, src_lang="bn_IN", tgt_lang="bn_IN")
+    assert tokenizer.convert_tokens_to_ids(["<s>", "<pad>", "</s>", "<unk>"]) == [0, 1, 2, 3]
+    assert tokenizer.model_max_length == 128
+    for sentence in sentences:
+        ids = tokenizer(text_target=sentence)["input_ids"]
+        assert ids[0] == tokenizer.convert_tokens_to_ids("bn_IN") and ids[-1] == tokenizer.eos_token_id
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids, skip_special_tokens=True) == sentence
+    model, report = MBartForConditionalGeneration.from_pretrained(folder, encoder_layers=0, output_loading_info=True)
+    assert not report["missing_keys"] and not report["mismatched_keys"]
+    assert len(model.model.decoder.layers) == 2 and model.config.d_model == 96
+    assert model.get_input_embeddings().num_embeddings == len(tokenizer)
+    assert figures["loss"] < 5.5  # ln 436 = 6.1 untrained
+
+
+def test_no_tokenizer_lacks_a_character_of_bengali(trained):
+    from transformers import AutoTokenizer, MBart50Tokenizer
+
+    mbart = MBart50Tokenizer.from_pretrained(trained["mbart"][0], src_lang="bn_IN", tgt_lang="bn_IN")
+    bert = AutoTokenizer.from_pretrained(trained["bert"][0])
+    gpt2 = AutoTokenizer.from_pretrained(trained["gpt2"][0])
+    for char in BENGALI_CHARACTERS:
+        word = f"ক{char}"
+        assert mbart.unk_token_id not in mbart(word)["input_ids"], char
+        assert bert.unk_token_id not in bert(word)["input_ids"], char
+        assert gpt2.decode(gpt2(word)["input_ids"]) == word, char
+
+
+def test_bert_scores_a_right_caption_above_a_wrong_one_through_automodel(trained, sentences):
+    from transformers import AutoModel, AutoTokenizer
+
+    folder, figures = trained["bert"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder).eval()
+    assert tokenizer.model_max_length == 128 and model.config.num_hidden_layers == 2
+    assert all(tokenizer.unk_token_id not in ids for ids in tokenizer(sentences)["input_ids"])
+    with torch.no_grad():
+        states = model(**tokenizer(sentences[:2], padding=True, return_tensors="pt")).last_hidden_state
+    assert states.isfinite().all() and states.shape[-1] == 96
+    assert figures["loss"] < 6.0  # ln 590 = 6.4 untrained
+
+
+def test_gpt2_takes_cross_attention_when_it_is_loaded(trained, sentences):
+    from transformers import AutoTokenizer, GPT2LMHeadModel
+
+    folder, figures = trained["gpt2"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert len({tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id} - {None}) == 3
+    model = GPT2LMHeadModel.from_pretrained(folder, add_cross_attention=True).eval()
+    encoded = tokenizer(sentences[:2], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**encoded, encoder_hidden_states=torch.zeros(2, 5, 96)).logits
+    assert logits.shape == (*encoded["input_ids"].shape, len(tokenizer))
+    assert figures["loss"] < 5.5  # ln 547 = 6.3 untrained
+
+
+def test_the_sentence_encoder_ranks_a_translation_above_other_sentences(trained):
+    from sentence_transformers import SentenceTransformer
+
+    folder, figures = trained["sentence-encoder"]
+    model = SentenceTransformer(str(folder), device="cpu")
+    english, bengali = zip(*parallel_captions(SEED + 9, 100), strict=True)
+    u, v = model.encode(list(english)), model.encode(list(bengali))
+    best = (u @ v.T).argmax(1)
+    assert sum(int(j) == i or bengali[j] == bengali[i] for i, j in enumerate(best)) > 80
+    assert abs((u * u).sum(1) - 1).max() < 1e-5
+    assert figures["precision"] > 0.88 and figures["recall"] > 0.5  # 0.85 if every pair is accepted
+
+
+@pytest.mark.parametrize("name", ["mbart", "bert", "gpt2", "sentence-encoder"])
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(name, tmp_path):
+    train = TEXT_MODELS[name]
+    figures = [train(tmp_path / folder / name, seed, 3) for folder, seed in (("a", 1), ("b", 1), ("c", 2))]
+    first, second, other = ((tmp_path / folder / name) for folder in "abc")
+    names = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
+    assert names and figures[0] == figures[1]
+    for path in names:
+        assert (first / path).read_bytes() == (second / path).read_bytes(), path
+    assert (first / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()

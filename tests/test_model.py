@@ -1,0 +1,178 @@
+import copy
+
+import pytest
+import torch
+from transformers import MBartForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
+
+from bncap import decode
+from bncap.errors import BncapError
+from bncap.model import IGNORED, Bridge, Captioner, load_captioner, load_decoder, load_tokenizer, shift_right
+from bncap.settings import Decode
+
+BEAMS = Decode(beams=3, batch=2, no_repeat_ngram=0)
+
+
+@pytest.fixture
+def features():
+    return torch.randn(3, 5, 12, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture
+def labels(captioner, sentences):
+    return captioner.labels(list(sentences[:3]), 32)
+
+
+def test_the_bridge_is_a_linear_map_and_a_layer_norm(features):
+    bridge = Bridge(12, 8)
+    projected = features @ bridge.projection.weight.T
+    mean, var = projected.mean(-1, keepdim=True), projected.var(-1, keepdim=True, correction=0)
+    torch.testing.assert_close(bridge(features), (projected - mean) / (var + 1e-5).sqrt())
+
+
+def test_the_bridge_takes_the_decoders_dtype(mbart_folder, features):
+    half = Captioner(load_decoder(str(mbart_folder)).half(), load_tokenizer(str(mbart_folder), "bn_IN"), 12)
+    assert half.bridge(features).dtype == torch.float16
+
+
+def test_labels_begin_with_the_language_and_end_with_eos(captioner, labels):
+    eos = captioner.decoder.config.eos_token_id
+    assert labels[:, 0].tolist() == [captioner.language_id] * 3
+    assert all(row[row != IGNORED][-1] == eos for row in labels)
+
+
+def test_a_long_caption_is_cut_to_max_tokens(captioner, sentences):
+    assert captioner.labels([sentences[3] * 9], 7).shape == (1, 7)
+
+
+def test_decoder_inputs_are_the_labels_shifted_behind_eos(labels):
+    inputs = shift_right(labels, padding=1, start=2)
+    for label, shifted in zip(labels, inputs, strict=True):
+        real = label[label != IGNORED].tolist()
+        assert shifted.tolist() == [2, *real[:-1]] + [1] * (len(label) - len(real))
+
+
+def test_tapped_attention_equals_the_eager_models(captioner, mbart_folder, features, labels):
+    eager = MBartForConditionalGeneration.from_pretrained(mbart_folder, attn_implementation="eager").eval()
+    memory = captioner.bridge(features)
+    logits, attention = captioner(memory, labels)
+    inputs = shift_right(labels, 1, 2)
+    plain = eager(
+        encoder_outputs=BaseModelOutput(memory), decoder_input_ids=inputs, decoder_attention_mask=inputs.ne(1),
+        output_attentions=True,
+    )  # fmt: skip
+    real = labels.ne(IGNORED)
+    expected = torch.stack([a.mean(1) for a in plain.cross_attentions[-2:]]).mean(0)
+    torch.testing.assert_close(attention[real], expected[real], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(logits[real], plain.logits[real], rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_through_the_tap_equal_the_eager_models(captioner, mbart_folder, features, labels):
+    def gradient(model, output_attentions):
+        memory = captioner.bridge(features).detach().requires_grad_()
+        if output_attentions:
+            inputs = shift_right(labels, 1, 2)
+            found = model(
+                encoder_outputs=BaseModelOutput(memory), decoder_input_ids=inputs,
+                decoder_attention_mask=inputs.ne(1), output_attentions=True,
+            )  # fmt: skip
+            attention = torch.stack([a.mean(1) for a in found.cross_attentions[-2:]]).mean(0)
+            logits = found.logits
+        else:
+            logits, attention = model(memory, labels)
+        real = labels.ne(IGNORED)
+        (logits[real].logsumexp(-1).sum() + attention[real].square().sum()).backward()
+        return memory.grad
+
+    eager = MBartForConditionalGeneration.from_pretrained(mbart_folder, attn_implementation="eager").eval()
+    torch.testing.assert_close(gradient(captioner, False), gradient(eager, True), rtol=1e-4, atol=1e-5)
+
+
+def test_attention_rows_are_on_the_simplex(captioner, features, labels):
+    _, attention = captioner(captioner.bridge(features), labels)
+    assert attention.shape == (*labels.shape, 5)
+    torch.testing.assert_close(attention.sum(-1), torch.ones(labels.shape))
+
+
+def test_checkpointing_changes_no_gradient(captioner, features, labels):
+    def gradients(model):
+        logits, attention = model(model.bridge(features), labels)
+        (logits.logsumexp(-1).mean() + attention.square().mean()).backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    again = copy.deepcopy(captioner).train()
+    for module in (captioner.train(), again):
+        for part in module.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.0
+            if hasattr(part, "dropout") and isinstance(part.dropout, float):
+                part.dropout = 0.0
+    again.decoder.activation_checkpointing_enable({"use_reentrant": False})
+    plain, recomputed = gradients(captioner), gradients(again)
+    assert plain.keys() == recomputed.keys()
+    for name in plain:
+        torch.testing.assert_close(recomputed[name], plain[name])
+
+
+def test_generation_forces_the_language_token(captioner, features):
+    ids, _ = captioner.generate(captioner.bridge(features), BEAMS, 8)
+    assert ids[:, 1].tolist() == [captioner.language_id] * 3
+
+
+def test_a_beams_score_is_its_log_probability_over_its_length(captioner, features):
+    memory = captioner.bridge(features[:1])
+    ids, scores = captioner.generate(memory, BEAMS, 8)
+    labels = ids[:, 1:]
+    log_probabilities = captioner(memory, labels)[0].log_softmax(-1)
+    # the language token and, at the greatest length, the end are forced and cost nothing
+    picked = log_probabilities.gather(-1, labels[..., None])[0, 1 : 7 if labels.shape[1] == 8 else None, 0]
+    torch.testing.assert_close(scores[0], picked.sum() / labels.shape[1], rtol=1e-3, atol=1e-3)
+
+
+def test_captions_do_not_depend_on_the_batch(captioner, features):
+    together = decode.caption(captioner, features, BEAMS, 8)
+    apart = [decode.caption(captioner, f[None], BEAMS, 8)[0] for f in features]
+    assert [c.text for c in together] == [c.text for c in apart]
+
+
+def test_a_saved_captioner_comes_back_whole(captioner, features, labels, tmp_path):
+    captioner.save(tmp_path, {"variant": "x"})
+    again, record = load_captioner(tmp_path)
+    assert record["variant"] == "x" and record["lang"] == "bn_IN"
+    expected = captioner(captioner.bridge(features), labels)
+    for found, wanted in zip(again(again.bridge(features), labels), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+def test_the_text_encoder_is_dropped_and_nothing_else_changes(mbart_folder, captioner):
+    whole = MBartForConditionalGeneration.from_pretrained(mbart_folder)
+    assert len(captioner.decoder.model.encoder.layers) == 0
+    for name, value in captioner.decoder.model.decoder.state_dict().items():
+        torch.testing.assert_close(value, whole.model.decoder.state_dict()[name], rtol=0, atol=0)
+
+
+def test_unfreezing_goes_from_the_top_down(captioner):
+    captioner.unfreeze_top(1)
+    trains = [any(p.requires_grad for p in layer.parameters()) for layer in captioner.layers]
+    assert trains == [False, False, True]
+    assert not captioner.decoder.model.shared.weight.requires_grad and captioner.bridge.projection.weight.requires_grad
+    captioner.unfreeze_top(3)
+    assert all(p.requires_grad for p in captioner.parameters())
+
+
+def test_words_join_their_pieces_and_attend_on_the_simplex(captioner, features, sentences):
+    words = decode.word_attention(captioner, features[0], sentences[1], 32)
+    assert "".join(w.word for w in words) == sentences[1].replace(" ", "")
+    assert len(words) == len(sentences[1].split())
+    for word in words:
+        assert word.weights.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_an_unknown_language_is_an_error(mbart_folder):
+    with pytest.raises(BncapError, match="xx_XX"):
+        load_tokenizer(str(mbart_folder), "xx_XX")
+
+
+def test_too_many_tapped_layers_are_an_error(mbart_folder):
+    with pytest.raises(BncapError, match="last_k=4: the decoder has 3 layers"):
+        Captioner(load_decoder(str(mbart_folder)), load_tokenizer(str(mbart_folder), "bn_IN"), 12, last_k=4)

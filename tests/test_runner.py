@@ -1,0 +1,134 @@
+import json
+import shutil
+
+import nbformat
+import pytest
+
+from bncap import __main__ as cli
+from bncap import artifacts, paths, runner
+from bncap.errors import BncapError
+from bncap.status import status_table
+
+PARAMETERS = 'PROFILE = "mini"\nSEED = 42\nOVERRIDES = []'
+STEP = """
+from bncap import artifacts, paths
+folder = paths.step_dir(PROFILE, "{step}", "x", SEED)
+artifacts.run_step(folder, settings={{"o": list(OVERRIDES)}}, build=lambda f: artifacts.write_text(f / "n.txt", "1"))
+"""
+FIGURE = 'artifacts.write_text(paths.figures_dir(PROFILE) / "figure.txt", "drawn")'
+
+
+def notebook(path, *sources):
+    cells = [nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
+    cells += [nbformat.v4.new_code_cell(source) for source in sources]
+    book = nbformat.v4.new_notebook(cells=cells)
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(book, path)
+
+
+@pytest.fixture
+def series(artifacts_dir, tmp_path, monkeypatch):
+    """Two notebooks, the second of which draws a figure."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    monkeypatch.setattr(paths, "NOTEBOOKS", folder)
+    notebook(folder / "01_first.ipynb", STEP.format(step="01_first"))
+    notebook(folder / "02_second.ipynb", STEP.format(step="02_second"), FIGURE)
+    return folder
+
+
+def run(*overrides):
+    runner.run(runner.Request("smoke", 42, overrides), runner.select())
+
+
+def test_a_second_start_runs_nothing(series, capsys):
+    run()
+    capsys.readouterr()
+    run()
+    assert capsys.readouterr().out.splitlines() == ["01_first: up to date", "02_second: up to date"]
+
+
+def test_what_is_deleted_is_made_again_and_nothing_else(series, artifacts_dir, tmp_path, capsys):
+    run()
+    shutil.rmtree(artifacts_dir / "smoke/02_second/x-s42")
+    capsys.readouterr()
+    run()
+    out = capsys.readouterr().out
+    assert "01_first: up to date" in out and "02_second: running" in out
+    (tmp_path / "figures/smoke/figure.txt").unlink()
+    run()
+    assert (tmp_path / "figures/smoke/figure.txt").read_text() == "drawn"
+
+
+def test_an_override_reaches_the_notebook(series, artifacts_dir):
+    run("train.epochs=2")
+    assert artifacts.read_json(artifacts_dir / "smoke/01_first/x-s42/manifest.json")["settings"]["o"] == [
+        "train.epochs=2"
+    ]
+
+
+def test_a_failing_notebook_says_where_what_and_how_to_go_on(series, artifacts_dir, monkeypatch, capsys):
+    notebook(series / "02_second.ipynb", "x = 1", "# a comment\nraise ValueError('broken thing')")
+    code = cli.main(["run", "--profile", "smoke"])
+    error = capsys.readouterr().err.strip().splitlines()[-3:]
+    assert code == 1
+    assert error[0].startswith("error: 02_second.ipynb failed in code cell 3")
+    assert error[1] == "ValueError: broken thing"
+    assert "./run_all.sh --profile smoke --from 02" in error[2]
+    assert artifacts.is_finished(artifacts_dir / "smoke/01_first/x-s42")
+
+
+def test_notebooks_are_selected_by_number(series):
+    names = lambda **options: [path.name[:2] for path in runner.select(**options)]  # noqa: E731
+    assert names() == ["01", "02"]
+    assert names(first="02") == ["02"] and names(last="01") == ["01"] and names(only="02") == ["02"]
+    with pytest.raises(BncapError, match="there is no notebook '07'"):
+        names(only="07")
+
+
+def test_status_tells_finished_from_unfinished_and_changed(series, artifacts_dir):
+    with pytest.raises(BncapError, match="nothing has been run"):
+        status_table("smoke")
+    run()
+    (artifacts_dir / "smoke/03_half/x-s42").mkdir(parents=True)
+    (artifacts_dir / "smoke/01_first/x-s42/n.txt").write_text("tampered")
+    table = status_table("smoke")
+    states = {line.split()[0]: line.split()[1] for line in table.splitlines()[1:]}
+    assert states == {"01_first/x-s42": "changed", "02_second/x-s42": "finished", "03_half/x-s42": "unfinished"}
+
+
+def test_a_corrupt_record_is_named(series, artifacts_dir, capsys):
+    run()
+    (artifacts_dir / "smoke/notebooks/01_first.json").write_text("{")
+    assert cli.main(["run", "--profile", "smoke"]) == 1
+    assert "01_first.json is not readable JSON" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--profile", "nope"], "unknown profile"),
+        (["run", "--set", "train.epoch=1"], "did you mean"),
+        (["run", "--seeds", "a,b"], "whole numbers"),
+        (["run", "--jobs", "0"], "--jobs"),
+        (["run", "--only", "77"], "there is no notebook"),
+        (["status", "--profile", "paper"], "nothing has been run"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_exit_code_1(series, artifacts_dir, capsys, arguments, message):
+    assert cli.main(arguments) == 1
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and message in error[0]
+
+
+def test_check_passes_here_and_says_what_kaggle_lacks(capsys, monkeypatch):
+    monkeypatch.delenv("BNCAP_DATA", raising=False)
+    assert cli.main(["check"]) == 0
+    assert cli.main(["check", "--profile", "kaggle"]) == 1
+    assert "BNCAP_DATA is not set" in capsys.readouterr().out
+
+
+def test_the_executed_notebook_holds_the_parameters(series, artifacts_dir):
+    run("train.epochs=2")
+    book = json.loads((artifacts_dir / "smoke/notebooks/01_first.ipynb").read_text())
+    assert any('OVERRIDES = ["train.epochs=2"]' in "".join(cell["source"]) for cell in book["cells"])

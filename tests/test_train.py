@@ -1,0 +1,266 @@
+import csv
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from bncap import artifacts, checkpoints, objective, train
+from bncap.batches import Triplets
+from bncap.config import VARIANTS, get_config
+from bncap.errors import BncapError
+from bncap.features import FeatureStore
+from bncap.losses import total
+from bncap.settings import override
+from bncap.train import Validation
+
+CONFIG = get_config("smoke", ["train.epochs=3", "train.batch=4", "train.unfreeze=0.5", "loss.n_iters=5"])
+LENGTH = 32
+
+
+def write_store(folder, triplets, seed=0, unpaired=()):
+    """A feature folder and a synthesis folder of ``triplets`` captions, two a picture."""
+    rng = np.random.default_rng(seed)
+    store, images = folder / "smoke/02_synthesis/features-s42", folder / "smoke/02_synthesis/images-s42"
+    pictures = [f"p{i // 2}" for i in range(triplets)]
+
+    def features(target):
+        for name, ids in {"train": sorted(set(pictures)), "synthetic": [str(i) for i in range(triplets)]}.items():
+            np.save(target / f"{name}.npy", rng.normal(size=(len(ids), 5, 12)).astype(np.float16))
+            artifacts.write_csv(target / f"{name}.csv", ["row", "id"], list(enumerate(ids)))
+
+    def table(target):
+        words = ["বল", "পাখি", "গাড়ি", "ঘর", "বিড়াল"]
+        rows = [
+            [i, pictures[i], pictures[i], "" if i in unpaired else f"{i}.png", "", f"একটি {words[i % 5]} আছে।"]
+            for i in range(triplets)
+        ]
+        header = ["caption_id", "image_id", "image", "synthetic", "en", "bn"]
+        artifacts.write_csv(target / "triplets.csv", header, rows)
+
+    artifacts.run_step(store, settings={"seed": seed}, build=features, quiet=True)
+    artifacts.run_step(images, settings={"n": triplets, "unpaired": list(unpaired)}, build=table, quiet=True)
+    return FeatureStore(store), images
+
+
+@pytest.fixture
+def data(artifacts_dir, captioner):
+    def make(triplets=10, **options):
+        store, images = write_store(artifacts_dir, triplets, unpaired=options.pop("unpaired", ()))
+        return Triplets(images, store, lambda captions: captioner.labels(captions, LENGTH), **options)
+
+    return make
+
+
+@pytest.fixture
+def validation(captioner):
+    features = torch.randn(4, 5, 12, generator=torch.Generator().manual_seed(5))
+    return Validation(features, captioner.labels(["একটি লাল বল আছে।"] * 4, LENGTH))
+
+
+def rows(path):
+    with path.open(encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def weights(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def test_the_same_seed_gives_the_same_bytes(data, validation, captioner, tmp_path):
+    start, triplets = weights(captioner), data()
+    for name in ("a", "b"):
+        captioner.load_state_dict(start, strict=False)
+        train.train(captioner, triplets, validation, CONFIG, 7, tmp_path / name)
+    for file in (
+        "steps.csv",
+        "validation.csv",
+        "best.safetensors",
+        "last/model.safetensors",
+        "last/training.safetensors",
+    ):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(data, validation, captioner, tmp_path, monkeypatch):
+    start, triplets = weights(captioner), data()
+    train.train(captioner, triplets, validation, CONFIG, 7, tmp_path / "whole")
+    captioner.load_state_dict(start, strict=False)
+    calls = []
+
+    def die(*arguments):
+        calls.append(arguments)
+        if len(calls) == 5:  # in the middle of the second epoch
+            raise KeyboardInterrupt
+        return backward(*arguments)
+
+    backward = train._backward
+    monkeypatch.setattr(train, "_backward", die)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(captioner, triplets, validation, CONFIG, 7, tmp_path / "cut")
+    monkeypatch.undo()
+    captioner.load_state_dict(start, strict=False)
+    train.train(captioner, triplets, validation, CONFIG, 7, tmp_path / "cut")
+    for file in (
+        "steps.csv",
+        "validation.csv",
+        "best.safetensors",
+        "last/model.safetensors",
+        "last/training.safetensors",
+    ):
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "cut" / file).read_bytes(), file
+
+
+def test_a_checkpoint_interrupted_while_it_took_its_place_is_found(captioner, tmp_path):
+    optimizer = torch.optim.AdamW(captioner.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=3)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    parts = (captioner, optimizer, scheduler, scaler)
+    checkpoints.save(tmp_path / "last", *parts, {"step": 3})
+    (tmp_path / "last").rename(tmp_path / ".last.new")
+    assert checkpoints.load(tmp_path / "last", *parts) == {"step": 3}
+
+
+def test_the_step_log_holds_raw_and_weighted_terms(data, validation, captioner, tmp_path):
+    train.train(captioner, data(), validation, CONFIG, 7, tmp_path)
+    log = rows(tmp_path / "steps.csv")
+    assert [int(row["step"]) for row in log] == list(range(1, 10))  # 3 epochs of ceil(10 / 4) steps
+    for row in log:
+        parts = [float(row[f"weighted_{t}"]) for t in train.TERMS]
+        assert sum(parts) == pytest.approx(float(row["total"]), rel=1e-4)
+        assert float(row["weighted_pal"]) == pytest.approx(CONFIG.loss.lambda_pal * float(row["pal"]), rel=1e-4)
+        assert float(row["grad_norm"]) > 0
+    assert len(rows(tmp_path / "validation.csv")) == 3
+
+
+def test_the_learning_rate_rises_and_falls(data, validation, captioner, tmp_path):
+    train.train(captioner, data(), validation, override(CONFIG, ["train.warmup=0.5"]), 7, tmp_path)
+    rates = [float(row["learning_rate"]) for row in rows(tmp_path / "steps.csv")]
+    peak = rates.index(max(rates))
+    assert 0 < peak < len(rates) - 1
+    assert rates[: peak + 1] == sorted(rates[: peak + 1]) and rates[peak:] == sorted(rates[peak:], reverse=True)
+
+
+def test_ce_only_logs_no_alignment_term(data, validation, captioner, tmp_path):
+    config = override(CONFIG, VARIANTS["ce_real"].overrides)
+    train.train(captioner, data(), validation, config, 7, tmp_path)
+    assert {row["pal"] for row in rows(tmp_path / "steps.csv")} == {""}
+
+
+def test_the_model_ends_with_its_best_epochs_weights(data, validation, captioner, tmp_path):
+    found = train.train(captioner, data(), validation, CONFIG, 7, tmp_path)
+    log = [float(row["ce"]) for row in rows(tmp_path / "validation.csv")]
+    assert found["best_epoch"] == 1 + log.index(min(log))
+    assert train.validation_ce(captioner, validation, 2) == pytest.approx(min(log), abs=1e-4)
+
+
+def test_training_learns_the_captions(data, validation, captioner, tmp_path):
+    config = override(CONFIG, ["train.epochs=25", "train.learning_rate=0.01"])
+    train.train(captioner, data(), validation, config, 7, tmp_path)
+    log = rows(tmp_path / "steps.csv")
+    assert float(log[-1]["ce"]) < 0.5 * float(log[0]["ce"])
+
+
+def test_the_encoder_side_is_untouched_and_the_top_layer_moves_first(data, validation, captioner, tmp_path):
+    config = override(CONFIG, ["train.epochs=1", "train.batch=8", "train.unfreeze=1.0"])  # two steps, three stages
+    before = weights(captioner)
+    train.train(captioner, data(), validation, config, 7, tmp_path)
+    moved = {name for name, p in captioner.named_parameters() if not torch.equal(p, before[name])}
+    assert any("layers.2." in name for name in moved) and any("layers.1." in name for name in moved)
+    assert not any("layers.0." in name for name in moved) and "decoder.model.shared.weight" not in moved
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4])
+def test_micro_batches_accumulate_to_the_whole_batchs_gradient(data, captioner, parts):
+    """CE and PAL are means over captions of one length here, so that the split must not show."""
+    config = override(CONFIG, ["loss.alpha=0", "loss.beta=0"])
+    triplets = data(10)
+    batch = triplets.batch(np.array([0, 5, 0, 5, 5, 0, 5]))  # captions of equal length, a last part that is smaller
+    wanted = objective.weights_of(config.loss)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    captioner.zero_grad()
+    total(objective.terms(captioner, batch, config.loss), wanted).backward()
+    whole = {name: p.grad.clone() for name, p in captioner.named_parameters() if p.grad is not None}
+    captioner.zero_grad()
+    split = override(config, [f"train.accumulation={parts}"])
+    train._backward(captioner, batch, None, split, wanted, scaler)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(dict(captioner.named_parameters())[name].grad, gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_the_attention_is_not_pulled_by_the_alignment_terms_unless_asked(data, captioner):
+    batch = data().batch(np.arange(6))
+    query = captioner.layers[-1].encoder_attn.q_proj.weight
+
+    def gradient(*overrides):
+        captioner.zero_grad()
+        loss = override(CONFIG, overrides).loss
+        objective.terms(captioner, batch, loss)["pal"].backward()
+        return 0.0 if query.grad is None else float(query.grad.abs().sum())
+
+    assert gradient() == 0
+    assert gradient("loss.weight_gradient=True") > 0
+
+
+def test_ce_on_synthetic_pictures_averages_over_both(data, captioner):
+    loss = override(CONFIG, VARIANTS["ce_real_syn"].overrides).loss
+    batch = data().batch(np.arange(6))
+    swapped = dataclasses.replace(batch, real=batch.synthetic)
+    alone = dataclasses.replace(loss, ce_on="real")
+    both = (objective.terms(captioner, batch, alone)["ce"] + objective.terms(captioner, swapped, alone)["ce"]) / 2
+    torch.testing.assert_close(objective.terms(captioner, batch, loss)["ce"], both)
+
+
+def test_the_compute_matched_row_sees_as_many_further_real_captions(data):
+    config = override(CONFIG, VARIANTS["ce_real_matched"].overrides)
+    batches = list(train._batches(data(), config, 7, 0))
+    assert [len(b.labels) for b, _ in batches] == [len(e.labels) for _, e in batches] == [4, 4, 2]
+    assert any(not torch.equal(b.real, e.real) for b, e in batches)
+
+
+def test_an_epochs_order_follows_from_seed_and_epoch(data):
+    triplets = data()
+    first = np.concatenate(list(triplets.epoch(7, 0, 4)))
+    assert sorted(first) == list(range(10))
+    assert np.array_equal(first, np.concatenate(list(triplets.epoch(7, 0, 4))))
+    assert not np.array_equal(first, np.concatenate(list(triplets.epoch(7, 1, 4))))
+    assert not np.array_equal(first, np.concatenate(list(triplets.epoch(8, 0, 4))))
+
+
+def test_a_triplet_without_a_synthetic_picture_trains_with_ce_alone(data, captioner):
+    triplets = data(unpaired=(0, 1))
+    unpaired = objective.terms(captioner, triplets.batch(np.array([0, 1])), CONFIG.loss)
+    assert set(unpaired) == {"ce"}
+    mixed = objective.terms(captioner, triplets.batch(np.array([0, 3])), CONFIG.loss)
+    alone = objective.terms(captioner, triplets.batch(np.array([3])), CONFIG.loss)
+    torch.testing.assert_close(mixed["pal"], alone["pal"], rtol=1e-4, atol=1e-5)
+
+
+def test_an_objective_of_pairs_without_a_pair_is_an_error(data):
+    with pytest.raises(BncapError, match="pairs none of 10 captions"):
+        data(unpaired=tuple(range(10)))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data, validation, captioner, tmp_path):
+    with torch.no_grad():
+        captioner.bridge.norm.bias[0] = math.inf
+    with pytest.raises(BncapError, match="not finite|NaN"):
+        train.train(captioner, data(), validation, override(CONFIG, VARIANTS["ce_real"].overrides), 7, tmp_path)
+
+
+def test_multi_scale_shares_each_weight_among_the_patches_below(captioner):
+    weights_of_four = torch.tensor([[0.5, 0.5, 0.0, 0.0]])
+    seen = {}
+
+    class Spy(torch.nn.Module):
+        def forward(self, features):
+            return features
+
+    captioner.penultimate_bridge = Spy()
+    fine = torch.arange(16.0).view(1, 16, 1)
+    batch = type("B", (), {"real_penultimate": fine, "synthetic_penultimate": fine, "paired": torch.tensor([True])})
+    found = {"pal": torch.tensor(1.0)}
+    objective._add_penultimate(found, captioner, batch, weights_of_four, CONFIG.loss)
+    seen.update(found)
+    assert seen["pal"] == pytest.approx(0.5)  # equal pictures: PAL of the fine stage is 0

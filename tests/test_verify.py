@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import f1_score, precision_score, recall_score
+from sklearn.metrics.pairwise import cosine_similarity
+
+from bncap.errors import BncapError
+from bncap.verify import THRESHOLDS, Verifier, accepted, calibrate, cosine, quality_curve
+
+
+def test_cosine_of_known_vectors():
+    en = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [3.0, 4.0]])
+    bn = np.array([[2.0, 0.0], [0.0, 5.0], [-1.0, 0.0], [4.0, 3.0]])
+    np.testing.assert_allclose(cosine(en, bn), [1.0, 0.0, -1.0, 0.96], atol=1e-12)
+
+
+def test_cosine_agrees_with_scikit_learn_and_ignores_length():
+    rng = np.random.default_rng(0)
+    en, bn = rng.normal(size=(2, 20, 7))
+    np.testing.assert_allclose(cosine(en, bn), np.diag(cosine_similarity(en, bn)), atol=1e-12)
+    np.testing.assert_allclose(cosine(3 * en, 0.1 * bn), cosine(en, bn), atol=1e-12)
+
+
+def test_cosine_never_leaves_its_range_and_refuses_what_has_no_direction():
+    vectors = np.random.default_rng(1).normal(size=(500, 5)).astype(np.float32)
+    assert np.abs(cosine(vectors, vectors)).max() <= 1
+    with pytest.raises(ValueError, match="row 1 has an embedding of length 0"):
+        cosine(np.array([[1.0], [0.0]]), np.ones((2, 1)))
+    with pytest.raises(ValueError, match="of one shape"):
+        cosine(np.ones((2, 3)), np.ones((3, 3)))
+
+
+def test_a_pair_at_the_threshold_is_accepted():
+    assert accepted(np.array([0.5499, 0.55, 0.56]), 0.55).tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("threshold", [-1.01, 55, float("nan")])
+def test_a_threshold_that_is_no_cosine_is_an_error(threshold):
+    with pytest.raises(ValueError, match="is not a cosine"):
+        accepted(np.zeros(2), threshold)
+
+
+def test_quality_counts_faultless_pairs_as_the_ones_to_find():
+    similarity, faulty = np.array([0.9, 0.8, 0.6, 0.4]), np.array([False, True, False, False])
+    (row,) = quality_curve(similarity, faulty, [0.5])
+    assert (row.accepted, row.precision, row.recall) == (0.75, 2 / 3, 2 / 3)
+
+
+def test_quality_agrees_with_scikit_learn_at_every_threshold():
+    rng = np.random.default_rng(2)
+    similarity, faulty = rng.uniform(-0.2, 1, 300), rng.random(300) < 0.3
+    for row in quality_curve(similarity, faulty):
+        taken = similarity >= row.threshold
+        assert row.precision == pytest.approx(precision_score(~faulty, taken))
+        assert row.recall == pytest.approx(recall_score(~faulty, taken))
+        assert row.f1 == pytest.approx(f1_score(~faulty, taken))
+        assert row.accepted == taken.mean()
+
+
+def test_quality_where_nothing_is_accepted_and_where_nothing_is_good():
+    (row,) = quality_curve(np.array([0.1, 0.2]), np.array([False, True]), [0.9])
+    assert (row.accepted, row.precision, row.recall, row.f1) == (0, 1, 0, 0)
+    with pytest.raises(ValueError, match="every pair is faulty"):
+        quality_curve(np.array([0.1]), np.array([True]), [0.9])
+
+
+def test_calibration_takes_the_middle_of_the_gap_between_good_and_faulty():
+    assert THRESHOLDS[0] == 0.3 and THRESHOLDS[-1] == 0.9 and 0.55 in THRESHOLDS and len(THRESHOLDS) == 61
+    similarity = np.array([0.9, 0.8, 0.7, 0.5, 0.1])
+    faulty = np.array([False, False, False, True, True])
+    assert calibrate(similarity, faulty) == pytest.approx(0.605, abs=0.006)
+
+
+def test_verifier_gives_the_cosines_of_a_saved_sentence_transformer(tmp_path):
+    folder = save_encoder(tmp_path / "encoder")
+    similarity = Verifier(str(folder)).similarity(["red", "red", "red blue"], ["লাল", "নীল", "লাল নীল"])
+    assert similarity.dtype == np.float32
+    np.testing.assert_allclose(similarity, [1, 0, 5 / 26**0.5], atol=1e-6)
+
+
+def test_an_empty_side_has_the_lowest_similarity(tmp_path):
+    verifier = Verifier(str(save_encoder(tmp_path / "encoder")))
+    assert verifier.similarity(["red", "red", " "], ["", "লাল", "লাল"]).tolist() == [-1.0, 1.0, -1.0]
+    assert verifier.similarity([], []).shape == (0,)
+
+
+def test_a_verifier_that_cannot_be_loaded_is_named(tmp_path):
+    with pytest.raises(BncapError, match="verifier .*nowhere cannot be loaded"):
+        Verifier(str(tmp_path / "nowhere"))
+
+
+def save_encoder(path):
+    """A bag of words in which red = লাল is one axis and blue = নীল the other."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({"red": 0, "লাল": 1, "blue": 2, "নীল": 3, "?": 4}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    embedding = StaticEmbedding(tokenizer, embedding_dim=2)
+    embedding.embedding.weight.data = torch.tensor([[1.0, 0], [2, 0], [0, 1], [0, 3], [1, 1]])
+    SentenceTransformer(modules=[embedding], device="cpu").save(str(path), create_model_card=False)
+    return path
