@@ -29,7 +29,7 @@ from bncap.model import IGNORED, Captioner
 from bncap.settings import Config, Loss
 
 STEP = "08_umap_mmd"
-PATCHES = 4
+PATCHES = 3
 """Patches drawn of each picture, at the same places in both of a pair: all 49 would make UMAP take minutes."""
 NEIGHBOURS = 10
 ENCODER = "encoder"

@@ -1,8 +1,8 @@
 """Decoder cross-attention, kept only where it is used.
 
 The modules that a :class:`Tap` marks compute their attention weights in float32 and keep the mean over heads; every
-other attention of the model runs through PyTorch's fused kernel.  (``output_attentions=True`` returns nothing under SDPA, and
-the eager path keeps all maps of all layers, after dropout.)
+other attention of the model runs through PyTorch's fused kernel.  (``output_attentions=True`` returns nothing under
+SDPA, and the eager path keeps all maps of all layers, after dropout.)
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from bncap.settings import Decode
 
 @torch.no_grad()
 def search(decoder: nn.Module, decode: Decode, max_tokens: int, **options) -> tuple[Tensor, Tensor]:
-    """What ``decoder.generate`` finds for ``options``, which say what it attends to, where it starts, what ends it and what is forced.
+    """What ``decoder.generate`` finds; ``options`` say what it attends to, its start, its end and what is forced.
 
     Returns:
         token ids (B, T) padded, their first column the start token; log-probability of each caption over its length **

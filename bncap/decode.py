@@ -26,12 +26,14 @@ class Caption:
 
 
 @torch.no_grad()
-def caption(model: Captioner, features: Tensor, decode: Decode, max_tokens: int, progress: str = "") -> list[Caption]:
+def caption(
+    model: Captioner, features: Tensor, decode: Decode, max_tokens: int, label: str = "captions"
+) -> list[Caption]:
     """Eq. (1): y = arg max p(y | x), by beam search, for each of the (N, S, C) ``features``."""
     device = model.bridge.projection.weight.device
     captions: list[Caption] = []
     starts = range(0, len(features), decode.batch)
-    for start in tqdm(starts, desc=progress, unit="batch", disable=not progress, leave=False):
+    for start in tqdm(starts, desc=label, unit="batch", leave=False):
         memory = model.bridge(features[start : start + decode.batch].to(device))
         sequences, scores = model.generate(memory, decode, max_tokens)
         texts = model.tokenizer.batch_decode(sequences, skip_special_tokens=True)

@@ -5,6 +5,8 @@ Shapes: B batch, T caption tokens, S patches, C channels of the encoder, D decod
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import MBart50Tokenizer, MBartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging as transformers_logging
 
 from bncap.artifacts import read_json, write_json
 from bncap.attention import IMPLEMENTATION, Tap
@@ -147,8 +150,30 @@ def shift_right(labels: Tensor, padding: int, start: int) -> Tensor:
 
 
 def load_decoder(path: str) -> MBartForConditionalGeneration:
-    """An mBART-50 model without the layers of its text encoder (152 M of 611 M), its attention ready to be tapped."""
-    return MBartForConditionalGeneration.from_pretrained(path, encoder_layers=0, attn_implementation=IMPLEMENTATION)
+    """An mBART-50 model without the layers of its text encoder (152 M of 611 M), its attention ready to be tapped.
+
+    Raises :class:`BncapError` if the checkpoint lacks any weight of the rest, which would otherwise be left random.
+    """
+    with quiet_loading():
+        model, found = MBartForConditionalGeneration.from_pretrained(
+            path, encoder_layers=0, attn_implementation=IMPLEMENTATION, output_loading_info=True
+        )
+    if found["missing_keys"]:
+        raise BncapError(
+            f"{path} lacks weights, such as {sorted(found['missing_keys'])[0]}; fetch the checkpoint again"
+        )
+    return model
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Leave out the library's report on unused weights, for loads that leave some out on purpose."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def load_tokenizer(path: str, lang: str) -> MBart50Tokenizer:

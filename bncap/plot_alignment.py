@@ -19,6 +19,8 @@ PANELS = {
     (MAIN, "after"): "After the full objective",
 }
 COLOURS = {"real": PALETTE[0], "synthetic": PALETTE[1]}
+CENTROIDS = {"real": ("o", 11), "synthetic": ("X", 8)}
+"""Marker and size, so that both are seen where they coincide."""
 
 
 def umap_panels(folder: Path, path: Path) -> Path:
@@ -36,7 +38,7 @@ def umap_panels(folder: Path, path: Path) -> Path:
         axis.set_title(title)
         lines = [_label(summary, state, name, shown) for name, shown in (("all", "all"), ("relevant", "text-relevant"))]
         axis.set_xlabel("\n".join(lines), fontsize=7)
-    fig.legend(handles=_legend(), loc="outside lower center", ncols=4)
+    fig.legend(handles=_legend(), loc="outside lower center", ncols=3)
     return save(fig, path, pdf=True)
 
 
@@ -51,8 +53,8 @@ def _draw_state(axis: Axes, rows: list[dict[str, str]]) -> None:
         axis.scatter(*places[order].T, c=colours[order], s=size, alpha=opacity, linewidths=0, rasterized=True)
     centroids = np.stack([places[domain == name].mean(0) for name in COLOURS])
     axis.plot(*centroids.T, color="black", linewidth=1.2, zorder=3)
-    for centroid, colour in zip(centroids, COLOURS.values(), strict=True):
-        axis.plot(*centroid, "X", color=colour, markersize=8, markeredgecolor="white", markeredgewidth=0.8, zorder=4)
+    for centroid, name in zip(centroids, COLOURS, strict=True):
+        axis.plot(*centroid, zorder=4, **_centroid(name))
     axis.set_xticks([])
     axis.set_yticks([])
     axis.spines[:].set_visible(True)
@@ -65,9 +67,19 @@ def _label(summary: dict[str, float], state: tuple[str, str], name: str, shown: 
 
 
 def _legend() -> list[Line2D]:
-    def dot(colour: str, size: float, opacity: float, label: str) -> Line2D:
-        return Line2D([], [], marker="o", linestyle="", color=colour, markersize=size, alpha=opacity, label=label)
+    """Two entries for each column of the legend, which fills column by column: a row for each domain."""
+    dots = {"text-relevant": {"markersize": 4, "alpha": 0.8}, "background": {"markersize": 3, "alpha": 0.35}}
+    handles = [
+        Line2D([], [], linestyle="", marker="o", color=colour, label=f"{name}, {kind}", **look)
+        for kind, look in dots.items()
+        for name, colour in COLOURS.items()
+    ]
+    return handles + [Line2D([], [], linestyle="", label=f"{name}, centroid", **_centroid(name)) for name in COLOURS]
 
-    handles = [dot(colour, 4, 0.8, f"{name}, text-relevant") for name, colour in COLOURS.items()]
-    handles += [dot(colour, 3, 0.35, f"{name}, background") for name, colour in COLOURS.items()]
-    return [handles[i] for i in (0, 2, 1, 3)]
+
+def _centroid(name: str) -> dict[str, object]:
+    marker, size = CENTROIDS[name]
+    return {
+        "marker": marker, "markersize": size, "color": COLOURS[name],
+        "markeredgecolor": "white", "markeredgewidth": 0.8,
+    }  # fmt: skip

@@ -21,7 +21,7 @@ from bncap.errors import BncapError
 from bncap.features import open_picture
 from bncap.plotting import PALETTE, save, use_style, wrap
 
-WORDS_A_ROW = 6
+WORDS_A_ROW = 7
 MOST = 20
 """So many pictures fit into one figure."""
 
@@ -109,11 +109,11 @@ def show_attention(axis: Axes, image: Image.Image, weights: ArrayLike, title: st
     share = _square(weights)
     share = share * share.size
     heat = (share - 1) / (max(share.max(), 3.0) - 1)
-    grey = Image.blend(Image.new("L", image.size, 255), image.convert("L"), 0.7)
+    grey = Image.blend(Image.new("L", image.size, 255), image.convert("L"), 0.6)
     show_picture(axis, grey.convert("RGB"), title)
     smooth = Image.fromarray(heat.astype(np.float32)).resize((224, 224), Image.Resampling.BICUBIC)
     shown = np.asarray(smooth).clip(0, 1)
-    axis.imshow(shown, extent=(0, 1, 0, 1), cmap="plasma", alpha=0.8 * shown**0.6, vmin=0, vmax=1)
+    axis.imshow(shown, extent=(0, 1, 0, 1), cmap="autumn_r", alpha=0.85 * shown**0.6, vmin=0, vmax=1)
 
 
 def _draw_stages(
@@ -186,8 +186,8 @@ def _draw_kept(axis: Axes, image: Image.Image, weights: list[float]) -> None:
 def _draw_words(part: Figure, image: Image.Image, sample: dict[str, Any]) -> None:
     part.suptitle("(d) The decoder's cross-attention, word by word", x=0.01, ha="left", fontsize=9)
     part.text(0.01, 0.0, wrap(sample["caption"], 110), fontsize=9, va="bottom")
-    words = sample["words"][: WORDS_A_ROW + 2]
-    axes = part.subplots(1, WORDS_A_ROW + 2)
+    words = sample["words"][: WORDS_A_ROW + 1]
+    axes = part.subplots(1, WORDS_A_ROW + 1)
     for axis in axes[len(words) :]:
         axis.axis("off")
     for axis, word in zip(axes, words, strict=False):

@@ -47,10 +47,10 @@ def fig2_pipeline(samples: Path, path: Path) -> Path:
 
 def _draw_data(axis: Axes, triplet: dict[str, Any], pictures: list[Image.Image]) -> None:
     left, width = 0.12, 2.2
-    en, bn, prompt = (wrap(triplet[name], 32) for name in ("en", "bn", "prompt"))
+    en, bn, prompt = (wrap(triplet[name], 28) for name in ("en", "bn", "prompt"))
     _box(axis, (left, REAL_ROW - 0.45, width, 0.9), en, DATA, title="English caption")
     _box(axis, (left, 2.05, width, 0.8), bn, DATA, title="Bengali caption y")
-    _box(axis, (left, SYNTHETIC_ROW - 0.62, width, 1.05), prompt, DATA, title="prompt (Eq. 5)", size=6.5)
+    _box(axis, (left, SYNTHETIC_ROW - 0.62, width, 1.05), prompt, DATA, title="prompt (Eq. 5)", size=7)
     middle = left + 0.35
     _arrow(axis, (middle, REAL_ROW - 0.45), (middle, 3.07))
     cosines = f"{triplet['similarity']:.2f} ≥ {triplet['threshold']:.2f}".replace("-", "−")
@@ -77,7 +77,7 @@ def _draw_encoder(axis: Axes, features: tuple[np.ndarray, np.ndarray]) -> None:
 def _draw_decoder(axis: Axes, triplet: dict[str, Any], picture: Image.Image) -> None:
     left, width = 6.5, 1.5
     _arrow(axis, (5.97, REAL_ROW), (left - 0.02, REAL_ROW), "E(x)")
-    _box(axis, (left, REAL_ROW - 0.45, width, 0.9), "mBART-50 decoder\npredicts y word by word", TRAINED)
+    _box(axis, (left, REAL_ROW - 0.45, width, 0.9), "mBART-50 decoder\npredicts y word by word", TRAINED, size=7.5)
     centre = left + width / 2
     _arrow(axis, (centre, REAL_ROW - 0.45), (centre, 3.0))
     axis.text(left - 0.02, 3.2, "cross-\nattention", fontsize=7, color=GREY, va="center")

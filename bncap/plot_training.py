@@ -61,7 +61,7 @@ def caption_gallery(samples: Path, path: Path) -> Path:
         f"caption: {c['caption'] or '(no words)'}\nreference: {c['reference']}"
         for c in captions
     ]
-    return image_grid(images, [wrap(text, 27) for text in texts], path, columns=4, inches=1.9)
+    return image_grid(images, [wrap(text, 29) for text in texts], path, columns=4, inches=1.9)
 
 
 def moving_average(values: np.ndarray, width: int) -> np.ndarray:

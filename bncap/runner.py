@@ -82,6 +82,7 @@ def _execute(request: Request, notebook: Path) -> None:
             cwd=str(notebook.parent),
             progress_bar=sys.stderr.isatty(),
             log_output=False,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
         )
     except papermill.PapermillExecutionError as error:
         options = f"--profile {request.profile} --from {notebook.name[:2]}"

@@ -172,7 +172,7 @@ def _backward(
             )
         scaler.scale(loss * share).backward()
         for name, value in found.items():
-            raw[name] = raw.get(name, 0.0) + float(value) * share
+            raw[name] = raw.get(name, 0.0) + float(value.detach()) * share
     return raw
 
 

@@ -176,3 +176,16 @@ def test_an_unknown_language_is_an_error(mbart_folder):
 def test_too_many_tapped_layers_are_an_error(mbart_folder):
     with pytest.raises(BncapError, match="last_k=4: the decoder has 3 layers"):
         Captioner(load_decoder(str(mbart_folder)), load_tokenizer(str(mbart_folder), "bn_IN"), 12, last_k=4)
+
+
+def test_a_checkpoint_without_a_weight_is_an_error(mbart_folder, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(mbart_folder, tmp_path / "half")
+    weights = load_file(tmp_path / "half/model.safetensors")
+    del weights["model.decoder.layers.0.fc1.weight"]
+    save_file(weights, tmp_path / "half/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BncapError, match="lacks weights, such as model.decoder.layers.0.fc1.weight"):
+        load_decoder(str(tmp_path / "half"))

@@ -37,7 +37,7 @@ def write_samples(folder):
     captions = [
         {
             "split": split, "picture": names[i], "caption": BENGALI, "reference": BENGALI, "meteor": "41.5",
-            "words": words if i else words[:3], "weights": kept,
+            "words": words if i == 2 else words[:3], "weights": kept,
         }
         for i, split in enumerate(("test", "test", "ood", "ood"))
     ]  # fmt: skip
@@ -67,10 +67,10 @@ def saved(artifacts_dir):
         (plot_training.caption_gallery, False),
     ],
 )
-def test_figures_of_the_method_are_drawn_from_saved_samples_alike_each_time(saved, tmp_path, recwarn, draw, with_pdf):
-    first, second = (draw(saved, tmp_path / name) for name in ("a", "b"))
-    assert first.read_bytes() == second.read_bytes()
-    assert first.with_suffix(".pdf").is_file() == with_pdf
+def test_figures_of_the_method_are_drawn_from_saved_samples_with_every_letter(saved, tmp_path, recwarn, draw, with_pdf):
+    png = draw(saved, tmp_path / "a")
+    assert Image.open(png).width > 1000
+    assert png.with_suffix(".pdf").is_file() == with_pdf
     assert not [w for w in recwarn if "missing from font" in str(w.message)]
 
 
@@ -94,7 +94,7 @@ def test_a_moving_average_is_the_mean_over_its_window_and_over_less_at_the_ends(
     assert plot_training.moving_average(values, 3).tolist() == pytest.approx([1.5, 7 / 3, 14 / 3, 28 / 3, 12])
 
 
-def test_the_umap_figure_is_drawn_from_points_and_summary(artifacts_dir, tmp_path):
+def test_the_umap_figure_is_drawn_from_points_and_summary_to_the_same_bytes(artifacts_dir, tmp_path):
     def files(folder):
         rng = np.random.default_rng(0)
         rows = [
@@ -109,7 +109,9 @@ def test_the_umap_figure_is_drawn_from_points_and_summary(artifacts_dir, tmp_pat
         artifacts.write_json(folder / "summary.json", dict.fromkeys(keys, 0.5))
 
     folder = make_step(paths.step_dir("smoke", "08_umap_mmd", "analysis", 42), files)
-    assert plot_alignment.umap_panels(folder, tmp_path / "u").with_suffix(".pdf").is_file()
+    first, second = (plot_alignment.umap_panels(folder, tmp_path / name) for name in "ab")
+    assert first.read_bytes() == second.read_bytes()
+    assert first.with_suffix(".pdf").read_bytes() == second.with_suffix(".pdf").read_bytes()
 
 
 def test_attention_of_no_picture_or_too_many_is_refused(tmp_path):
@@ -126,16 +128,14 @@ def test_attention_heats_its_own_patch_and_an_even_share_heats_none():
     image = Image.new("RGB", (56, 56), "white")
     peaked = np.zeros(49)
     peaked[3 * 7 + 5] = 1
-    for weights, expected in ((peaked, (0.25, 0.75)), (np.full(49, 1 / 49), None)):
+    for weights in (peaked, np.full(49, 1 / 49)):
         _, axis = plt.subplots()
         plot_attention.show_attention(axis, image, weights)
         heat = np.asarray(axis.images[-1].get_array())
-        if expected is None:
-            assert heat.max() < 1e-6
-        else:
-            rows, columns = np.nonzero(heat > 0.5)
-            assert (rows // 32 == 3).all()
-            assert (columns // 32 == 5).all()
+        rows, columns = np.nonzero(heat > 0.6)
+        assert (rows.size > 100) == (weights is peaked)
+        assert set(rows // 32) <= {3}
+        assert set(columns // 32) <= {5}
         plt.close("all")
 
 
