@@ -29,8 +29,12 @@ from bncap.model import IGNORED, Captioner
 from bncap.settings import Config, Loss
 
 STEP = "08_umap_mmd"
-PATCHES = 3
-"""Patches drawn of each picture, at the same places in both of a pair: all 49 would make UMAP take minutes."""
+PATCHES = 2
+"""Patches drawn of each picture, at the same places in both of a pair.
+
+With 300 pairs the three states stay below the 4,096 points from which UMAP looks for neighbours approximately, and
+slowly at first; all 49 would take it minutes.
+"""
 NEIGHBOURS = 10
 ENCODER = "encoder"
 """What the rows of F(x) have for a model; their moment is ``frozen``."""

@@ -15,10 +15,10 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from bncap import artifacts, paths
+from bncap import artifacts, paths, workers
 from bncap.corpus import read_corpus
 from bncap.errors import BncapError
-from bncap.settings import Config
+from bncap.settings import Config, Features
 
 EVALUATION_SETS = ("validation", "test", "ood")
 
@@ -41,7 +41,7 @@ class Encoder:
         source = "local-dir:" if Path(path).is_dir() else "hf-hub:"
         self.model = timm.create_model(source + path, pretrained=True).eval().requires_grad_(False)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model.to(self.device)
+        self.model.to(self.device, memory_format=torch.channels_last)  # a quarter faster, on a CPU as well
         settings = timm.data.resolve_model_data_config(self.model)
         self.transform: Callable[[Image.Image], Tensor] = timm.data.create_transform(**settings, is_training=False)
         self.indices = (-2, -1) if penultimate else (-1,)
@@ -49,7 +49,8 @@ class Encoder:
     @torch.inference_mode()
     def __call__(self, pictures: Sequence[Image.Image]) -> list[Tensor]:
         """Eq. (2): F(x) in R^{C x H x W}, S = HW, flattened to (B, S, C) float32; the final stage comes last."""
-        pixels = torch.stack([self.transform(picture) for picture in pictures]).to(self.device)  # (B, 3, H0, W0)
+        pixels = torch.stack([self.transform(picture) for picture in pictures])  # (B, 3, H0, W0)
+        pixels = pixels.to(self.device, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
             maps = self.model.forward_intermediates(
                 pixels, indices=self.stages(), intermediates_only=True, output_fmt="NCHW"
@@ -128,9 +129,10 @@ def build_features(
     model = paths.model_path(config, component)
 
     def build(folder: Path) -> None:
-        encoder = Encoder(model, config.features.penultimate)
-        for name, items in _picture_sets(config, corpus, images, with_synthetic).items():
-            _extract(encoder, name, items, folder, config.features.batch)
+        sets = _picture_sets(config, corpus, images, with_synthetic)
+        largest_first = sorted(sets.items(), key=lambda entry: -len(entry[1]))
+        arguments = [(model, config.features, name, items, folder) for name, items in largest_first]
+        workers.run_parallel(_extract, arguments, 1 if torch.cuda.is_available() else None, f"{step}/{variant}")
 
     inputs = [artifacts.require(corpus), artifacts.require(images), *_weights(model)]
     settings = {"encoder": component, "penultimate": config.features.penultimate, "synthetic": with_synthetic}
@@ -159,15 +161,16 @@ def _picture_sets(config: Config, corpus: Path, images: Path, with_synthetic: bo
     return sets
 
 
-def _extract(encoder: Encoder, name: str, items: dict[str, Path], folder: Path, batch: int) -> None:
+def _extract(model: str, settings: Features, name: str, items: dict[str, Path], folder: Path) -> None:
     """Write ``<name>.npy`` and, last, ``<name>.csv``; a set whose CSV is there was finished before."""
     if (folder / f"{name}.csv").is_file() or not items:
         return
+    encoder = Encoder(model, settings.penultimate)
     ids, files = list(items), list(items.values())
     suffixes = ["", ".penultimate"][: len(encoder.indices)]
     arrays: list[np.ndarray] = []
-    for start in tqdm(range(0, len(ids), batch), desc=f"features: {name}", unit="batch"):
-        maps = encoder([open_picture(f) for f in files[start : start + batch]])[::-1]
+    for start in tqdm(range(0, len(ids), settings.batch), desc=f"features: {name}", unit="batch"):
+        maps = encoder([open_picture(f) for f in files[start : start + settings.batch]])[::-1]
         if not arrays:
             arrays = [
                 np.lib.format.open_memmap(

@@ -63,7 +63,7 @@ def _draw_state(axis: Axes, rows: list[dict[str, str]]) -> None:
 def _label(summary: dict[str, float], state: tuple[str, str], name: str, shown: str) -> str:
     key = "/".join((*state, name))
     distance, mmd = summary[f"{key}/umap_centroid_distance"], summary[f"{key}/umap_mmd_rbf"]
-    return f"{shown}: centroids {distance:.2f} apart, MMD {mmd:.3f}"
+    return f"{shown}: centroids {distance:.2f} apart, MMD {mmd:.4f}"
 
 
 def _legend() -> list[Line2D]:

@@ -31,15 +31,20 @@ def one_thread():
 @pytest.fixture
 def few_scenes(monkeypatch):
     for arch in ("bncap_vit_mini", "bncap_cnn_mini"):
-        monkeypatch.setitem(RECIPES, arch, replace(RECIPES[arch], scenes=48, batch=16))
+        monkeypatch.setitem(RECIPES, arch, replace(RECIPES[arch], scenes=40))
 
 
 @pytest.mark.parametrize(
-    ("style", "kind", "colour"), [("real", 0.96, 0.97), ("synthetic", 0.97, 0.97), ("ood", 0.55, 0.75)]
+    ("style", "least"),
+    [
+        ("real", {"kind": 0.96, "colour": 0.97, "background": 0.98}),
+        ("synthetic", {"kind": 0.96, "colour": 0.97, "background": 0.98}),
+        ("ood", {"kind": 0.83, "colour": 0.83, "background": 0.77}),
+    ],
 )
-def test_the_shipped_checkpoint_recognises_kinds_and_colours_in_fresh_scenes(style, kind, colour):
+def test_the_shipped_checkpoint_recognises_kinds_and_colours_in_fresh_scenes(style, least):
     accuracy = evaluate(CHECKPOINT, style, n=150, seed=977)
-    assert accuracy["kind"] >= kind and accuracy["colour"] >= colour
+    assert all(accuracy[name] >= value for name, value in least.items()), accuracy
 
 
 def test_the_shipped_checkpoint_is_small_and_is_the_one_that_its_card_describes():
@@ -138,6 +143,6 @@ def test_pretraining_with_the_same_seed_gives_the_same_bytes_and_leaves_the_rand
 
 
 def test_pretraining_learns_to_see_colours_and_the_folder_loads_through_timm(tmp_path, few_scenes):
-    encoder.pretrain_classifier("bncap_vit_mini", tmp_path, seed=1, steps=60, progress=False)
-    assert evaluate(tmp_path, "synthetic", n=60, seed=5)["colour"] > 0.5
+    encoder.pretrain_classifier("bncap_cnn_mini", tmp_path, seed=1, steps=40, progress=False)
+    assert evaluate(tmp_path, "synthetic", n=60, seed=5)["colour"] > 0.3  # chance is 1 in 8
     assert timm.create_model(f"local-dir:{tmp_path}", pretrained=True).num_classes == 0

@@ -55,7 +55,7 @@ ENGLISH = Dialect(
         "above": (("above", "above it"), ("over", "over it")),
         "below": (("below", "below it"), ("under", "under it")),
     },
-    single=("there is {a} {bg}", "{a} {bg}", "a picture of {a} {bg}", "{bg} there is {a}", "{a} lying {bg}"),
+    single=("there is {a} {bg}", "{a} {bg}", "a picture of {a} {bg}", "{bg} there is {a}", "here is {a} {bg}"),
     pairs=(
         "there is {a} {rel} {b} {bg}{tail}",
         "{a} {rel} {b} {bg}{tail}",

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bncap import artifacts, features, paths
+from bncap.errors import BncapError
+from bncap.features import Encoder, FeatureStore, open_picture
+from bncap.settings import Features
+
+SHIPPED = str(paths.PACKAGE / "mini/checkpoints/maxvit_mini")
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return Encoder(SHIPPED, penultimate=True)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    rng = np.random.default_rng(0)
+    found = {}
+    for i in range(5):
+        found[f"id{i}"] = tmp_path / f"{i}.png"
+        Image.fromarray(rng.integers(0, 255, (112, 112, 3), dtype=np.uint8)).save(found[f"id{i}"])
+    return found
+
+
+def test_the_final_stage_has_49_patches_and_the_one_before_196(encoder, pictures):
+    fine, final = encoder([open_picture(p) for p in pictures.values()])
+    assert fine.shape == (5, 196, 64) and final.shape == (5, 49, 128)
+
+
+def test_patches_run_row_by_row(encoder, pictures):
+    """A mark in the picture's upper right corner changes most the patch at the end of the first row."""
+    plain = Image.new("RGB", (112, 112), (120, 120, 120))
+    marked = plain.copy()
+    marked.paste((255, 0, 0), (96, 0, 112, 16))
+    change = (encoder([marked])[-1] - encoder([plain])[-1]).norm(dim=-1)[0]
+    assert int(change.argmax()) == 6
+
+
+def test_the_encoder_is_frozen_and_in_evaluation_mode(encoder):
+    assert not encoder.model.training and not any(p.requires_grad for p in encoder.model.parameters())
+
+
+def test_a_half_empty_checkpoint_is_an_error(tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(SHIPPED, tmp_path / "half")
+    weights = load_file(tmp_path / "half/model.safetensors")
+    save_file({k: v for i, (k, v) in enumerate(sorted(weights.items())) if i % 2}, tmp_path / "half/model.safetensors")
+    with pytest.raises((RuntimeError, BncapError), match="issing"):
+        Encoder(str(tmp_path / "half"))
+
+
+def test_a_written_set_reads_back_by_identifier(pictures, artifacts_dir, encoder):
+    folder = paths.step_dir("smoke", "02_synthesis", "features", 42)
+    write = lambda f: features._extract(SHIPPED, Features(batch=2), "train", pictures, f)  # noqa: E731
+    artifacts.run_step(folder, settings={}, build=write)
+    store = FeatureStore(folder)
+    assert store.ids("train") == list(pictures) and store.channels() == 128
+    rows = store.rows("train", ["id3", "id0"])
+    expected = encoder([open_picture(pictures["id3"]), open_picture(pictures["id0"])])[-1]
+    torch.testing.assert_close(store.take("train", rows), expected, rtol=2e-3, atol=2e-2)
+    with pytest.raises(BncapError, match="no features of id9"):
+        store.rows("train", ["id9"])
+
+
+def test_a_finished_set_is_not_computed_again(pictures, tmp_path, monkeypatch):
+    features._extract(SHIPPED, Features(batch=2), "train", pictures, tmp_path)
+    monkeypatch.setattr(features, "Encoder", lambda *a: pytest.fail("computed again"))
+    features._extract(SHIPPED, Features(batch=2), "train", pictures, tmp_path)
+
+
+def test_features_that_are_not_finite_name_the_picture(pictures, tmp_path, monkeypatch):
+    class Broken:
+        indices = (-1,)
+
+        def __init__(self, *arguments):
+            pass
+
+        def __call__(self, batch):
+            maps = torch.zeros(len(batch), 4, 3)
+            maps[-1] = float("nan")
+            return [maps]
+
+    monkeypatch.setattr(features, "Encoder", Broken)
+    with pytest.raises(BncapError, match=r"features of .*1\.png are not finite"):
+        features._extract(SHIPPED, Features(batch=2), "train", pictures, tmp_path)
+    assert not (tmp_path / "train.npy").exists()
+
+
+def test_a_picture_that_does_not_decode_is_named(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"not a picture")
+    with pytest.raises(BncapError, match=r"broken\.jpg does not decode"):
+        open_picture(tmp_path / "broken.jpg")
+    with pytest.raises(BncapError, match=r"gone\.jpg is missing"):
+        open_picture(tmp_path / "gone.jpg")
+
+
+def test_exif_orientation_and_modes_are_respected(tmp_path):
+    picture = Image.new("RGB", (40, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "turned.jpg", exif=exif)
+    assert open_picture(tmp_path / "turned.jpg").size == (20, 40)
+    for mode in ("L", "P", "RGBA", "LA"):
+        Image.new(mode, (8, 8)).save(tmp_path / f"{mode}.png")
+        assert open_picture(tmp_path / f"{mode}.png").mode == "RGB"
