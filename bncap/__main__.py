@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     caption.add_argument("--profile", default="mini")
     caption.add_argument("--beams", type=int)
     caption.add_argument("--attention", type=Path, metavar="PNG", help="draw where each word looks")
+    caption.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.FIELD=VALUE")
     caption.add_argument("--json", action="store_true", help="one JSON object a line")
     caption.set_defaults(command=_caption)
     return parser
@@ -103,7 +104,9 @@ def _status(options: argparse.Namespace) -> None:
 def _caption(options: argparse.Namespace) -> None:
     from bncap.captioning import caption_pictures, report_lines
 
-    found = caption_pictures(options.pictures, options.profile, options.run, options.beams, options.attention)
+    found = caption_pictures(
+        options.pictures, options.profile, options.run, options.beams, options.attention, options.overrides
+    )
     print("\n".join(report_lines(found, as_json=options.json)))
 
 

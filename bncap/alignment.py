@@ -24,8 +24,9 @@ from bncap.config import BASE, MAIN
 from bncap.errors import BncapError
 from bncap.experiments import TRAINING, load_run
 from bncap.features import FeatureStore
-from bncap.losses import patch_weights, pool
-from bncap.model import IGNORED, Captioner
+from bncap.losses import pool
+from bncap.model import Captioner
+from bncap.objective import text_weights
 from bncap.settings import Config, Loss
 
 STEP = "08_umap_mmd"
@@ -102,15 +103,12 @@ def build_alignment(config: Config, seed: int) -> Path:
     )
 
 
-def text_weights(model: Captioner, features: Tensor, captions: list[str], loss: Loss, max_tokens: int) -> Tensor:
-    """w of Eq. (8) for pictures with captions, as in training.  features: (N, S, C).  Returns (N, S) float32."""
+@torch.no_grad()
+def caption_weights(model: Captioner, features: Tensor, captions: list[str], loss: Loss, max_tokens: int) -> Tensor:
+    """w (N, S) of Eq. 8 for (N, S, C) ``features`` with their captions, as in training."""
     labels = model.labels(captions, max_tokens)
-    with torch.no_grad():
-        _, attention = model(model.bridge(features), labels)
-    real_tokens = labels.ne(IGNORED)
-    if not loss.language_token:
-        real_tokens &= labels.ne(model.language_id)
-    return patch_weights(attention, real_tokens, loss.tau, loss.rho, domain=loss.domain, keep=loss.keep)
+    _, attention = model(model.bridge(features), labels)
+    return text_weights(model, attention, labels, loss)
 
 
 def measure(x: Array, y: Array, bandwidth: float) -> dict[str, float]:
@@ -172,7 +170,7 @@ def _states(config: Config, seed: int) -> tuple[dict[State, Patches], Sample]:
     if not torch.equal(states[BASE, "before"].real, states[MAIN, "before"].real):
         raise BncapError(f"{BASE} and {MAIN} of seed {seed} start from different weights: train both anew")
     # the model is the main one after training, the last that the loop has loaded
-    w = text_weights(model, real, [t["bn"] for t in triplets], config.loss, config.model.max_tokens)
+    w = caption_weights(model, real, [t["bn"] for t in triplets], config.loss, config.model.max_tokens)
     everywhere = np.tile(np.arange(real.shape[1]), (len(triplets), 1))
     places = torch.from_numpy(rng.permuted(everywhere, axis=1)[:, :PATCHES])
     return states, Sample(places, w.gather(1, places).gt(0), w)

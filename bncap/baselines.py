@@ -20,6 +20,7 @@ from bncap.attention import IMPLEMENTATION, Tap
 from bncap.beam import search
 from bncap.config import BASELINES
 from bncap.errors import BncapError
+from bncap.loading import quiet_loading
 from bncap.lstm import AttentionLstm, AttentionLstmConfig
 from bncap.model import IGNORED, Bridge, Captioner, load_tokenizer, shift_right
 from bncap.settings import Config, Decode
@@ -190,16 +191,13 @@ def load_gpt2(path: str) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerBase]:
     does not reach gets a row.  Raises :class:`BncapError` if there is no EOS or weights other than those are missing.
     """
     from transformers import AutoTokenizer
-    from transformers.utils import logging
 
     tokenizer = AutoTokenizer.from_pretrained(path)
     if tokenizer.eos_token is None:
         raise BncapError(f"the tokenizer of {Path(path).name} has no EOS token; see components.gpt2")
     tokenizer.bos_token = tokenizer.bos_token or tokenizer.eos_token
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it would list the cross-attentions as missing, which is right here
-    try:
+    with quiet_loading():  # it would list the cross-attentions as missing, which is right here
         decoder, report = GPT2LMHeadModel.from_pretrained(
             path,
             add_cross_attention=True,
@@ -207,8 +205,6 @@ def load_gpt2(path: str) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerBase]:
             dtype=torch.float32,
             output_loading_info=True,
         )
-    finally:
-        logging.set_verbosity(verbosity)
     missing = sorted(k for k in report["missing_keys"] if "crossattention" not in k and "ln_cross_attn" not in k)
     if missing:
         raise BncapError(f"the checkpoint of {Path(path).name} lacks {missing[0]} and {len(missing) - 1} more weights")

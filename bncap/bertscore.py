@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bncap.errors import BncapError
+from bncap.loading import quiet_loading
 from bncap.text import normalise
 
 if TYPE_CHECKING:
@@ -106,15 +107,10 @@ def _read_layers(model_or_path: str | Path, layers: int, name: str) -> torch.nn.
     The library's report of what it left out is silenced; what a file lacks is an error, where it would be random.
     """
     from transformers import AutoModel
-    from transformers.utils import logging
 
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        options = {"num_hidden_layers": layers, "output_loading_info": True}
+    options = {"num_hidden_layers": layers, "output_loading_info": True}
+    with quiet_loading():
         model, report = AutoModel.from_pretrained(model_or_path, **options)
-    finally:
-        logging.set_verbosity(verbosity)
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise BncapError(

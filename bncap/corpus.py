@@ -61,7 +61,7 @@ def build_corpus(config: Config) -> Path:
     """
     data, parts = config.data, config.components
     root = dataset_root(config)
-    names = ("source", "lang", "seed", "shards", "translation_batch", "threshold")
+    names = ("source", "lang", "seed", "shards", "translation_batch", "threshold", "reject_copies")
     settings = {name: getattr(data, name) for name in (*names, "validation_images", "test_images", "ood_images")}
     settings |= {"translator": parts.translator, "verifier": parts.verifier}
     if parts.translator.startswith("mini:"):
@@ -188,7 +188,7 @@ def _plan(splits: Mapping[str, Sequence[Caption]], shards: int) -> dict[str, lis
 def _translate(
     captions: Sequence[Caption], translator: Translator, verifier: Verifier, data: Data, bar: tqdm
 ) -> list[tuple]:
-    """Rows of :data:`TABLE_HEADER`; an empty translation is never valid, at whatever threshold."""
+    """Rows of :data:`TABLE_HEADER`; an empty translation, or the caption itself, is not valid at any threshold."""
     rows = []
     step = 10 * data.translation_batch  # several batches at once, so that the translator can sort them by length
     for start in range(0, len(captions), step):
@@ -199,9 +199,11 @@ def _translate(
         similarity = verifier.similarity(en, bn).astype(np.float64).round(6)
         for row in zip(chunk, bn, similarity, accepted(similarity, data.threshold), strict=True):
             caption, text, s, valid = row
-            rows.append(
-                (caption.caption_id, caption.image_id, caption.text, text, f"{s:.6f}", int(valid and text != ""))
-            )
+            copied = (
+                data.reject_copies and text.strip() == caption.text.strip()
+            )  # its cosine is 1: Eq. 4 is blind to it
+            valid = valid and text != "" and not copied
+            rows.append((caption.caption_id, caption.image_id, caption.text, text, f"{s:.6f}", int(valid)))
         bar.update(len(chunk))
     return rows
 

@@ -67,13 +67,20 @@ class Encoder:
 
 
 def open_picture(path: Path) -> Image.Image:
-    """The picture at ``path`` in RGB, turned as its EXIF orientation says.  Raises :class:`BncapError`."""
+    """The picture at ``path`` in RGB, turned as its EXIF orientation says, transparency on white.
+
+    Raises :class:`BncapError` if the file is missing or does not decode.
+    """
     try:
         with Image.open(path) as picture:
-            return ImageOps.exif_transpose(picture).convert("RGB")
+            upright = ImageOps.exif_transpose(picture)
+            if upright.has_transparency_data:
+                layer = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+            return upright.convert("RGB")
     except FileNotFoundError as error:
         raise BncapError(f"{path} is missing; check the folder that the annotations speak of") from error
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BncapError(f"{path} does not decode as a picture ({error}); replace or remove it") from error
 
 

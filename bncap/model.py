@@ -5,8 +5,6 @@ Shapes: B batch, T caption tokens, S patches, C channels of the encoder, D decod
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import MBart50Tokenizer, MBartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import logging as transformers_logging
 
 from bncap.artifacts import read_json, write_json
 from bncap.attention import IMPLEMENTATION, Tap
 from bncap.beam import search
 from bncap.errors import BncapError
+from bncap.loading import quiet_loading
 from bncap.settings import Decode
 from bncap.text import language_name
 
@@ -156,24 +154,17 @@ def load_decoder(path: str) -> MBartForConditionalGeneration:
     """
     with quiet_loading():
         model, found = MBartForConditionalGeneration.from_pretrained(
-            path, encoder_layers=0, attn_implementation=IMPLEMENTATION, output_loading_info=True
+            path,
+            encoder_layers=0,
+            attn_implementation=IMPLEMENTATION,
+            dtype=torch.float32,  # mixed precision wants whole master weights
+            output_loading_info=True,
         )
     if found["missing_keys"]:
         raise BncapError(
             f"{path} lacks weights, such as {sorted(found['missing_keys'])[0]}; fetch the checkpoint again"
         )
     return model
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Leave out the library's report on unused weights, for loads that leave some out on purpose."""
-    before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(before)
 
 
 def load_tokenizer(path: str, lang: str) -> MBart50Tokenizer:

@@ -44,7 +44,7 @@ def _alignment(model: Captioner, batch: Batch, loss: Loss, memory: Tensor, atten
     wanted = weights_of(loss)
     labels = batch.labels[pairs]
     x, x_syn = memory[pairs], model.bridge(batch.synthetic[pairs])
-    w = _weights(model, attention[pairs], labels, loss)
+    w = text_weights(model, attention[pairs], labels, loss)
     r, r_syn = pool(x, w), pool(x_syn, w)
     found = {}
     if "pal" in wanted:
@@ -53,14 +53,15 @@ def _alignment(model: Captioner, batch: Batch, loss: Loss, memory: Tensor, atten
         groups = None if loss.same_image_negatives else batch.images[pairs]
         found["infonce"] = info_nce(r, r_syn, loss.temperature, groups)
     if "ot" in wanted:
-        w_syn = _weights(model, model(x_syn, labels)[1], labels, loss) if loss.synthetic_masses else None
+        w_syn = text_weights(model, model(x_syn, labels)[1], labels, loss) if loss.synthetic_masses else None
         found["ot"] = _transport(x, x_syn, w, loss, w_syn)
     if model.penultimate_bridge is not None:
         _add_penultimate(found, model, batch, w, loss)
     return found
 
 
-def _weights(model: Captioner, attention: Tensor, labels: Tensor, loss: Loss) -> Tensor:
+def text_weights(model: Captioner, attention: Tensor, labels: Tensor, loss: Loss) -> Tensor:
+    """w (B, S) of Eq. 8 from the tapped ``attention`` (B, T, S), read as ``loss`` says."""
     real_tokens = labels.ne(IGNORED)
     if not loss.language_token:
         real_tokens = real_tokens & labels.ne(model.language_id)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from bncap import artifacts, decode, evaluate, paths
-from bncap.alignment import text_weights
+from bncap.alignment import caption_weights
 from bncap.config import MAIN
 from bncap.corpus import read_corpus
 from bncap.experiments import TRAINING, folder_of, load_run
@@ -78,7 +78,7 @@ def _build(
 def _caption(config: Config, model: Captioner, store: FeatureStore, split: str, row: dict[str, str]) -> dict[str, Any]:
     features = store.take(split, store.rows(split, [row["image"]]))
     words = decode.word_attention(model, features[0], row["caption"], config.model.max_tokens)
-    w = text_weights(model, features, [row["caption"]], config.loss, config.model.max_tokens)
+    w = caption_weights(model, features, [row["caption"]], config.loss, config.model.max_tokens)
     return {
         "split": split,
         **{name: row[name] for name in ("image", "caption", "reference", "meteor")},
@@ -151,7 +151,7 @@ def _triplet(
     pairs = (p for p in read_corpus(corpus) if p.split == "train" and str(p.caption_id) == row["caption_id"])
     real = store.take("train", store.rows("train", [row["image"]]))
     synthetic = store.take("synthetic", store.rows("synthetic", [row["caption_id"]]))
-    w = text_weights(model, real, [row["bn"]], config.loss, config.model.max_tokens)
+    w = caption_weights(model, real, [row["bn"]], config.loss, config.model.max_tokens)
     sidecar = artifacts.read_json((images / row["synthetic"]).with_suffix(".json"))
     colours = principal_colours(torch.cat([real, synthetic]))
     record = {

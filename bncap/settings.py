@@ -36,6 +36,7 @@ class Data:
     shards: int = 10
     translation_batch: int = 128
     threshold: float = 0.55  # accept a pair iff its cosine is at least this (below Eq. 4)
+    reject_copies: bool = True  # refuse a translation that is the English caption itself
     triplets: int = 80_000
     captions_per_image: int = 5  # at most so many accepted captions of one image become triplets
     validation_images: int = 500

@@ -114,13 +114,15 @@ def test_runs_that_start_from_different_weights_are_refused(world, captioner):
         alignment.build_alignment(world, SEED)
 
 
-def test_text_weights_do_not_depend_on_the_captions_beside_them(captioner, sentences):
+def test_caption_weights_do_not_depend_on_the_captions_beside_them(captioner, sentences):
     features = torch.randn(5, 9, 12, generator=torch.Generator().manual_seed(0))
-    together = alignment.text_weights(captioner, features, list(sentences), Loss(), 32)
-    alone = [alignment.text_weights(captioner, features[i : i + 1], [s], Loss(), 32) for i, s in enumerate(sentences)]
+    together = alignment.caption_weights(captioner, features, list(sentences), Loss(), 32)
+    alone = [
+        alignment.caption_weights(captioner, features[i : i + 1], [s], Loss(), 32) for i, s in enumerate(sentences)
+    ]
     assert torch.allclose(together, torch.cat(alone), atol=1e-6)
     everywhere = dataclasses.replace(Loss(), rho=1.0)
-    assert alignment.text_weights(captioner, features, list(sentences), everywhere, 32).gt(0).all()
+    assert alignment.caption_weights(captioner, features, list(sentences), everywhere, 32).gt(0).all()
 
 
 def test_a_distance_relative_to_the_spread_does_not_change_with_scale():

@@ -259,3 +259,11 @@ def test_the_figures_show_known_faults_and_come_to_the_same_bytes_each_time(root
     folder = build()
     assert acceptance_curve(folder, tmp_path / "plain").read_bytes() != curve
     assert similarity_histogram(folder, tmp_path / "plain").read_bytes() != histogram
+
+
+@pytest.mark.parametrize(("reject", "kept"), [("True", 0), ("False", 1)])
+def test_a_caption_left_in_english_is_refused_whatever_its_cosine(root, translator, monkeypatch, reject, kept):
+    monkeypatch.setattr(translator, "translate", lambda captions: captions)  # copies all, to which Eq. 4 is blind
+    monkeypatch.setattr(Verifier, "similarity", lambda self, en, bn: np.ones(len(en)))
+    pairs = read_corpus(build_corpus(get_config("kaggle", [*SIZES, f"data.reject_copies={reject}"])))
+    assert bool(pairs) == bool(kept)

@@ -110,3 +110,8 @@ def test_exif_orientation_and_modes_are_respected(tmp_path):
     for mode in ("L", "P", "RGBA", "LA"):
         Image.new(mode, (8, 8)).save(tmp_path / f"{mode}.png")
         assert open_picture(tmp_path / f"{mode}.png").mode == "RGB"
+
+
+def test_transparent_pixels_are_white(tmp_path):
+    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert open_picture(tmp_path / "clear.png").getpixel((3, 3)) == (255, 255, 255)
