@@ -7,7 +7,8 @@ SDPA, and the eager path keeps all maps of all layers, after dropout.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ def _tapped_attention(
     **kwargs,
 ) -> tuple[Tensor, Tensor | None]:
     tap = getattr(module, "tap", None)
-    if tap is None:
+    if tap is None or not tap.open:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = (query @ key.transpose(-2, -1) * scaling).float()  # (B, heads, T, S)
@@ -58,6 +59,7 @@ class Tap:
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self.weights: dict[int, Tensor] = {}
+        self.open = True
         for module in modules:
             module.tap = self
 
@@ -68,3 +70,12 @@ class Tap:
         """
         layers = [self.weights.pop(index) for index in sorted(self.weights)]
         return torch.stack(layers).mean(0)
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Run the modules fused meanwhile, where nobody asks for their weights."""
+        self.open = False
+        try:
+            yield
+        finally:
+            self.open = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ class BertScore:
     device: str
     max_length: int
     batch_size: int = 64
+    references: dict[tuple[str, ...], dict] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def signature(self) -> str:
@@ -44,15 +45,25 @@ class BertScore:
 
         candidates = [normalise(text, lang) for text in hypotheses]
         groups = [[normalise(text, lang) for text in refs] for refs in references]
-        encoded = self._encode({*candidates, *(ref for group in groups for ref in group)})
+        wanted = self._encode_references({ref for group in groups for ref in group})
+        found = self._encode(set(candidates))
 
         def pair(candidate: str, ref: str) -> float:
             if not candidate or not ref:
                 return 0.0
-            parts = [part.clone()[None] for text in (ref, candidate) for part in encoded[text]]  # it divides in place
+            parts = [part.clone()[None] for part in (*wanted[ref], *found[candidate])]  # it divides in place
             return float(greedy_cos_idf(*parts)[2])
 
         return [max(pair(candidate, ref) for ref in group) for candidate, group in zip(candidates, groups, strict=True)]
+
+    def _encode_references(self, sentences: Iterable[str]) -> dict:
+        """As :meth:`_encode`; the two latest sets are kept, as every variant is scored against the same references."""
+        key = tuple(sorted(sentences))
+        if key not in self.references:
+            while len(self.references) > 1:
+                self.references.pop(next(iter(self.references)))
+            self.references[key] = self._encode(key)
+        return self.references[key]
 
     def _encode(self, sentences: Iterable[str]) -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Sentence -> embeddings (T, D), mask (T,) and weights (T,), 0 for the first and last special token, else 1."""

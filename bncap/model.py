@@ -120,15 +120,16 @@ class Captioner(nn.Module):
 
     def generate(self, memory: Tensor, decode: Decode, max_tokens: int) -> tuple[Tensor, Tensor]:
         """Beam search with the language token forced (Sec. 4.5) over (B, S, D) ``memory``; see :func:`search`."""
-        return search(
-            self.decoder,
-            decode,
-            max_tokens,
-            encoder_outputs=BaseModelOutput(memory),
-            decoder_start_token_id=self.decoder.config.eos_token_id,
-            eos_token_id=self.decoder.config.eos_token_id,
-            forced_bos_token_id=self.language_id,
-        )
+        with self.tap.closed():
+            return search(
+                self.decoder,
+                decode,
+                max_tokens,
+                encoder_outputs=BaseModelOutput(memory),
+                decoder_start_token_id=self.decoder.config.eos_token_id,
+                eos_token_id=self.decoder.config.eos_token_id,
+                forced_bos_token_id=self.language_id,
+            )
 
     def save(self, folder: Path, record: dict) -> None:
         """Everything a captioner needs: ``decoder/`` as from the hub, ``bridge.safetensors``, ``captioner.json``."""

@@ -17,10 +17,10 @@ from bncap.text import language_name
 class World:
     """Size of the mini world (profiles ``mini`` and ``smoke``; ignored where the data are real)."""
 
-    train_images: int = 1200
+    train_images: int = 1000
     validation_images: int = 100
-    test_images: int = 500
-    ood_images: int = 500
+    test_images: int = 400
+    ood_images: int = 400
     fault_rate: float = 0.15  # share of the mini translator's outputs that are wrong
     retrain_encoder: bool = False  # instead of the checkpoint that ships with the package
     model_steps: float = 1.0  # multiplies the steps that each mini component is trained for
