@@ -74,8 +74,15 @@ def variant_of(row: pd.Series) -> str:
 
 
 def read_scores(config: Config, variant: str, seed: int) -> dict[str, Any]:
-    """``scores.json`` of a finished run, by split; BncapError with the command that makes it if there is none."""
-    return artifacts.read_json(artifacts.require(folder_of(config, variant, seed)) / "scores.json")
+    """``scores.json`` of a finished run, by split, NaN for what is not known.
+
+    Raises BncapError with the command that makes it if there is none.
+    """
+    saved = artifacts.read_json(artifacts.require(folder_of(config, variant, seed)) / "scores.json")
+    return {
+        split: {name: math.nan if value is None else value for name, value in scores.items()}
+        for split, scores in saved.items()
+    }
 
 
 def as_results(frame: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
@@ -228,6 +235,8 @@ def _summary(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _spread(values: pd.Series) -> tuple[float, float]:
     """Mean and deviation rounded once, so that tables and ``results.json`` cannot differ in a last digit."""
+    if values.isna().any():
+        return math.nan, math.nan
     mean, std = stats.mean_std(values)
     return round(mean, DIGITS), round(std, DIGITS)
 
