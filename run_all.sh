@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets up and regenerates every table and figure (./run_all.sh), or sets up and runs the tests (./run_all.sh --test).
-# All other options go to `python -m bncap run`: --profile --seed --seeds --from --to --only --set --jobs --force.
+# All other options go to `python -m bncap run`: --profile --seed --seeds --from --to --only --set --jobs --retrain-encoder
+# --force.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 

@@ -20,6 +20,11 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if options.traceback:
+            raise
+        print(f"error: {error}; check that path and its disk, then start again", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; everything finished is kept", file=sys.stderr)
         return 130
@@ -39,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--only", metavar="NN[,NN]", help="just these notebooks")
     run.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.FIELD=VALUE")
     run.add_argument("--jobs", type=int, help="worker processes (default: one a processor)")
+    run.add_argument("--retrain-encoder", action="store_true", help="train the mini encoder instead of the shipped one")
     run.add_argument("--force", action="store_true", help="run notebooks that are up to date as well")
     run.set_defaults(command=_run)
 
@@ -66,9 +72,14 @@ def _run(options: argparse.Namespace) -> None:
     from bncap import paths, runner
 
     overrides, seed = list(options.overrides), options.seed
-    if options.seeds:
-        seed = _first_seed(options.seeds)
-        overrides.append(f"experiment.seeds=({options.seeds},)")
+    if options.seeds is not None:
+        seeds = _parse_seeds(options.seeds)
+        seed = seeds[0]
+        overrides.append(f"experiment.seeds={seeds}")
+    if not 0 <= seed < 2**32:
+        raise BncapError(f"--seed {seed}: a seed is a whole number from 0 to 2^32 - 1")
+    if options.retrain_encoder:
+        overrides.append("world.retrain_encoder=True")
     if options.jobs is not None:
         if options.jobs < 1:
             raise BncapError("--jobs must be at least 1")
@@ -80,11 +91,14 @@ def _run(options: argparse.Namespace) -> None:
         print(f"report: {report}")
 
 
-def _first_seed(seeds: str) -> int:
-    try:
-        return int(seeds.split(",")[0])
-    except ValueError:
-        raise BncapError(f"--seeds {seeds}: write whole numbers with commas, such as 42,43,44") from None
+def _parse_seeds(text: str) -> tuple[int, ...]:
+    numbers = [number.strip() for number in text.split(",")]
+    if not all(number.isdecimal() and int(number) < 2**32 for number in numbers):
+        raise BncapError(f"--seeds {text}: write whole numbers below 2^32 with commas, such as 42,43,44")
+    seeds = tuple(map(int, numbers))
+    if len(set(seeds)) < len(seeds):
+        raise BncapError(f"--seeds {text}: a seed comes twice; each run has a seed of its own")
+    return seeds
 
 
 def _check(options: argparse.Namespace) -> int:

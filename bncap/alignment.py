@@ -100,6 +100,7 @@ def build_alignment(config: Config, seed: int) -> Path:
         settings=settings,
         inputs=inputs,
         build=functools.partial(_build, config, seed),
+        config=config,
     )
 
 

@@ -7,8 +7,6 @@ folder is complete.  ``.working.json`` stands in a folder under construction and
 from __future__ import annotations
 
 import csv
-import errno
-import fcntl
 import functools
 import hashlib
 import importlib.metadata
@@ -17,9 +15,7 @@ import os
 import platform
 import resource
 import shutil
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from bncap.errors import BncapError
-from bncap.paths import ROOT, artifacts_root
+from bncap.guards import full_disk_named, locked
+from bncap.paths import ROOT, artifacts_root, model_path, short_name
+from bncap.settings import Config
 
 MANIFEST = "manifest.json"
 WORKING = ".working.json"
@@ -43,41 +41,50 @@ def run_step(
     settings: dict[str, Any],
     inputs: Sequence[Path] = (),
     build: Callable[[Path], None],
+    config: Config | None = None,
     quiet: bool = False,
 ) -> Path:
     """Make ``folder`` by ``build(folder)`` unless a matching, intact manifest says that it is there already.
 
-    ``settings`` are the configuration values that the step depends on; ``inputs`` are finished step folders or plain
-    files.  Work interrupted under the same settings and inputs is left for ``build`` to go on from; anything else is
-    put aside in ``<folder>.previous`` until the new one is complete.  Two runs on one folder wait for each other.
+    ``settings`` are the configuration values that the step depends on; the whole ``config`` that it was made with is
+    only recorded.  ``inputs`` are finished step folders or plain files.  Work interrupted under the same settings and
+    inputs is left for ``build`` to go on from; anything else is put aside in ``<folder>.previous`` until the new one is
+    complete.  Two runs on one folder wait for each other.
 
-    Raises :class:`BncapError` for a missing input, an output that changed under its manifest, and a full disk.
+    Raises :class:`BncapError` for a missing input, an input or output that changed under its manifest, a full disk, and
+    a folder that cannot be written.
     """
-    sources = {_name(path): fingerprint(path) for path in inputs}
+    sources = {short_name(path): fingerprint(path) for path in inputs}
     key = _digest({"settings": settings, "inputs": sources})
-    with _locked(folder):
-        if is_finished(folder) and read_json(folder / MANIFEST)["key"] == key:
+    with full_disk_named(folder), locked(folder):
+        if is_finished(folder) and read_manifest(folder)["key"] == key:
             check_outputs(folder)
             if not quiet:
-                print(f"{_name(folder)}: up to date")
+                print(f"{short_name(folder)}: up to date")
             return folder
         _prepare(folder, key, quiet)
         start = time.monotonic()
-        try:
-            build(folder)
-            _write_manifest(folder, key, settings, sources, time.monotonic() - start)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise BncapError(
-                f"disk full while writing {_name(folder)}: free some space or set BNCAP_ARTIFACTS to another disk, "
-                "then start again; finished steps and this step's work so far are kept"
-            ) from error
+        build(folder)
+        seconds = time.monotonic() - start
+        record = {"key": key, "settings": settings, "inputs": sources, "seconds": round(seconds, 3)}
+        if config is not None:
+            record |= {"config": config.as_dict(), "config_sha256": _digest(config.as_dict())}
+        _write_manifest(folder, record)
         (folder / WORKING).unlink(missing_ok=True)
         shutil.rmtree(_previous(folder), ignore_errors=True)
     if not quiet:
-        print(f"{_name(folder)}: made in {time.monotonic() - start:.1f} s")
+        print(f"{short_name(folder)}: made in {time.monotonic() - start:.1f} s")
     return folder
+
+
+def component_inputs(config: Config, name: str) -> list[Path]:
+    """What a step that loads the component ``name`` depends on: the step folder that made it, or a local folder's
+    weights.  Nothing for one in the hub's cache: its name among the step's settings has to do.
+    """
+    folder = Path(model_path(config, name))
+    if folder.is_relative_to(artifacts_root()):
+        return [folder]
+    return sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
 
 
 def is_finished(folder: Path) -> bool:
@@ -89,31 +96,32 @@ def require(folder: Path) -> Path:
     if not is_finished(folder):
         profile, step = folder.parts[-3], folder.parts[-2]
         raise BncapError(
-            f"{_name(folder)} is missing or unfinished; make it with: "
-            f"./run_all.sh --profile {profile} --only {step[:2]}"
+            f"{short_name(folder)} is missing or unfinished; make it with: "
+            f"./run_all.sh --profile {profile} --only {step[:2]} (--to {step[:2]} if what it needs is missing as well)"
         )
     return folder
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 that stands for the bytes of a file, or of the outputs of a finished step folder."""
+    """SHA-256 that stands for the bytes of a file, or of the outputs of a finished step folder, which are checked."""
     if path.is_file():
         return file_hash(path)
-    outputs = read_json(require(path) / MANIFEST)["outputs"]
+    check_outputs(require(path))
+    outputs = read_manifest(path)["outputs"]
     return _digest({name: record["sha256"] for name, record in outputs.items()})
 
 
 def check_outputs(folder: Path) -> None:
     """Raise :class:`BncapError` if an output is gone or differs from the manifest."""
-    for name, record in read_json(folder / MANIFEST)["outputs"].items():
+    for name, record in read_manifest(folder)["outputs"].items():
         path = folder / name
-        remedy = f"delete {_name(folder)} and start again to make it anew"
+        remedy = f"delete {short_name(folder)} and start again to make it anew"
         if not path.is_file():
-            raise BncapError(f"{_name(path)} is gone though its manifest lists it; {remedy}")
+            raise BncapError(f"{short_name(path)} is gone though its manifest lists it; {remedy}")
         stat = path.stat()
         touched = stat.st_size != record["bytes"] or stat.st_mtime_ns != record["mtime_ns"]
         if touched and file_hash(path) != record["sha256"]:
-            raise BncapError(f"{_name(path)} was changed after it was finished; {remedy}")
+            raise BncapError(f"{short_name(path)} was changed after it was finished; {remedy}")
 
 
 def file_hash(path: Path) -> str:
@@ -121,11 +129,19 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished step folder; :class:`BncapError` if it is not what :func:`run_step` wrote."""
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or not {"key", "outputs"} <= set(manifest):
+        raise BncapError(f"{short_name(folder / MANIFEST)} is no manifest; delete {short_name(folder)} and start again")
+    return manifest
+
+
 def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BncapError(f"{_name(path)} is not readable JSON ({error}); delete it and make it again") from error
+        raise BncapError(f"{short_name(path)} is not readable JSON ({error}); delete it and make it again") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -162,30 +178,13 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold ``<folder>.lock``; if another process has it, say which and wait."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f".{folder.name}.lock").open("a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.seek(0)
-            print(f"{_name(folder)}: waiting for another run ({stream.read().strip() or 'unknown'})", file=sys.stderr)
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%H:%M:%S')}")
-        stream.flush()
-        yield
-
-
 def _prepare(folder: Path, key: str, quiet: bool) -> None:
     """Leave in ``folder`` only unfinished work for ``key``; the rest goes to ``.previous``."""
     working = folder / WORKING
     resumes = working.is_file() and not is_finished(folder) and read_json(working)["key"] == key
     if folder.exists() and not resumes:
         if not quiet and is_finished(folder):
-            print(f"{_name(folder)}: settings or inputs changed, making it anew")
+            print(f"{short_name(folder)}: settings or inputs changed, making it anew")
         # an unfinished leftover must not push out the last complete result
         if is_finished(folder) or not _previous(folder).exists():
             shutil.rmtree(_previous(folder), ignore_errors=True)
@@ -196,7 +195,7 @@ def _prepare(folder: Path, key: str, quiet: bool) -> None:
     write_json(working, {"key": key})
 
 
-def _write_manifest(folder: Path, key: str, settings: dict, sources: dict[str, str], seconds: float) -> None:
+def _write_manifest(folder: Path, record: dict[str, Any]) -> None:
     profile, step = folder.parts[-3], folder.parts[-2]
     variant, _, seed = folder.name.rpartition("-s")
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -209,15 +208,12 @@ def _write_manifest(folder: Path, key: str, settings: dict, sources: dict[str, s
             "mtime_ns": stat.st_mtime_ns,
         }
     manifest = {
-        "key": key,
+        **record,
         "profile": profile,
         "step": step,
         "variant": variant,
         "seed": int(seed),
-        "settings": settings,
-        "inputs": sources,
         "outputs": outputs,
-        "seconds": round(seconds, 3),
         "peak_memory_bytes": peak * 1024,
         "commit": git_commit(),
         "python": platform.python_version(),
@@ -251,13 +247,6 @@ def package_versions() -> dict[str, str]:
 
 def _previous(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.previous")
-
-
-def _name(path: Path) -> str:
-    """``path`` below the artefact root where it lies there, for messages and manifests."""
-    path = Path(path)
-    root = artifacts_root()
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
 def _digest(value: Any) -> str:

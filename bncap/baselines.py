@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel, MBart50Tokenizer, MBartConfig, PreTrainedTokenizerBase
 
@@ -18,6 +18,7 @@ from bncap import paths
 from bncap.artifacts import read_json, write_json
 from bncap.attention import IMPLEMENTATION, Tap
 from bncap.beam import search
+from bncap.checkpoints import read_tensors
 from bncap.config import BASELINES
 from bncap.errors import BncapError
 from bncap.loading import quiet_loading
@@ -242,4 +243,4 @@ def _save(model: VitGpt2Captioner | CnnLstmCaptioner, folder: Path, record: dict
 
 
 def _read(folder: Path) -> tuple[dict[str, Tensor], dict]:
-    return load_file(folder / "bridge.safetensors"), read_json(folder / "captioner.json")
+    return read_tensors(folder / "bridge.safetensors"), read_json(folder / "captioner.json")

@@ -153,6 +153,8 @@ def _read_text(path: Path) -> str:
         raise BncapError(f"{path} is missing; the datasets are expected in the layout they are published in") from error
     except UnicodeDecodeError as error:
         raise BncapError(f"{path} is not UTF-8 ({error}); fetch it again") from error
+    except OSError as error:
+        raise BncapError(f"{path} cannot be read ({error.strerror}); put the file there, readable") from error
 
 
 def _read_json(path: Path) -> Any:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from bncap.artifacts import read_json, write_json
+from bncap.errors import BncapError
 
 STATE = "state.json"
 
@@ -64,11 +66,10 @@ def load(
     if not folder.is_dir():
         return None
     saved = read_json(folder / STATE)
-    weights = load_file(folder / "model.safetensors")
+    weights, tensors = (read_tensors(folder / f"{name}.safetensors") for name in ("model", "training"))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])
-    tensors = load_file(folder / "training.safetensors")
     torch.set_rng_state(tensors.pop("rng.cpu"))
     if "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors.pop("rng.cuda"))
@@ -80,3 +81,11 @@ def load(
     scheduler.load_state_dict(saved["scheduler"])
     scaler.load_state_dict(saved["scaler"])
     return saved["record"]
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; :class:`BncapError` with its name if it is missing or damaged."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BncapError(f"{path} cannot be read ({error}); delete {path.parent} and start again") from error

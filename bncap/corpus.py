@@ -70,7 +70,8 @@ def build_corpus(config: Config) -> Path:
     if parts.verifier.startswith("mini:"):
         inputs.append(Path(model_path(config, parts.verifier)))
     folder = step_dir(config.profile, "01_data_build", "corpus", data.seed)
-    return artifacts.run_step(folder, settings=settings, inputs=inputs, build=functools.partial(_build, config))
+    build = functools.partial(_build, config)
+    return artifacts.run_step(folder, settings=settings, inputs=inputs, build=build, config=config)
 
 
 def read_corpus(folder: Path) -> list[Pair]:
@@ -172,6 +173,12 @@ def _build(config: Config, folder: Path) -> None:
         _write_quality(folder, {split: rows for split, rows in by_split.items() if rows})
         counts["calibrated_threshold"] = calibrate(*_known(by_split["validation"]))
     artifacts.write_json(folder / "counts.json", counts)
+    for split, rows in by_split.items():
+        if rows and not any(row.valid for row in rows):
+            raise BncapError(
+                f"{folder / 'corpus.csv'} has no pair of the {split} split: none of {len(rows)} captions reaches "
+                f"data.threshold={data.threshold}; lower it (acceptance.csv beside it has the shares) and start again"
+            )
 
 
 def _plan(splits: Mapping[str, Sequence[Caption]], shards: int) -> dict[str, list[tuple[str, Caption]]]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from bncap import artifacts, decode, metrics, paths
 from bncap.captions import read_boxes
@@ -51,7 +52,7 @@ def evaluate(model: Captioner, store: FeatureStore, pairs: Sequence[Pair], confi
 
 @functools.cache
 def bertscore_model(path: str, layer: int) -> metrics.BertScore:
-    return metrics.load_bertscore(path, layer)
+    return metrics.load_bertscore(path, layer, "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _noun_scores(

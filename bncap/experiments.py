@@ -93,8 +93,9 @@ def run(config: Config, step: str, variant: str, seed: int) -> Path:
         from bncap.corpus import read_corpus
         from bncap.evaluate import evaluate
         from bncap.features import FeatureStore
+        from bncap.train import device_for_training
 
-        model = load_run(config, variant, trained)
+        model = load_run(config, variant, trained).to(device_for_training())
         evaluate(model, FeatureStore(features), read_corpus(corpus), config, folder)
 
     settings = {
@@ -103,9 +104,11 @@ def run(config: Config, step: str, variant: str, seed: int) -> Path:
         "bertscore": [config.components.bertscore, config.components.bertscore_layer],
         "lang": config.data.lang,
     }
-    inputs = [trained, corpus, features, *_component(config, config.components.bertscore)]
+    inputs = [trained, corpus, features, *artifacts.component_inputs(config, config.components.bertscore)]
+    if config.data.source == "mini":
+        inputs.append(paths.dataset_root(config))  # the objects of its pictures
     folder = paths.step_dir(config.profile, step, variant, seed)
-    return artifacts.run_step(folder, settings=settings, inputs=inputs, build=build, quiet=True)
+    return artifacts.run_step(folder, settings=settings, inputs=inputs, build=build, config=config, quiet=True)
 
 
 def _train(config: Config, step: str, variant: str, seed: int) -> Path:
@@ -113,6 +116,7 @@ def _train(config: Config, step: str, variant: str, seed: int) -> Path:
     images = paths.step_dir(config.profile, "02_synthesis", "images", config.data.seed)
     corpus = paths.step_dir(config.profile, "01_data_build", "corpus", config.data.seed)
     share = config.experiment.sensitivity_triplets if step == SENSITIVITY_STEP else 1.0
+    decoder = config.components.gpt2 if variant == "vit_gpt2" else config.components.decoder
 
     def build(folder: Path) -> None:
         import torch
@@ -145,10 +149,11 @@ def _train(config: Config, step: str, variant: str, seed: int) -> Path:
         "train": asdict(config.train),
         "lang": config.data.lang,
         "share": share,
+        "decoder": decoder,
     }
-    inputs = [images, corpus, features, *_decoder(config, variant)]
+    inputs = [images, corpus, features, *artifacts.component_inputs(config, decoder)]
     folder = paths.step_dir(config.profile, step, f"{variant}.weights", seed)
-    return artifacts.run_step(folder, settings=settings, inputs=inputs, build=build, quiet=True)
+    return artifacts.run_step(folder, settings=settings, inputs=inputs, build=build, config=config, quiet=True)
 
 
 def build_model(config: Config, variant: str, store: FeatureStore) -> nn.Module:
@@ -182,12 +187,3 @@ def _features(config: Config, variant: str) -> Path:
     if variant in BASELINES:
         return paths.step_dir(config.profile, BASELINE, f"features-{baseline_encoder(variant)}", config.data.seed)
     return paths.step_dir(config.profile, "02_synthesis", "features", config.data.seed)
-
-
-def _decoder(config: Config, variant: str) -> list[Path]:
-    return _component(config, config.components.gpt2 if variant == "vit_gpt2" else config.components.decoder)
-
-
-def _component(config: Config, name: str) -> list[Path]:
-    """The step folder of a mini component, so that a run depends on its bytes; nothing for one from a hub."""
-    return [Path(paths.model_path(config, name))] if name.startswith("mini:") else []

@@ -6,7 +6,9 @@ of each row; sets are ``train``, ``synthetic``, ``validation``, ``test`` and ``o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -107,14 +109,25 @@ class FeatureStore:
         return np.array([self._rows[name][i] for i in ids], dtype=np.int64)
 
     def take(self, name: str, rows: np.ndarray, penultimate: bool = False) -> Tensor:
-        """(N, S, C) float32 features of ``rows`` of the set ``name``."""
+        """(N, S, C) float32 features of ``rows`` of the set ``name``; :class:`BncapError` if any is not finite."""
         key = f"{name}.penultimate" if penultimate else name
         if key not in self._arrays:
             path = self.folder / f"{key}.npy"
             if not path.is_file():
                 raise BncapError(f"{path.name} is missing in {self.folder.name}; set features.penultimate=True")
-            self._arrays[key] = np.load(path, mmap_mode="r")
-        return torch.from_numpy(self._arrays[key][rows].astype(np.float32))
+            try:
+                self._arrays[key] = np.load(path, mmap_mode="r")
+            except (OSError, ValueError) as error:
+                raise BncapError(f"{path} cannot be read ({error}); delete {self.folder} and start again") from error
+        taken = torch.from_numpy(self._arrays[key][rows].astype(np.float32))
+        bad = ~taken.isfinite().flatten(1).all(1)
+        if bad.any():
+            broken = self.ids(name)[int(rows[int(bad.nonzero()[0])])]
+            raise BncapError(
+                f"{self.folder / key}.npy: the features of {broken} are not finite; "
+                f"delete {self.folder} and start again to make them anew"
+            )
+        return taken
 
     def channels(self, penultimate: bool = False) -> int:
         self.take("train", np.array([0]), penultimate)
@@ -141,18 +154,18 @@ def build_features(
         arguments = [(model, config.features, name, items, folder) for name, items in largest_first]
         workers.run_parallel(_extract, arguments, 1 if torch.cuda.is_available() else None, f"{step}/{variant}")
 
-    inputs = [artifacts.require(corpus), artifacts.require(images), *_weights(model)]
-    settings = {"encoder": component, "penultimate": config.features.penultimate, "synthetic": with_synthetic}
+    inputs = [corpus, images, *artifacts.component_inputs(config, component)]
+    if config.data.source == "mini":
+        inputs.append(paths.dataset_root(config))  # its pictures, of which the corpus has only the captions
+    # a batch's size changes the last bit of its features
+    settings = {"encoder": component, "synthetic": with_synthetic, **asdict(config.features)}
     return artifacts.run_step(
-        paths.step_dir(config.profile, step, variant, seed), settings=settings, inputs=inputs, build=build
+        paths.step_dir(config.profile, step, variant, seed),
+        settings=settings,
+        inputs=inputs,
+        build=build,
+        config=config,
     )
-
-
-def _weights(model: str) -> list[Path]:
-    folder = Path(model)
-    if artifacts.is_finished(folder):
-        return [folder]
-    return sorted(folder.glob("model*.safetensors")) if folder.is_dir() else []
 
 
 def _picture_sets(config: Config, corpus: Path, images: Path, with_synthetic: bool) -> dict[str, dict[str, Path]]:
@@ -180,9 +193,7 @@ def _extract(model: str, settings: Features, name: str, items: dict[str, Path], 
         maps = encoder([open_picture(f) for f in files[start : start + settings.batch]])[::-1]
         if not arrays:
             arrays = [
-                np.lib.format.open_memmap(
-                    folder / f".{name}{suffix}.npy", mode="w+", dtype=np.float16, shape=(len(ids), *m.shape[1:])
-                )
+                _allocate(folder / f".{name}{suffix}.npy", (len(ids), *m.shape[1:]))
                 for suffix, m in zip(suffixes, maps, strict=True)
             ]
         for array, m in zip(arrays, maps, strict=True):
@@ -197,3 +208,11 @@ def _extract(model: str, settings: Features, name: str, items: dict[str, Path], 
         array.flush()
         (folder / f".{name}{suffix}.npy").rename(folder / f"{name}{suffix}.npy")
     artifacts.write_csv(folder / f"{name}.csv", ["row", "id"], list(enumerate(ids)))
+
+
+def _allocate(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A float16 array on disk with all its blocks; without them a disk that fills up later kills the process."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    with path.open("r+b") as stream:
+        os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+    return array

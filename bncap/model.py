@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import MBart50Tokenizer, MBartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
@@ -16,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from bncap.artifacts import read_json, write_json
 from bncap.attention import IMPLEMENTATION, Tap
 from bncap.beam import search
+from bncap.checkpoints import read_tensors
 from bncap.errors import BncapError
 from bncap.loading import quiet_loading
 from bncap.settings import Decode
@@ -151,16 +153,22 @@ def shift_right(labels: Tensor, padding: int, start: int) -> Tensor:
 def load_decoder(path: str) -> MBartForConditionalGeneration:
     """An mBART-50 model without the layers of its text encoder (152 M of 611 M), its attention ready to be tapped.
 
-    Raises :class:`BncapError` if the checkpoint lacks any weight of the rest, which would otherwise be left random.
+    Raises :class:`BncapError` if the checkpoint cannot be read or lacks any weight of the rest, which would otherwise
+    be left random.
     """
-    with quiet_loading():
-        model, found = MBartForConditionalGeneration.from_pretrained(
-            path,
-            encoder_layers=0,
-            attn_implementation=IMPLEMENTATION,
-            dtype=torch.float32,  # mixed precision wants whole master weights
-            output_loading_info=True,
-        )
+    try:
+        with quiet_loading():
+            model, found = MBartForConditionalGeneration.from_pretrained(
+                path,
+                encoder_layers=0,
+                attn_implementation=IMPLEMENTATION,
+                dtype=torch.float32,  # mixed precision wants whole master weights
+                output_loading_info=True,
+            )
+    except (OSError, SafetensorError) as error:
+        raise BncapError(
+            f"{path}: the decoder cannot be loaded ({str(error).splitlines()[0]}); make or fetch it again"
+        ) from error
     if found["missing_keys"]:
         raise BncapError(
             f"{path} lacks weights, such as {sorted(found['missing_keys'])[0]}; fetch the checkpoint again"
@@ -175,9 +183,11 @@ def load_tokenizer(path: str, lang: str) -> MBart50Tokenizer:
 
 
 def load_captioner(folder: Path) -> tuple[Captioner, dict]:
-    """What :meth:`Captioner.save` wrote: the model in evaluation mode and its record."""
+    """What :meth:`Captioner.save` wrote: the model in evaluation mode and its record; no baseline of Table 1."""
     record = read_json(folder / "captioner.json")
-    bridges = load_file(folder / "bridge.safetensors")
+    bridges = read_tensors(folder / "bridge.safetensors")
+    if "bridge.projection.weight" not in bridges:
+        raise BncapError(f"{folder} holds a baseline, which has another decoder; name a run of the main architecture")
     penultimate = bridges.get("penultimate_bridge.projection.weight")
     model = Captioner(
         load_decoder(str(folder / "decoder")),

@@ -26,25 +26,56 @@ def terms(model: Captioner, batch: Batch, loss: Loss, extra: Batch | None = None
     Alignment terms are taken over the triplets that have a synthetic picture and left out if none of the batch has.
     """
     memory = model.bridge(batch.real)
-    logits, attention = model(memory, batch.labels)
-    captioned = [(logits, batch.labels)]
-    if loss.ce_on == "real+synthetic" and batch.paired.any():
-        labels = batch.labels[batch.paired]
-        captioned.append((model(model.bridge(batch.synthetic[batch.paired]), labels)[0], labels))
-    if extra is not None:
-        captioned.append((model(model.bridge(extra.real), extra.labels)[0], extra.labels))
-    found = {"ce": _mean_nll(captioned)}
-    if len(weights_of(loss)) > 1 and batch.paired.any():
-        found |= _alignment(model, batch, loss, memory, attention)
+    ce, masses = captioning(model, batch, loss, memory, extra)
+    found = {"ce": ce}
+    if masses:
+        found |= alignment(model, batch, loss, memory, *masses)
     return found
 
 
-def _alignment(model: Captioner, batch: Batch, loss: Loss, memory: Tensor, attention: Tensor) -> dict[str, Tensor]:
+def captioning(
+    model: Captioner, batch: Batch, loss: Loss, memory: Tensor, extra: Batch | None = None
+) -> tuple[Tensor, list[Tensor]]:
+    """What takes the decoder: the cross-entropy, and the masses w, and w~ where asked for, of the triplets with a pair.
+
+    The second is empty if no alignment term is wanted, no triplet has a synthetic picture, or the first is not finite.
+    """
+    logits, attention = model(memory, batch.labels)
+    captioned = [(logits, batch.labels)]
+    pairs = batch.paired
+    if loss.ce_on == "real+synthetic" and pairs.any():
+        labels = batch.labels[pairs]
+        captioned.append((model(model.bridge(batch.synthetic[pairs]), labels)[0], labels))
+    if extra is not None:
+        captioned.append((model(model.bridge(extra.real), extra.labels)[0], extra.labels))
+    ce = _mean_nll(captioned)
+    masses = []
+    if len(weights_of(loss)) > 1 and pairs.any() and ce.isfinite():  # attention that is not would be refused first
+        labels = batch.labels[pairs]
+        masses.append(text_weights(model, attention[pairs], labels, loss))
+        if loss.synthetic_masses:
+            seen = model(model.bridge(batch.synthetic[pairs]), labels)[1]
+            masses.append(text_weights(model, seen, labels, loss))
+    return ce, masses
+
+
+def tokens(batch: Batch, loss: Loss, extra: Batch | None = None) -> int:
+    """Number of tokens that the cross-entropy of :func:`captioning` is a mean over."""
+    labels = [batch.labels]
+    if loss.ce_on == "real+synthetic":
+        labels.append(batch.labels[batch.paired])
+    if extra is not None:
+        labels.append(extra.labels)
+    return sum(int(part.ne(IGNORED).sum()) for part in labels)
+
+
+def alignment(
+    model: Captioner, batch: Batch, loss: Loss, memory: Tensor, w: Tensor, w_syn: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The alignment terms that have a weight: of the (B, S, D) ``memory`` and the masses, without the decoder."""
     pairs = batch.paired
     wanted = weights_of(loss)
-    labels = batch.labels[pairs]
     x, x_syn = memory[pairs], model.bridge(batch.synthetic[pairs])
-    w = text_weights(model, attention[pairs], labels, loss)
     r, r_syn = pool(x, w), pool(x_syn, w)
     found = {}
     if "pal" in wanted:
@@ -53,7 +84,6 @@ def _alignment(model: Captioner, batch: Batch, loss: Loss, memory: Tensor, atten
         groups = None if loss.same_image_negatives else batch.images[pairs]
         found["infonce"] = info_nce(r, r_syn, loss.temperature, groups)
     if "ot" in wanted:
-        w_syn = text_weights(model, model(x_syn, labels)[1], labels, loss) if loss.synthetic_masses else None
         found["ot"] = _transport(x, x_syn, w, loss, w_syn)
     if model.penultimate_bridge is not None:
         _add_penultimate(found, model, batch, w, loss)

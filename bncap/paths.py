@@ -25,15 +25,26 @@ def artifacts_root() -> Path:
     return Path(os.environ.get("BNCAP_ARTIFACTS", ROOT / "artifacts"))
 
 
+def short_name(path: Path) -> str:
+    """``path`` below the artefact root where it lies there, else its last part: for messages and manifests."""
+    path, root = Path(path), artifacts_root()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
 def step_dir(profile: str, step: str, variant: str, seed: int) -> Path:
     """``artifacts/<profile>/<NN_step>/<variant>-s<seed>``, made by :func:`bncap.artifacts.run_step`."""
     return artifacts_root() / profile / step / f"{variant}-s{seed}"
 
 
 def figures_dir(profile: str) -> Path:
-    """``figures/<profile>``, created."""
+    """``figures/<profile>``, created; :class:`BncapError` if that cannot be."""
     folder = Path(os.environ.get("BNCAP_FIGURES", ROOT / "figures")) / profile
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BncapError(
+            f"{folder} cannot be made ({error.strerror}); set BNCAP_FIGURES to a folder that can be written"
+        ) from error
     return folder
 
 

@@ -82,11 +82,12 @@ def fig1_patches(samples: Path, path: Path) -> Path:
     with np.load(samples / "stages.npz") as maps:
         colours = {stage["name"]: maps[stage["name"]] for stage in stages}
     image = open_picture(samples / sample["picture"])
-    fig = plt.figure(figsize=(7.6, 5.6), layout="constrained")
-    encoder, attention, decoder = fig.subfigures(3, 1, height_ratios=(1.0, 1.0, 0.8))
+    rows = max(1, -(-len(sample["words"]) // (WORDS_A_ROW + 1)))
+    fig = plt.figure(figsize=(7.6, 4.4 + 1.25 * rows), layout="constrained")
+    encoder, attention, decoder = fig.subfigures(3, 1, height_ratios=(2.0, 2.0, 0.4 + 1.25 * rows))
     _draw_stages(encoder, image, stages, colours)
     _draw_partitions(attention, image, stages, colours, sample)
-    _draw_words(decoder, image, sample)
+    _draw_words(decoder, image, sample, rows)
     return save(fig, path, pdf=True)
 
 
@@ -183,15 +184,16 @@ def _draw_kept(axis: Axes, image: Image.Image, weights: list[float]) -> None:
     _rule(axis, side)
 
 
-def _draw_words(part: Figure, image: Image.Image, sample: dict[str, Any]) -> None:
-    part.suptitle("(d) The decoder's cross-attention, word by word", x=0.01, ha="left", fontsize=9)
-    part.text(0.01, 0.0, wrap(sample["caption"], 110), fontsize=9, va="bottom")
-    words = sample["words"][: WORDS_A_ROW + 1]
-    axes = part.subplots(1, WORDS_A_ROW + 1)
-    for axis in axes[len(words) :]:
-        axis.axis("off")
+def _draw_words(part: Figure, image: Image.Image, sample: dict[str, Any], rows: int) -> None:
+    """Every word of the caption, in as many rows as they take."""
+    title = f"(d) The decoder's cross-attention, word by word\n{wrap(sample['caption'], 90)}"
+    part.suptitle(title, x=0.01, ha="left", fontsize=9)
+    words = sample["words"]
+    axes = part.subplots(rows, WORDS_A_ROW + 1, squeeze=False).flat
     for axis, word in zip(axes, words, strict=False):
         show_attention(axis, image, word["weights"], word["word"])
+    for axis in axes[len(words) :]:
+        axis.axis("off")
 
 
 def _rule(axis: Axes, side: int) -> None:

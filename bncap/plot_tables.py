@@ -26,7 +26,8 @@ def dot_plot(frame: pd.DataFrame, path: Path, metrics: tuple[str, ...] = ("B4", 
             values = frame.loc[variant == name, metric]
             ax.plot(values, [line] * len(values), "o", color=colour, alpha=0.6, markeredgewidth=0)
             ax.plot(values.mean(), line, "|", color="black", markersize=11, markeredgewidth=1.4)
-        ax.set(xlabel=findings.NAMES.get(metric, metric), yticks=range(len(variants)), ylim=(len(variants) - 0.5, -0.5))
+        name = f"{findings.NAMES.get(metric, metric)} (0–100)"
+        ax.set(xlabel=name, yticks=range(len(variants)), ylim=(len(variants) - 0.5, -0.5))
         ax.grid(axis="y")
         ax.set_yticklabels([])
     axes[0, 0].set_yticklabels([paper.label(name) for name in variants])

@@ -58,7 +58,7 @@ def caption_gallery(samples: Path, path: Path) -> Path:
     images = [open_picture(samples / c["picture"]) for c in captions]
     texts = [
         f"{SPLIT_LABELS[c['split']]}, METEOR {float(c['meteor']):.1f}\n"
-        f"caption: {c['caption'] or '(no words)'}\nreference: {c['reference']}"
+        f"caption: {c['caption'] or '(no words)'}\na reference: {c['reference']}"
         for c in captions
     ]
     return image_grid(images, [wrap(text, 29) for text in texts], path, columns=4, inches=1.9)

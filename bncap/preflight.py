@@ -86,8 +86,10 @@ def _room(profile: str) -> list[Finding]:
     root = paths.artifacts_root()
     existing = next(p for p in (root, *root.parents) if p.exists())
     free = shutil.disk_usage(existing).free / 1e9
+    usable = existing.is_dir() and os.access(existing, os.W_OK)
     return [
         Finding("memory", f"{total:.0f} GB of {memory} needed", total >= 0.95 * memory, "use a larger machine"),
+        Finding("artefacts", str(root), usable, "set BNCAP_ARTIFACTS to a folder that can be written"),
         Finding("disk", f"{free:.0f} GB free of {disk} needed", free >= disk, "free some, or set BNCAP_ARTIFACTS"),
     ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,17 @@ from bncap.text import iso
 REPORT_NOTEBOOK = "09_report"
 TEMPLATE = paths.PACKAGE / "report_template.html"
 
+STYLES = ("real", "ood", "synthetic")
+
+MEASURES = {
+    "centroid_distance": "centroid distance",
+    "mmd_rbf": "MMD-RBF",
+    "domain_mixing": "domain mixing",
+    "umap_centroid_distance": "centroid distance, UMAP",
+    "umap_mmd_rbf": "MMD-RBF, UMAP",
+}
+"""What of notebook 08 stands in the report's table."""
+
 FIGURES: dict[str, tuple[str, str]] = {
     "acceptance": (
         "01_data_build",
@@ -29,11 +39,11 @@ FIGURES: dict[str, tuple[str, str]] = {
     ),
     "fig1_patches": (
         "04_training",
-        "Fig. 1: a picture as the grid of patches that the frozen encoder hands to the decoder.",
+        "Fig. 1: a test picture on its way through the frozen encoder, its patches, and where each word looks.",
     ),
     "fig2_pipeline": (
         "04_training",
-        "Fig. 2: the pipeline from an English caption to the losses.",
+        "Fig. 2: the pipeline from an English caption to the losses, with a training triplet drawn by the seed.",
     ),
     "fig3_convergence": (
         "04_training",
@@ -41,15 +51,15 @@ FIGURES: dict[str, tuple[str, str]] = {
     ),
     "captions": (
         "04_training",
-        "Captions of test pictures, taken at even ranks of their METEOR.",
+        "Captions of the main model, at even ranks of their METEOR, each with the first of its references.",
     ),
     "table3_ablations": (
         "06_ablations",
-        "The variants of Table 3 out of domain: a dot for each seed, a bar at the mean.",
+        "The variants of Table 3, out of domain: a dot for each seed, a bar at the mean; note where the axes begin.",
     ),
     "table4_sensitivity": (
         "07_sensitivity",
-        "The settings of Table 4 out of domain: a dot for each seed, a bar at the mean.",
+        "The settings of Table 4, out of domain: a dot for each seed, a bar at the mean; note where the axes begin.",
     ),
     "fig3_umap": (
         "08_umap_mmd",
@@ -79,12 +89,14 @@ def write_report(config: Config, first_seed: int) -> Path:
         font=_font(),
         run=what_was_run(config, first_seed),
         warnings=findings.warnings(results),
+        overview=findings.overview(results, verdicts),
         verdicts=verdicts,
         readings=[*readings(results), over_images(config, first_seed)],
         limits=limits(config, first_seed, sum(map(len, verdicts.values()))),
         contradictions=findings.contradictions(),
         tables=[_table(config, name) for name in tables.TABLES],
         moved=alignment_rows(results),
+        moved_seeds=sorted(results["alignment"]),
         variety=variety_rows(config, first_seed),
         figures=[_figure(config, name) for name in FIGURES],
         signatures=sorted({record["signature"] for record in results["results"]}),
@@ -156,6 +168,7 @@ def limits(config: Config, first_seed: int, comparisons: int) -> list[str]:
             "The pictures are drawn scenes of a miniature world and the models are small ones made for it: a score "
             "can be set against another score here, but not against the paper's in size."
         )
+        said.append(encoders_apart(config))
     if config.world.model_steps < 1:
         said.append(
             f"Profile {config.profile} trains the pretrained parts for {config.world.model_steps:.0%} of their steps, "
@@ -166,7 +179,8 @@ def limits(config: Config, first_seed: int, comparisons: int) -> list[str]:
 
 def what_was_run(config: Config, first_seed: int) -> list[tuple[str, str]]:
     """Terms and their values: profile, commit, seeds, minutes, images."""
-    steps = [artifacts.read_json(path) for path in _manifests(config)]
+    manifests = (paths.artifacts_root() / config.profile).glob(f"[0-9]*/*/{artifacts.MANIFEST}")
+    steps = [artifacts.read_json(path) for path in sorted(manifests)]
     runs = [artifacts.read_json(_run(config, v, s) / artifacts.MANIFEST) for v, s in _all_runs(config, first_seed)]
     scores = tables.read_scores(config, MAIN, config.seeds(first_seed)[0])
     counts = artifacts.read_json(
@@ -175,7 +189,7 @@ def what_was_run(config: Config, first_seed: int) -> list[tuple[str, str]]:
     minutes = sum(step["seconds"] for step in steps) / 60
     return [
         ("Profile", config.profile),
-        ("Commit", ", ".join(sorted({run["commit"] for run in runs}))),
+        ("Commit", ", ".join(sorted({run["commit"].replace("+", " with changes") for run in runs}))),
         ("Seeds", ", ".join(map(str, config.seeds(first_seed)))),
         ("Runs", f"{len(runs)}, each trained and scored once"),
         ("Computing time", f"{minutes:.1f} minutes in {len(steps)} steps, added up even where they ran side by side"),
@@ -185,23 +199,52 @@ def what_was_run(config: Config, first_seed: int) -> list[tuple[str, str]]:
     ]
 
 
+def encoder_accuracy(config: Config) -> dict[str, dict[str, float]]:
+    """How well the three frozen encoders of the mini world tell kinds: per cent of object cells, by style of picture.
+
+    Keys are the captioners of Table 1, then ``real``, ``ood`` and ``synthetic``.  Raises BncapError where notebook 00
+    has not been run.
+    """
+    parts = config.components
+    named = {MAIN: parts.encoder, "vit_gpt2": parts.vit, "cnn_lstm": parts.cnn}
+    accuracy = {}
+    for variant, name in named.items():
+        folder = Path(paths.model_path(config, name))
+        if (folder / "card.json").is_file():  # the encoder that ships with the package
+            kinds = {style: a["kind"] for style, a in artifacts.read_json(folder / "card.json")["accuracy"].items()}
+        else:
+            figures = artifacts.read_json(artifacts.require(folder) / "figures.json")
+            kinds = {style: figures[f"kind_{style}"] for style in STYLES}
+        accuracy[paper.label(variant)] = {style: 100 * kinds[style] for style in STYLES}
+    return accuracy
+
+
+def encoders_apart(config: Config) -> str:
+    """What Table 1 of the mini world compares beside the decoders, with :func:`encoder_accuracy`."""
+    measured = encoder_accuracy(config).items()
+    told = "; ".join(f"{label} {a['real']:.1f} % in domain and {a['ood']:.1f} % out of it" for label, a in measured)
+    return (
+        f"Table 1 compares encoders as much as decoders, since those of the baselines were pretrained far less. The "
+        f"frozen encoders tell the kind of an object, cell by cell: {told}."
+    )
+
+
 def alignment_rows(results: findings.Results) -> list[tuple[str, ...]]:
     """The distances of notebook 08 before and after training as text: model, patches, distance, before, after, change.
 
     Those that the paper reports, and the same for the other sets of patches and in the space of the decoder.
     """
-    shown = (*findings.DISTANCES, "mmd_rbf", "domain_mixing")
     return [
         (
             paper.label(r["variant"]),
-            r["set"],
-            r["metric"].replace("_", " "),
+            "text-relevant" if r["set"] == "relevant" else r["set"],
+            MEASURES[r["metric"]],
             f"{r['before']:.4f}",
             f"{r['after']:.4f}",
             f"{r['after'] / r['before'] - 1:+.0%}" if r["before"] else layout.UNKNOWN,
         )
         for r in results["alignment_summary"]
-        if r["metric"] in shown
+        if r["metric"] in MEASURES
     ]
 
 
@@ -245,10 +288,6 @@ def _need(config: Config, file: str, notebook: str) -> Path:
 
 def _remedy(config: Config, notebook: str) -> str:
     return f"make it with: ./run_all.sh --profile {config.profile} --only {notebook[:2]}"
-
-
-def _manifests(config: Config) -> Sequence[Path]:
-    return sorted((paths.artifacts_root() / config.profile).glob(f"[0-9]*/*/{artifacts.MANIFEST}"))
 
 
 def _all_runs(config: Config, first_seed: int) -> list[tuple[str, int]]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bncap import artifacts, paths
+from bncap import artifacts, guards, paths
 from bncap.config import get_config
 from bncap.errors import BncapError
 
@@ -41,25 +41,32 @@ def select(first: str | None = None, last: str | None = None, only: str | None =
             raise BncapError(f"there is no notebook {number!r}; there are {', '.join(known)}")
     if only:
         return [n for n in notebooks if n.name[:2] in only.split(",")]
-    return [n for n in notebooks if (first or "00") <= n.name[:2] <= (last or "99")]
+    chosen = [n for n in notebooks if (first or "00") <= n.name[:2] <= (last or "99")]
+    if not chosen:
+        raise BncapError(f"there is no notebook from {first} to {last}; exchange the two")
+    return chosen
 
 
 def run(request: Request, notebooks: Sequence[Path], *, force: bool = False) -> None:
     """Execute ``notebooks`` in order.  The first that fails raises :class:`BncapError` in three lines: where, what,
-    and how to go on."""
+    and how to go on.  Two runs over the same executed notebooks or figures wait for each other."""
+    get_config(request.profile, request.overrides)  # a wrong setting stops here, not within a notebook
     checked: dict[Path, str] = {}
-    for notebook in notebooks:
-        if not force and _is_current(request, notebook, checked):
-            print(f"{notebook.stem}: up to date", flush=True)
-            continue
-        print(f"{notebook.stem}: running ...", flush=True)
-        start = time.monotonic()
-        before = _figures(request.profile)
-        _execute(request, notebook)
-        changed = [name for name, stamp in _figures(request.profile).items() if before.get(name) != stamp]
-        _record(request, notebook, changed)
-        checked.clear()
-        print(f"{notebook.stem}: {time.monotonic() - start:.0f} s", flush=True)
+    with guards.locked(_root(request) / "notebooks"), guards.locked(paths.figures_dir(request.profile)):
+        for notebook in notebooks:
+            if not force and _is_current(request, notebook, checked):
+                print(f"{notebook.stem}: up to date", flush=True)
+                continue
+            print(f"{notebook.stem}: running ...", flush=True)
+            start = time.monotonic()
+            before = _figures(request.profile)
+            with guards.full_disk_named(executed_path(request, notebook)):
+                _record_path(request, notebook).unlink(missing_ok=True)  # it would vouch for a half executed notebook
+                _execute(request, notebook)
+                changed = [name for name, stamp in _figures(request.profile).items() if before.get(name) != stamp]
+                _record(request, notebook, changed)
+            checked.clear()
+            print(f"{notebook.stem}: {time.monotonic() - start:.0f} s", flush=True)
 
 
 def executed_path(request: Request, notebook: Path) -> Path:
@@ -68,10 +75,15 @@ def executed_path(request: Request, notebook: Path) -> Path:
 
 def _execute(request: Request, notebook: Path) -> None:
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     os.environ.pop("JUPYTER_PATH", None)  # a foreign kernel specification must not take the place of this environment
     output = executed_path(request, notebook)
     output.parent.mkdir(parents=True, exist_ok=True)
+    how_to_go_on = (
+        f"everything finished is kept; the executed notebook is {output}; "
+        f"go on with: ./run_all.sh --profile {request.profile} --from {notebook.name[:2]}"
+    )
     parameters = {"PROFILE": request.profile, "SEED": request.seed, "OVERRIDES": list(request.overrides)}
     try:
         papermill.execute_notebook(
@@ -85,12 +97,16 @@ def _execute(request: Request, notebook: Path) -> None:
             extra_arguments=["--IPKernelApp.log_level=ERROR"],
         )
     except papermill.PapermillExecutionError as error:
-        options = f"--profile {request.profile} --from {notebook.name[:2]}"
         code = [line for line in error.source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
         raise BncapError(
             f"{notebook.name} failed in code cell {error.exec_count - 1}: {code[0].strip()}\n"  # papermill adds one
             f"{error.ename}: {error.evalue.strip().splitlines()[0] if error.evalue.strip() else '(no message)'}\n"
-            f"everything finished is kept; the executed notebook is {output}; go on with: ./run_all.sh {options}"
+            f"{how_to_go_on}"
+        ) from None
+    except DeadKernelError:
+        raise BncapError(
+            f"{notebook.name}: its Python process ended abruptly, most likely for lack of memory\n"
+            f"{how_to_go_on} --jobs 1"
         ) from None
 
 
@@ -120,7 +136,6 @@ def _is_current(request: Request, notebook: Path, checked: dict[Path, str]) -> b
         if not artifacts.is_finished(folder):
             return False
         if folder not in checked:
-            artifacts.check_outputs(folder)
             checked[folder] = artifacts.fingerprint(folder)
         if checked[folder] != fingerprint:
             return False

@@ -51,6 +51,7 @@ def build_samples(config: Config, seed: int) -> Path:
         settings={"loss": asdict(config.loss), "max_tokens": config.model.max_tokens, "per_split": PER_SPLIT},
         inputs=[trained, folder_of(config, MAIN, seed), corpus, images, features],
         build=functools.partial(_build, config, seed, trained, corpus, images, FeatureStore(features)),
+        config=config,
     )
 
 

@@ -123,8 +123,6 @@ class Train:
     warmup: float = 0.1  # share of the steps, One-Cycle
     clip: float = 1.0
     unfreeze: float = 0.3  # the decoder is unfrozen from the top to whole over this share of the steps
-    label_smoothing: float = 0.0
-    workers: int = 1
 
 
 @dataclass(frozen=True)

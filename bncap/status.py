@@ -24,7 +24,10 @@ def _line(root: Path, folder: Path) -> str:
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
     if not artifacts.is_finished(folder):
         return f"{name:<52} {'unfinished':<12} {'':>8} {size:>8.1f}"
-    manifest = artifacts.read_json(folder / artifacts.MANIFEST)
+    try:
+        manifest = artifacts.read_manifest(folder)
+    except BncapError:
+        return f"{name:<52} {'unreadable':<12} {'':>8} {size:>8.1f}"
     try:
         artifacts.check_outputs(folder)
         state = "finished"

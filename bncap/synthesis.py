@@ -131,7 +131,7 @@ def build_images(config: Config) -> Path:
         "synthesiser_prior": parts.synthesiser_prior,
     }
     folder = step_dir(config.profile, "02_synthesis", "images", data.seed)
-    return run_step(folder, settings=settings, inputs=[corpus], build=partial(_build, config, corpus))
+    return run_step(folder, settings=settings, inputs=[corpus], build=partial(_build, config, corpus), config=config)
 
 
 def regenerate(sidecar_path: Path, config: Config) -> bytes:

@@ -99,7 +99,7 @@ def train(
             record["step"] += 1
             _log_step(folder / "steps.csv", record["step"], epoch + 1, raw, weights, float(norm), rate)
             bar.update()
-        ce = validation_ce(model, validation, config.decode.batch)
+        ce = validation_ce(model, validation, settings.batch)
         _append(folder / "validation.csv", [epoch + 1, record["step"], f"{ce:.6f}"])
         if ce < record["validation_ce"]:
             record |= {"best_epoch": epoch + 1, "validation_ce": ce}
@@ -148,39 +148,63 @@ def _backward(
     weights: dict[str, float],
     scaler: torch.amp.GradScaler,
 ) -> dict[str, float]:
-    """Accumulate the gradient of one batch over its micro-batches; returns the raw terms of the whole batch.
+    """Gradient of one batch; returns its raw terms.
 
-    A micro-batch counts by its share of the captions, so that a smaller last one does not count as a whole one.
+    With ``train.accumulation`` the decoder sees a micro-batch at a time, and the gradient is still that of the whole
+    batch: a micro-batch's cross-entropy counts by its share of the tokens, and the alignment terms, for which the
+    masses are all that is needed of the decoder, are taken over the batch, so that InfoNCE keeps its negatives.
     """
+    device, loss = batch.real.device, config.loss
+    extra = extra.to(device) if extra is not None else None
     count = len(batch.labels)
     size = math.ceil(count / config.train.accumulation)
-    device = batch.real.device
-    raw: dict[str, float] = {}
-    for start in range(0, count, size):
-        rows = slice(start, min(start + size, count))
-        share = (rows.stop - rows.start) / count
+    if size == count:
         with autocast(device):
-            found = objective.terms(
-                model, batch.part(rows), config.loss, extra.part(rows).to(device) if extra is not None else None
-            )
-            loss = total(found, {name: weights[name] for name in found})
-        if not torch.isfinite(loss):
-            broken = [name for name, value in found.items() if not torch.isfinite(value)]
-            raise BncapError(
-                f"the loss is not finite (terms {', '.join(broken) or 'none'}); lower train.learning_rate, or check "
-                "the features; what was trained until the last epoch is kept in last/"
-            )
-        scaler.scale(loss * share).backward()
-        for name, value in found.items():
-            raw[name] = raw.get(name, 0.0) + float(value.detach()) * share
+            found = objective.terms(model, batch, loss, extra)
+        return _descend(found, 1.0, weights, scaler)
+    raw = {"ce": 0.0}
+    masses: list[list[Tensor]] = []
+    whole = objective.tokens(batch, loss, extra)
+    for start in range(0, count, size):
+        rows = slice(start, start + size)
+        part, more = batch.part(rows), extra.part(rows) if extra is not None else None
+        with autocast(device):
+            ce, found = objective.captioning(model, part, loss, model.bridge(part.real), more)
+        masses += [found] if found else []
+        share = objective.tokens(part, loss, more) / whole
+        # the masses' own graph is needed again below
+        raw["ce"] += _descend({"ce": ce}, share, weights, scaler, retain_graph=loss.weight_gradient)["ce"]
+    if masses:
+        with autocast(device):
+            joined = (torch.cat(parts) for parts in zip(*masses, strict=True))
+            found = objective.alignment(model, batch, loss, model.bridge(batch.real), *joined)
+        raw |= _descend(found, 1.0, weights, scaler)
     return raw
+
+
+def _descend(
+    found: dict[str, Tensor],
+    share: float,
+    weights: dict[str, float],
+    scaler: torch.amp.GradScaler,
+    retain_graph: bool = False,
+) -> dict[str, float]:
+    """Add the gradient of ``share`` of the weighted terms; returns the same share of the raw ones."""
+    loss = total(found, weights)
+    if not torch.isfinite(loss):
+        broken = [name for name, value in found.items() if not torch.isfinite(value)]
+        raise BncapError(
+            f"the loss is not finite (terms {', '.join(broken) or 'none'}); lower train.learning_rate, or check "
+            "the features; what was trained until the last epoch is kept in last/"
+        )
+    scaler.scale(loss * share).backward(retain_graph=retain_graph)
+    return {name: float(value.detach()) * share for name, value in found.items()}
 
 
 def _unfreeze(model: Captioner, step: int, steps: int, share: float) -> None:
     """From the top decoder layer to the whole decoder, in even stages over the first ``share`` of the steps."""
     stages = len(model.layers)
-    length = max(1, math.ceil(share * steps))
-    model.unfreeze_top(min(stages, 1 + step * stages // length))
+    model.unfreeze_top(1 + step * stages // math.ceil(share * steps) if step < share * steps else stages)
 
 
 @torch.no_grad()
@@ -209,9 +233,7 @@ def _keep_best(folder: Path, model: Captioner) -> None:
 
 
 def _restore_best(folder: Path, model: Captioner) -> None:
-    from safetensors.torch import load_file
-
-    weights = load_file(folder / "best.safetensors")
+    weights = checkpoints.read_tensors(folder / "best.safetensors")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])

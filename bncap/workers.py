@@ -10,17 +10,23 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
 
 from tqdm.auto import tqdm
+
+from bncap.errors import BncapError
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 def default_jobs() -> int:
     """``BNCAP_JOBS``, or else as many as there are processors for this process."""
-    return int(os.environ.get("BNCAP_JOBS", 0)) or len(os.sched_getaffinity(0))
+    wanted = os.environ.get("BNCAP_JOBS", "0")
+    if not wanted.isdecimal():
+        raise BncapError(f"BNCAP_JOBS={wanted}: write a whole number of worker processes, such as 2")
+    return int(wanted) or len(os.sched_getaffinity(0))
 
 
 def run_parallel(
@@ -29,7 +35,7 @@ def run_parallel(
     """``[function(*a) for a in arguments]``, by at most ``jobs`` worker processes; results in order.
 
     ``function`` and its arguments must pickle.  The first exception of a job is raised here, after the jobs that were
-    under way have ended, so that what they made is kept.
+    under way have ended, so that what they made is kept; a worker that is killed is a :class:`BncapError`.
     """
     if not arguments:
         return []
@@ -46,6 +52,11 @@ def run_parallel(
             for future in as_completed(futures):
                 results[futures[future]] = future.result()
                 bar.update()
+        except BrokenProcessPool as error:
+            raise BncapError(
+                f"{label or function.__name__}: a worker process ended abruptly, most likely for lack of memory; "
+                f"start again with fewer than {jobs} workers (--jobs) or more memory; finished jobs are kept"
+            ) from error
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise

@@ -4,8 +4,10 @@ import multiprocessing
 import time
 
 import pytest
+from safetensors import SafetensorError
 
 from bncap import artifacts, paths
+from bncap.config import get_config
 from bncap.errors import BncapError
 
 
@@ -65,6 +67,16 @@ def test_the_manifest_records_what_reproduction_needs(artifacts_dir):
     assert manifest["outputs"]["out.txt"]["sha256"] == artifacts.file_hash(step() / "out.txt")
     assert manifest["settings"] == {"x": 1} and manifest["seed"] == 42 and manifest["variant"] == "a"
     assert {"commit", "packages", "seconds", "peak_memory_bytes", "inputs", "step"} <= set(manifest)
+
+
+def test_the_manifest_records_the_resolved_configuration_which_is_no_part_of_the_key(artifacts_dir):
+    calls = []
+    for overrides in ((), ("train.epochs=9",)):
+        config = get_config("smoke", overrides)
+        artifacts.run_step(step(), settings={"x": 1}, build=calls.append, config=config)
+        manifest = artifacts.read_json(step() / "manifest.json")
+        assert manifest["config"]["train"]["epochs"] == 1 and len(manifest["config_sha256"]) == 64
+    assert len(calls) == 1  # the second is up to date
 
 
 def test_a_failed_build_keeps_its_work_and_goes_on_from_it(artifacts_dir):
@@ -136,8 +148,61 @@ def test_a_full_disk_is_said_in_one_line(artifacts_dir):
     def fill(folder):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(BncapError, match="disk full while writing 01_data_build/a-s42|disk full while writing smoke"):
+    with pytest.raises(BncapError, match="disk full while writing smoke/01_data_build/a-s42: free some space"):
         artifacts.run_step(step(), settings={}, build=fill)
+
+
+def test_a_disk_that_fills_within_a_library_is_said_too_and_the_last_result_is_kept(artifacts_dir):
+    make("precious")
+
+    def fill(folder):
+        (folder / "log.csv").symlink_to("/dev/full")
+        with (folder / "log.csv").open("a") as stream:
+            stream.write("1,2,3")
+
+    def fill_by_safetensors(folder):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    for build in (fill, fill_by_safetensors):
+        with pytest.raises(BncapError, match="disk full while writing smoke/01_data_build/a-s42"):
+            artifacts.run_step(step(), settings={"x": 2}, build=build)
+    assert (step().with_name(".a-s42.previous") / "out.txt").read_text() == "precious"
+
+
+def test_another_error_of_a_build_is_not_taken_for_a_full_disk(artifacts_dir):
+    def fail(folder):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with pytest.raises(PermissionError):
+        artifacts.run_step(step(), settings={}, build=fail)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", "null"])
+def test_a_damaged_manifest_is_named_with_its_remedy_and_nothing_is_deleted(artifacts_dir, content):
+    make()
+    (step() / "manifest.json").write_text(content)
+    for use in (make, lambda: artifacts.fingerprint(step())):
+        with pytest.raises(BncapError, match=r"smoke/01_data_build/a-s42/manifest\.json is no.*; delete"):
+            use()
+    assert (step() / "out.txt").read_text() == "one"
+
+
+def test_an_input_changed_under_its_manifest_is_an_error_that_names_it(artifacts_dir):
+    make()
+    (step() / "out.txt").write_text("tampered")
+    with pytest.raises(BncapError, match=r"01_data_build/a-s42/out\.txt was changed"):
+        make(inputs=[step()], folder=step("upper", "02_synthesis"))
+
+
+def test_a_root_that_is_a_file_is_an_error_with_the_variable_to_set(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("BNCAP_ARTIFACTS", str(tmp_path / "file"))
+    monkeypatch.setenv("BNCAP_FIGURES", str(tmp_path / "file"))
+    with pytest.raises(BncapError, match=r"file/smoke/01_data_build cannot be written .*set BNCAP_ARTIFACTS"):
+        make()
+    with pytest.raises(BncapError, match=r"file/smoke cannot be made .*set BNCAP_FIGURES"):
+        paths.figures_dir("smoke")
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):

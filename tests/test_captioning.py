@@ -133,3 +133,12 @@ def test_the_strongest_patch_is_counted_in_rows_and_columns_from_one():
     weights = np.zeros(49, dtype=np.float32)
     weights[2 * 7 + 4] = 1
     assert captioning.strongest(captioning.WordAttention("বল", weights)) == (3, 5)
+
+
+@pytest.mark.parametrize("file", ["bridge.safetensors", "decoder/model.safetensors", "captioner.json"])
+def test_a_damaged_model_is_named(run, tmp_path, file):
+    path = run / "best" / file
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(BncapError, match=r"bridge\.safetensors|decoder|captioner\.json") as error:
+        captioning.caption_pictures([picture(tmp_path / "a.png")], "smoke")
+    assert len(str(error.value).splitlines()) == 1

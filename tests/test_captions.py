@@ -131,3 +131,11 @@ def test_a_picture_that_cannot_be_decoded_is_named(tmp_path):
             check_image(tmp_path / name)
     with pytest.raises(BncapError, match="none.jpg is missing"):
         check_image(tmp_path / "none.jpg")
+
+
+def test_truncated_instances_and_a_folder_in_place_of_a_file_are_named(tmp_path):
+    (tmp_path / "instances.json").write_text('{"images": [', "utf-8")
+    with pytest.raises(BncapError, match=r"instances\.json is not readable JSON .*fetch it again"):
+        read_boxes(tmp_path / "instances.json")
+    with pytest.raises(BncapError, match=f"{tmp_path.name} cannot be read"):
+        read_boxes(tmp_path)

@@ -261,9 +261,15 @@ def test_the_figures_show_known_faults_and_come_to_the_same_bytes_each_time(root
     assert similarity_histogram(folder, tmp_path / "plain").read_bytes() != histogram
 
 
-@pytest.mark.parametrize(("reject", "kept"), [("True", 0), ("False", 1)])
-def test_a_caption_left_in_english_is_refused_whatever_its_cosine(root, translator, monkeypatch, reject, kept):
+def test_a_caption_left_in_english_is_refused_whatever_its_cosine(root, translator, monkeypatch):
     monkeypatch.setattr(translator, "translate", lambda captions: captions)  # copies all, to which Eq. 4 is blind
     monkeypatch.setattr(Verifier, "similarity", lambda self, en, bn: np.ones(len(en)))
-    pairs = read_corpus(build_corpus(get_config("kaggle", [*SIZES, f"data.reject_copies={reject}"])))
-    assert bool(pairs) == bool(kept)
+    assert read_corpus(build("data.reject_copies=False"))
+    with pytest.raises(BncapError, match="no pair of the train split"):
+        build("data.reject_copies=True")
+
+
+def test_a_split_without_any_accepted_pair_is_named_before_anything_is_drawn_or_trained(root, translator):
+    with pytest.raises(BncapError, match=r"corpus\.csv has no pair of the train split: .*data\.threshold=0\.95; lower"):
+        build("data.threshold=0.95")
+    assert (root.parent / "artifacts/paper/01_data_build/corpus-s42/acceptance.csv").is_file()

@@ -1,3 +1,5 @@
+import errno
+
 import numpy as np
 import pytest
 import torch
@@ -115,3 +117,47 @@ def test_exif_orientation_and_modes_are_respected(tmp_path):
 def test_transparent_pixels_are_white(tmp_path):
     Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     assert open_picture(tmp_path / "clear.png").getpixel((3, 3)) == (255, 255, 255)
+
+
+@pytest.fixture
+def store(artifacts_dir):
+    """Three pictures' features; of the second, ``id1``, one number is not finite."""
+
+    def write(folder):
+        values = np.ones((3, 4, 2), dtype=np.float16)
+        values[1, 2, 0] = np.nan
+        np.save(folder / "train.npy", values)
+        artifacts.write_csv(folder / "train.csv", ["row", "id"], [(i, f"id{i}") for i in range(3)])
+
+    return artifacts.run_step(paths.step_dir("smoke", "02_synthesis", "features", 42), settings={}, build=write)
+
+
+def test_features_on_disk_that_are_not_finite_are_named_when_they_are_read(store):
+    found = FeatureStore(store)
+    assert found.take("train", np.array([2, 0])).shape == (2, 4, 2)
+    with pytest.raises(BncapError, match=r"features-s42/train\.npy: the features of id1 are not finite; delete"):
+        found.take("train", np.array([2, 1]))
+
+
+def test_features_cut_short_on_disk_are_named(store):
+    (store / "train.npy").write_bytes((store / "train.npy").read_bytes()[:-8])
+    with pytest.raises(BncapError, match=r"features-s42/train\.npy cannot be read .*delete"):
+        FeatureStore(store).take("train", np.array([0]))
+
+
+def test_a_disk_without_room_for_the_features_is_an_error_before_any_is_written(pictures, tmp_path, monkeypatch):
+    def full(descriptor, start, length):
+        assert length > 5 * 49 * 128 * 2
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(features.os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        features._extract(SHIPPED, Features(batch=2), "train", pictures, tmp_path)
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith("train")]
+
+
+def test_a_picture_broken_after_the_corpus_was_made_is_named_and_no_half_set_is_left(pictures, tmp_path):
+    pictures["id3"].write_bytes(pictures["id3"].read_bytes()[:200])
+    with pytest.raises(BncapError, match=r"3\.png does not decode as a picture"):
+        features._extract(SHIPPED, Features(batch=2), "train", pictures, tmp_path)
+    assert not (tmp_path / "train.csv").exists() and not (tmp_path / "train.npy").exists()

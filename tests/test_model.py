@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import MBartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -144,6 +145,13 @@ def test_a_saved_captioner_comes_back_whole(captioner, features, labels, tmp_pat
         torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
 
+def test_a_baseline_is_not_taken_for_a_captioner(tmp_path):
+    save_file({"projection.weight": torch.zeros(2, 2)}, tmp_path / "bridge.safetensors")
+    (tmp_path / "captioner.json").write_text("{}")
+    with pytest.raises(BncapError, match="holds a baseline"):
+        load_captioner(tmp_path)
+
+
 def test_the_text_encoder_is_dropped_and_nothing_else_changes(mbart_folder, captioner):
     whole = MBartForConditionalGeneration.from_pretrained(mbart_folder)
     assert len(captioner.decoder.model.encoder.layers) == 0
@@ -180,8 +188,6 @@ def test_too_many_tapped_layers_are_an_error(mbart_folder):
 
 def test_a_checkpoint_without_a_weight_is_an_error(mbart_folder, tmp_path):
     import shutil
-
-    from safetensors.torch import load_file, save_file
 
     shutil.copytree(mbart_folder, tmp_path / "half")
     weights = load_file(tmp_path / "half/model.safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -193,9 +194,52 @@ def test_the_move_of_the_centroids_is_set_against_that_of_cross_entropy_and_the_
     [sentence] = findings.alignment(make_all(config))
     assert sentence == (
         "Distance of the centroids of real and synthetic patches: 0.500 before training, 0.200 (-60%) after the full "
-        "objective and 0.410 (-18%) after cross-entropy alone; full objective against cross-entropy: lower beyond the "
-        "chance of seeds. The paper: 0.361 to 0.213 (-41%)."
+        "objective and 0.410 (-18%) after cross-entropy alone; full objective against cross-entropy: lower, beyond "
+        "the scatter of seeds. The paper: 0.361 to 0.213 (-41%)."
     )
+
+
+@pytest.mark.parametrize(
+    ("gain", "said", "above"), [(2.0, "raise it", "5 have"), (-2.0, "do not raise it", "none have")]
+)
+def test_the_report_opens_with_whether_the_alignment_terms_raise_the_scores(config, gain, said, above):
+    def score(variant, seed, split, metric):
+        return 20.0 + (0 if variant.startswith("ce_real") else gain + 0.1 * (seed % 3))
+
+    results = make_all(config, score)
+    first, second = findings.overview(results, verdicts := judge(results))
+    assert f"on average the terms {said}" in first and f"{above} a higher mean" in first and "in the paper all" in first
+    assert f"Of the {len(findings.CLAIMS)} comparisons, {len(verdicts['holds'])} hold" in second
+    assert first in html.unescape(report.write_report(config, 42).read_text("utf-8"))
+
+
+def test_the_gap_of_text_relevant_and_background_patches_is_told_apart(config):
+    results = make_all(config)
+    for values in results["alignment"].values():
+        moves = {"relevant": (2.0, 1.8, 0.5), "background": (1.0, 0.9, 1.5)}
+        for part, (before, ce, full) in moves.items():
+            for state, value in (("ce_real/before", before), ("pal_infonce_ot/before", before)):
+                values[f"{state}/{part}/centroid_distance"] = value
+            values[f"ce_real/after/{part}/centroid_distance"] = ce
+            values[f"pal_infonce_ot/after/{part}/centroid_distance"] = full
+    _, relevant, background = findings.alignment(results)
+    assert "text-relevant patches alone: 2.000 before training, 0.500 (-75%)" in relevant
+    assert "1.500 (+50%) after the full objective and 0.900 (-10%) after cross-entropy alone." in background
+
+
+def test_one_seed_of_the_alignment_is_not_said_to_be_several(config):
+    results = make_all(config)
+    results["alignment"] = {"42": results["alignment"]["42"]}
+    [sentence] = findings.alignment(results)
+    assert "measured with one seed, which tells nothing of chance" in sentence
+
+
+def test_the_report_says_how_well_each_captioners_encoder_sees(config):
+    make_all(config)
+    accuracy = report.encoder_accuracy(config)
+    assert accuracy["ViT + Bangla GPT-2"] == pytest.approx({"real": 45.0, "ood": 15.0, "synthetic": 45.0})
+    assert "CNN + LSTM 67.5 % in domain and 22.5 % out of it" in report.encoders_apart(config)
+    assert report.encoders_apart(config) in html.unescape(report.write_report(config, 42).read_text("utf-8"))
 
 
 def test_the_papers_own_contradictions_are_written_from_its_numbers():

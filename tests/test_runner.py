@@ -1,17 +1,21 @@
+import errno
 import json
+import multiprocessing
 import shutil
+import time
+from pathlib import Path
 
 import nbformat
 import pytest
 
 from bncap import __main__ as cli
-from bncap import artifacts, paths, runner
+from bncap import artifacts, guards, paths, runner
 from bncap.errors import BncapError
 from bncap.status import status_table
 
 PARAMETERS = 'PROFILE = "mini"\nSEED = 42\nOVERRIDES = []'
 STEP = """
-from bncap import artifacts, paths
+from bncap import artifacts, guards, paths
 folder = paths.step_dir(PROFILE, "{step}", "x", SEED)
 artifacts.run_step(folder, settings={{"o": list(OVERRIDES)}}, build=lambda f: artifacts.write_text(f / "n.txt", "1"))
 """
@@ -93,6 +97,8 @@ def test_status_tells_finished_from_unfinished_and_changed(series, artifacts_dir
     (artifacts_dir / "smoke/03_half/x-s42").mkdir(parents=True)
     (artifacts_dir / "smoke/01_first/x-s42/n.txt").write_text("tampered")
     table = status_table("smoke")
+    (artifacts_dir / "smoke/02_second/x-s42/manifest.json").write_text("{}")
+    assert "02_second/x-s42" in table and "unreadable" in status_table("smoke")
     states = {line.split()[0]: line.split()[1] for line in table.splitlines()[1:]}
     assert states == {"01_first/x-s42": "changed", "02_second/x-s42": "finished", "03_half/x-s42": "unfinished"}
 
@@ -109,7 +115,14 @@ def test_a_corrupt_record_is_named(series, artifacts_dir, capsys):
     [
         (["run", "--profile", "nope"], "unknown profile"),
         (["run", "--set", "train.epoch=1"], "did you mean"),
+        (["run", "--set", "data.lang=xx_XX"], "unknown language 'xx_XX'"),
+        (["run", "--set", "loss.tau=0"], "loss.tau must be > 0"),
+        (["run", "--set", "loss.rho=1.5"], "loss.rho must be in (0, 1]"),
         (["run", "--seeds", "a,b"], "whole numbers"),
+        (["run", "--seeds", "42,"], "whole numbers"),
+        (["run", "--seeds", "42,42"], "a seed comes twice"),
+        (["run", "--seed", "-1"], "from 0 to 2^32 - 1"),
+        (["run", "--from", "02", "--to", "01"], "no notebook from 02 to 01"),
         (["run", "--jobs", "0"], "--jobs"),
         (["run", "--only", "77"], "there is no notebook"),
         (["status", "--profile", "paper"], "nothing has been run"),
@@ -119,6 +132,7 @@ def test_a_wrong_argument_is_one_line_and_exit_code_1(series, artifacts_dir, cap
     assert cli.main(arguments) == 1
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and message in error[0]
+    assert not list(artifacts_dir.rglob("*.ipynb")), "a notebook was started first"
 
 
 def test_check_passes_here_and_says_what_kaggle_lacks(capsys, monkeypatch):
@@ -132,3 +146,80 @@ def test_the_executed_notebook_holds_the_parameters(series, artifacts_dir):
     run("train.epochs=2")
     book = json.loads((artifacts_dir / "smoke/notebooks/01_first.ipynb").read_text())
     assert any('OVERRIDES = ["train.epochs=2"]' in "".join(cell["source"]) for cell in book["cells"])
+
+
+def test_an_output_changed_under_a_notebook_that_is_up_to_date_is_named(series, artifacts_dir, capsys):
+    run()
+    (artifacts_dir / "smoke/01_first/x-s42/n.txt").write_text("tampered")
+    assert cli.main(["run", "--profile", "smoke", "--only", "02"]) == 1
+    assert "01_first/x-s42/n.txt was changed after it was finished; delete" in capsys.readouterr().err
+
+
+def test_two_runs_over_the_same_folders_wait_and_say_for_whom(series, artifacts_dir, capsys):
+    context = multiprocessing.get_context("fork")
+    marker = context.Event()
+
+    def hold(folder):
+        with guards.locked(folder):
+            marker.set()
+            time.sleep(1)
+
+    for folder in (artifacts_dir / "smoke/notebooks", paths.figures_dir("smoke")):
+        marker.clear()
+        other = context.Process(target=hold, args=(folder,))
+        other.start()
+        assert marker.wait(10)
+        run()
+        other.join()
+        assert f"waiting for another run (process {other.pid} on" in capsys.readouterr().err
+
+
+def test_a_full_disk_under_the_executed_notebook_is_said_and_the_notebook_is_run_again(
+    series, artifacts_dir, monkeypatch, capsys
+):
+    import papermill
+
+    run()
+
+    def fill(source, output, **options):
+        Path(output).write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(papermill, "execute_notebook", fill)
+        assert cli.main(["run", "--profile", "smoke", "--force"]) == 1
+    error = capsys.readouterr().err.strip().splitlines()
+    assert error[-1].startswith("error: disk full while writing smoke/notebooks/01_first.ipynb: free some space")
+    run()
+    assert "01_first: running" in capsys.readouterr().out
+    assert (artifacts_dir / "smoke/notebooks/01_first.ipynb").read_text() != "half"
+
+
+def test_a_notebook_whose_process_is_killed_says_so_and_how_to_go_on(series, artifacts_dir, capsys):
+    notebook(series / "02_second.ipynb", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    assert cli.main(["run", "--profile", "smoke"]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-2:]
+    assert error[0].startswith("error: 02_second.ipynb: its Python process ended abruptly")
+    assert error[1].endswith("go on with: ./run_all.sh --profile smoke --from 02 --jobs 1")
+
+
+def test_a_root_that_cannot_be_written_is_one_line(series, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("mine")
+    for variable in ("BNCAP_FIGURES", "BNCAP_ARTIFACTS"):
+        monkeypatch.setenv(variable, str(tmp_path / "file"))
+        assert cli.main(["run", "--profile", "smoke"]) == 1
+        error = capsys.readouterr().err.strip().splitlines()
+        assert len(error) == 1 and f"set {variable} to a folder that can be" in error[0]
+    assert cli.main(["check"]) == 1
+    assert "set BNCAP_ARTIFACTS" in capsys.readouterr().out
+
+
+def test_an_error_of_the_system_is_one_line(series, artifacts_dir, monkeypatch, capsys):
+    def refuse(*arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", "results.json")
+
+    monkeypatch.setattr(runner, "run", refuse)
+    assert cli.main(["run"]) == 1
+    assert capsys.readouterr().err == (
+        "error: [Errno 13] Permission denied: 'results.json'; check that path and its disk, then start again\n"
+    )

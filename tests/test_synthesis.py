@@ -114,8 +114,9 @@ def test_an_interrupted_run_keeps_whole_pictures_and_mends_the_others(config, mo
 
 
 def test_a_corpus_without_accepted_training_pairs_is_an_error_that_says_what_to_do(config):
-    table = paths.step_dir("smoke", "01_data_build", "corpus", 42) / "corpus.csv"
-    table.write_text(table.read_text().splitlines()[0] + "\n")
+    folder = paths.step_dir("smoke", "01_data_build", "corpus", 42)
+    header = (folder / "corpus.csv").read_text().splitlines()[0].split(",")
+    run_step(folder, settings={"pairs": 0}, build=lambda f: write_csv(f / "corpus.csv", header, []), quiet=True)
     with pytest.raises(BncapError, match=r"data\.threshold"):
         build_images(config)
 

@@ -1,22 +1,24 @@
 import csv
 import dataclasses
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from bncap import artifacts, checkpoints, objective, train
 from bncap.batches import Triplets
 from bncap.config import VARIANTS, get_config
 from bncap.errors import BncapError
 from bncap.features import FeatureStore
-from bncap.losses import total
 from bncap.settings import override
 from bncap.train import Validation
 
 CONFIG = get_config("smoke", ["train.epochs=3", "train.batch=4", "train.unfreeze=0.5", "loss.n_iters=5"])
 LENGTH = 32
+MATCHED = VARIANTS["ce_real_matched"].overrides
 
 
 def write_store(folder, triplets, seed=0, unpaired=()):
@@ -171,22 +173,37 @@ def test_the_encoder_side_is_untouched_and_the_top_layer_moves_first(data, valid
     assert not any("layers.0." in name for name in moved) and "decoder.model.shared.weight" not in moved
 
 
-@pytest.mark.parametrize("parts", [2, 3, 4])
-def test_micro_batches_accumulate_to_the_whole_batchs_gradient(data, captioner, parts):
-    """CE and PAL are means over captions of one length here, so that the split must not show."""
-    config = override(CONFIG, ["loss.alpha=0", "loss.beta=0"])
-    triplets = data(10)
-    batch = triplets.batch(np.array([0, 5, 0, 5, 5, 0, 5]))  # captions of equal length, a last part that is smaller
+@pytest.mark.parametrize("parts", [2, 3, 4, 7])
+@pytest.mark.parametrize(
+    "overrides",
+    [(), ("loss.ce_on=real+synthetic",), ("loss.weight_gradient=True", "loss.synthetic_masses=True"), MATCHED],
+)
+def test_micro_batches_accumulate_to_the_whole_batchs_gradient(data, captioner, overrides, parts):
+    """Captions of several lengths, a last part that is smaller, captions without a pair, all four terms."""
+    config = override(CONFIG, overrides)
+    triplets = data(10, unpaired=(2, 6))
+    batch = triplets.batch(np.array([0, 6, 2, 3, 4, 7, 9]))
+    extra = triplets.batch(np.array([1, 2, 3, 8, 5, 6, 0])) if config.loss.ce_on == "real+real" else None
     wanted = objective.weights_of(config.loss)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    captioner.zero_grad()
-    total(objective.terms(captioner, batch, config.loss), wanted).backward()
-    whole = {name: p.grad.clone() for name, p in captioner.named_parameters() if p.grad is not None}
-    captioner.zero_grad()
-    split = override(config, [f"train.accumulation={parts}"])
-    train._backward(captioner, batch, None, split, wanted, scaler)
+    captioner.decoder.activation_checkpointing_enable({"use_reentrant": False})
+
+    def gradients(accumulation):
+        captioner.zero_grad()
+        split = override(config, [f"train.accumulation={accumulation}"])
+        raw = train._backward(captioner, batch, extra, split, wanted, scaler)
+        return raw, {name: p.grad.clone() for name, p in captioner.named_parameters() if p.grad is not None}
+
+    (raw, whole), (raw_split, split) = gradients(1), gradients(parts)
+    assert raw_split == pytest.approx(raw, rel=1e-4) and set(raw) == set(wanted)
+    assert split.keys() == whole.keys()
     for name, gradient in whole.items():
-        torch.testing.assert_close(dict(captioner.named_parameters())[name].grad, gradient, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(split[name], gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_nothing_is_held_back_when_unfreezing_takes_no_steps(captioner):
+    train._unfreeze(captioner, 0, 10, 0.0)
+    assert all(p.requires_grad for p in captioner.parameters())
 
 
 def test_the_attention_is_not_pulled_by_the_alignment_terms_unless_asked(data, captioner):
@@ -242,11 +259,22 @@ def test_an_objective_of_pairs_without_a_pair_is_an_error(data):
         data(unpaired=tuple(range(10)))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(data, validation, captioner, tmp_path):
+@pytest.mark.parametrize("variant", ["ce_real", "pal_infonce_ot"])
+def test_a_loss_that_is_not_finite_stops_the_run(data, validation, captioner, tmp_path, variant):
     with torch.no_grad():
         captioner.bridge.norm.bias[0] = math.inf
-    with pytest.raises(BncapError, match="not finite|NaN"):
-        train.train(captioner, data(), validation, override(CONFIG, VARIANTS["ce_real"].overrides), 7, tmp_path)
+    with pytest.raises(BncapError, match=r"not finite \(terms ce\)"):
+        train.train(captioner, data(), validation, override(CONFIG, VARIANTS[variant].overrides), 7, tmp_path)
+
+
+def test_a_scaled_gradient_that_overflows_skips_its_step_and_is_no_error(data, validation, captioner, tmp_path):
+    scaler = torch.amp.GradScaler("cpu", init_scale=3e38, backoff_factor=1e-36)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.amp, "GradScaler", lambda device, enabled: scaler)
+        train.train(captioner, data(), validation, CONFIG, 7, tmp_path)
+    norms = [float(row["grad_norm"]) for row in rows(tmp_path / "steps.csv")]
+    assert not math.isfinite(norms[0]) and math.isfinite(norms[-1])
+    assert all(p.isfinite().all() for p in captioner.parameters())
 
 
 def test_multi_scale_shares_each_weight_among_the_patches_below(captioner):
@@ -264,3 +292,49 @@ def test_multi_scale_shares_each_weight_among_the_patches_below(captioner):
     objective._add_penultimate(found, captioner, batch, weights_of_four, CONFIG.loss)
     seen.update(found)
     assert seen["pal"] == pytest.approx(0.5)  # equal pictures: PAL of the fine stage is 0
+
+
+@pytest.mark.parametrize("file", ["last/model.safetensors", "last/training.safetensors"])
+def test_a_truncated_checkpoint_is_named_and_its_removal_starts_the_run_anew(
+    data, validation, captioner, tmp_path, file
+):
+    triplets = data()
+    train.train(captioner, triplets, validation, CONFIG, 7, tmp_path)
+    whole = (tmp_path / file).read_bytes()
+    for content in (whole[:-100], b""):
+        (tmp_path / file).write_bytes(content)
+        with pytest.raises(BncapError, match=rf"{file} cannot be read .*delete .*last and start again"):
+            train.train(captioner, triplets, validation, CONFIG, 7, tmp_path)
+    assert len(rows(tmp_path / "steps.csv")) == 9
+    shutil.rmtree(tmp_path / "last")
+    train.train(captioner, triplets, validation, CONFIG, 7, tmp_path)
+    assert len(rows(tmp_path / "steps.csv")) == 9
+
+
+def test_features_that_are_not_finite_stop_the_run_by_name(data, validation, captioner, artifacts_dir, tmp_path):
+    triplets = data()
+    path = artifacts_dir / "smoke/02_synthesis/features-s42/synthetic.npy"
+    broken = np.load(path)
+    broken[3, 1, 1] = np.inf
+    np.save(path, broken)
+    with pytest.raises(BncapError, match=r"synthetic\.npy: the features of 3 are not finite; delete"):
+        train.train(captioner, triplets, validation, CONFIG, 7, tmp_path)
+
+
+def test_a_disk_that_fills_during_training_is_said_and_the_last_epoch_is_kept(
+    data, validation, captioner, artifacts_dir, monkeypatch
+):
+    triplets, save, folder = data(), checkpoints.save_file, artifacts_dir / "smoke/04_training/x.weights-s7"
+
+    def fill(tensors, path):
+        if (folder / "last").is_dir():
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        save(tensors, path)
+
+    def build(target):
+        train.train(captioner, triplets, validation, CONFIG, 7, target)
+
+    monkeypatch.setattr(checkpoints, "save_file", fill)
+    with pytest.raises(BncapError, match="disk full while writing smoke/04_training/x.weights-s7: free some space"):
+        artifacts.run_step(folder, settings={}, build=build, quiet=True)
+    assert artifacts.read_json(folder / "last/state.json")["record"]["epoch"] == 1

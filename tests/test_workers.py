@@ -1,7 +1,10 @@
+import errno
 import os
+import signal
 
 import pytest
 
+from bncap.errors import BncapError
 from bncap.workers import run_parallel
 
 
@@ -31,3 +34,31 @@ def test_the_first_failure_is_raised():
 
 def test_no_work_needs_no_worker():
     assert run_parallel(fail, []) == []
+
+
+def end_as_a_machine_short_of_memory_ends_it(number):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail_at(number):
+    raise OSError(errno.ENOSPC, "No space left on device", "steps.csv") if number else BncapError("a.jpg is broken")
+
+
+def test_a_killed_worker_is_an_error_with_its_remedy():
+    with pytest.raises(BncapError, match=r"06_ablations: a worker process ended abruptly.*--jobs"):
+        run_parallel(end_as_a_machine_short_of_memory_ends_it, [(0,), (1,)], jobs=2, label="06_ablations")
+
+
+def test_what_a_worker_says_arrives_as_it_was_said():
+    with pytest.raises(BncapError, match=r"^a\.jpg is broken$"):
+        run_parallel(fail_at, [(0,)], jobs=1)
+    with pytest.raises(OSError, match=r"steps\.csv") as error:
+        run_parallel(fail_at, [(1,)], jobs=1)
+    assert error.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize("wanted", ["two", "-1", "1.5", ""])
+def test_a_number_of_workers_that_is_none_is_refused(monkeypatch, wanted):
+    monkeypatch.setenv("BNCAP_JOBS", wanted)
+    with pytest.raises(BncapError, match="BNCAP_JOBS"):
+        run_parallel(fail, [(0,)])

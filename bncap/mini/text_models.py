@@ -184,7 +184,9 @@ def train_gpt2(out: Path, seed: int, steps: int) -> dict[str, float]:
         encoded = dict(tokenizer([f"<s>{s}</s>" for s in sentences], padding=True, return_tensors="pt"))
         return encoded | {"labels": _ignore_padding(encoded["input_ids"], tokenizer.pad_token_id)}
 
-    return _fit(GPT2LMHeadModel(config), batch, out, seed, steps, learning_rate=3e-3, shift=1)
+    model = GPT2LMHeadModel(config)
+    model.loss_type = "ForCausalLM"  # what the library would take as well, after a warning
+    return _fit(model, batch, out, seed, steps, learning_rate=3e-3, shift=1)
 
 
 TEXT_MODELS: dict[str, Callable[[Path, int, int], dict[str, float]]] = {

@@ -57,6 +57,7 @@ def build_world(config: Config) -> Path:
         dataset_root(config),
         settings={**sizes, "seed": config.data.seed},
         build=partial(_paint_splits, world, config.data.seed),
+        config=config,
     )
 
 
@@ -194,7 +195,8 @@ def _is_current(config: Config, part: str) -> bool:
 
 def _build_model(config: Config, part: str, quiet: bool = True) -> Path:
     settings = _settings(config, part)
-    return run_step(_folder(config, part), settings=settings, build=partial(_train, part, settings), quiet=quiet)
+    build = partial(_train, part, settings)
+    return run_step(_folder(config, part), settings=settings, build=build, config=config, quiet=quiet)
 
 
 def _train(part: str, settings: dict[str, Any], folder: Path) -> None:

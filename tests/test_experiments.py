@@ -1,0 +1,93 @@
+"""What a step depends on: the settings and inputs that decide whether it is made again."""
+
+from pathlib import Path
+
+import pytest
+
+from bncap import artifacts, experiments, features, paths
+from bncap.config import get_config
+
+
+@pytest.fixture
+def keys(monkeypatch, artifacts_dir):
+    """Step folder -> what it depends on, for a profile with overrides; nothing is built."""
+
+    def of(profile, *overrides, variant="ce_real"):
+        found = {}
+
+        def note(folder, *, settings, inputs, build, config, quiet=False):
+            names = [path.relative_to(artifacts_dir) if path.is_relative_to(artifacts_dir) else path for path in inputs]
+            found[folder.parent.name + "/" + folder.name] = settings | {"inputs": sorted(map(str, names))}
+            assert config == get_config(profile, overrides)
+            return folder
+
+        with monkeypatch.context() as patch:
+            patch.setattr(artifacts, "run_step", note)
+            config = get_config(profile, overrides)
+            features.build_features(config)
+            experiments.run(config, experiments.folder_of(config, variant, 42).parent.name, variant, 42)
+        return found
+
+    return of
+
+
+def changed(before, after):
+    return {name for name in before if before[name] != after[name]}
+
+
+FEATURES, WEIGHTS, SCORES = "02_synthesis/features-s42", "04_training/ce_real.weights-s42", "04_training/ce_real-s42"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.epochs=5", {WEIGHTS}),
+        ("loss.tau=0.5", {WEIGHTS}),
+        ("model.last_k=1", {WEIGHTS}),
+        ("model.max_tokens=20", {WEIGHTS, SCORES}),
+        ("components.decoder=facebook/mbart-large-50-one-to-many-mmt", {WEIGHTS}),
+        ("components.bertscore=xlm-roberta-base", {SCORES}),
+        ("components.bertscore_layer=8", {SCORES}),
+        ("components.encoder=timm/maxvit_tiny_tf_224.in1k", {FEATURES}),
+        ("features.batch=3", {FEATURES}),
+        ("decode.beams=2", {SCORES}),
+        ("decode.batch=7", {SCORES}),
+        ("experiment.n_seeds=4", set()),
+        ("data.triplets=7", set()),  # reaches them through the bytes of 02_synthesis/images
+    ],
+)
+def test_a_setting_reaches_the_steps_whose_bytes_depend_on_it_and_no_other(keys, override, expected):
+    assert changed(keys("paper"), keys("paper", override)) == expected
+
+
+def test_the_gpt2_baseline_depends_on_its_own_decoder(keys):
+    before = keys("paper", variant="vit_gpt2")
+    assert changed(before, keys("paper", "components.gpt2=other/gpt2", variant="vit_gpt2")) == {
+        "05_baselines/vit_gpt2.weights-s42"
+    }
+    assert not changed(before, keys("paper", "components.decoder=other/mbart", variant="vit_gpt2"))
+
+
+def test_mini_steps_depend_on_the_pictures_and_the_components_that_notebook_00_made(keys):
+    found = keys("mini")
+    assert "mini/00_mini_world/world-s42" in found[FEATURES]["inputs"]
+    assert "mini/00_mini_world/decoder-s42" in found[WEIGHTS]["inputs"]
+    assert {"mini/00_mini_world/world-s42", "mini/00_mini_world/bertscore-s42"} <= set(found[SCORES]["inputs"])
+    shipped = str(paths.PACKAGE / "mini/checkpoints/maxvit_mini/model.safetensors")
+    assert shipped in found[FEATURES]["inputs"]
+    retrained = keys("mini", "world.retrain_encoder=True")
+    assert "mini/00_mini_world/encoder-s42" in retrained[FEATURES]["inputs"]
+
+
+def test_a_local_component_counts_by_its_weights_and_one_in_the_hubs_cache_by_its_name(tmp_path, monkeypatch):
+    config = get_config("paper")
+    monkeypatch.setenv("BNCAP_MODELS", str(tmp_path))
+    assert artifacts.component_inputs(config, "maker/model") == []
+    folder = tmp_path / "maker/model"
+    folder.mkdir(parents=True)
+    for name in ("config.json", "pytorch_model.bin"):
+        (folder / name).touch()
+    assert artifacts.component_inputs(config, "maker/model") == [folder / "pytorch_model.bin"]
+    (folder / "model.safetensors").touch()
+    assert artifacts.component_inputs(config, "maker/model") == [folder / "model.safetensors"]
+    assert Path(paths.model_path(config, "maker/model")) == folder
