@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from math import isfinite
 from typing import Any, get_args, get_origin, get_type_hints
 
 from bncap.errors import BncapError
@@ -85,6 +86,9 @@ class Model:
     multi_scale: bool = False  # PAL and OT on the penultimate stage as well; needs features.penultimate
     max_tokens: int = 32
     checkpointing: bool = False
+
+
+CE_ON = ("real", "real+synthetic", "real+real")
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,7 @@ def _parse(assignment: str, text: str, kind: Any) -> Any:
     except (ValueError, SyntaxError):
         value = text
     if get_origin(kind) is tuple:
-        value = (value,) if isinstance(value, get_args(kind)[0]) else tuple(value)
+        value = tuple(value) if isinstance(value, tuple | list) else (value,)
         if all(type(v) is get_args(kind)[0] for v in value):
             return value
     if kind is float and type(value) is int:
@@ -205,36 +209,49 @@ def _parse(assignment: str, text: str, kind: Any) -> Any:
     return value
 
 
+POSITIVE = (
+    "loss.tau", "loss.temperature", "loss.epsilon", "train.clip", "train.learning_rate", "train.bridge_learning_rate",
+    "world.model_steps", "experiment.sensitivity_triplets",
+)  # fmt: skip
+AT_LEAST_ONE = (
+    "loss.n_iters", "data.shards", "data.triplets", "data.captions_per_image", "data.translation_batch",
+    "data.validation_images", "data.test_images", "data.ood_images", "synthesis.batch", "features.batch",
+    "train.epochs", "train.batch", "train.accumulation", "model.last_k", "decode.beams", "decode.batch",
+    "experiment.n_seeds", "experiment.umap_pairs",
+)  # fmt: skip
+
+
 def _check(config: Config) -> None:
     language_name(config.data.lang)
-    loss, train, data = config.loss, config.train, config.data
+    loss, train, data, seeds = config.loss, config.train, config.data, config.experiment.seeds
     rules = {
-        "loss.tau must be > 0": loss.tau > 0,
+        **{f"{name} must be > 0": _value(config, name) > 0 for name in POSITIVE},
+        **{f"{name} must be >= 1": _value(config, name) >= 1 for name in AT_LEAST_ONE},
         "loss.rho must be in (0, 1]": 0 < loss.rho <= 1,
-        "loss.temperature must be > 0": loss.temperature > 0,
-        "loss.epsilon must be > 0": loss.epsilon > 0,
-        "loss.n_iters must be >= 1": loss.n_iters >= 1,
         "loss.lambda_pal, loss.alpha and loss.beta must be >= 0": min(loss.lambda_pal, loss.alpha, loss.beta) >= 0,
         "loss.domain must be 'log' or 'prob'": loss.domain in ("log", "prob"),
         "loss.keep must be 'mass' or 'count'": loss.keep in ("mass", "count"),
-        "loss.ce_on must be 'real', 'real+synthetic' or 'real+real'": loss.ce_on
-        in ("real", "real+synthetic", "real+real"),
+        "loss.ce_on must be 'real', 'real+synthetic' or 'real+real'": loss.ce_on in CE_ON,
         "data.threshold must be a cosine, in [-1, 1]": -1 <= data.threshold <= 1,
         "data.source must be 'coco' or 'mini'": data.source in ("coco", "mini"),
-        "data.shards, data.triplets and data.captions_per_image must be >= 1": min(
-            data.shards, data.triplets, data.captions_per_image
-        )
-        >= 1,
-        "train.epochs, train.batch and train.accumulation must be >= 1": min(
-            train.epochs, train.batch, train.accumulation
-        )
-        >= 1,
         "train.warmup and train.unfreeze must be in [0, 1]": 0 <= train.warmup <= 1 and 0 <= train.unfreeze <= 1,
-        "model.last_k must be >= 1": config.model.last_k >= 1,
+        "experiment.sensitivity_triplets must be in (0, 1]": config.experiment.sensitivity_triplets <= 1,
+        "experiment.seeds must be different whole numbers >= 0": len(set(seeds)) == len(seeds)
+        and min(seeds, default=0) >= 0,
+        "model.max_tokens must be >= 3": config.model.max_tokens >= 3,  # the language, a word, the end
         "model.multi_scale needs features.penultimate=True": not config.model.multi_scale
         or config.features.penultimate,
-        "experiment.n_seeds must be >= 1": config.experiment.n_seeds >= 1,
     }
+    for section in (getattr(config, f.name) for f in fields(Config) if f.name != "profile"):
+        for name, value in vars(section).items():
+            rules[f"{type(section).__name__.lower()}.{name} must be finite"] = not isinstance(value, float) or isfinite(
+                value
+            )
     for rule, holds in rules.items():
         if not holds:
             raise BncapError(rule)
+
+
+def _value(config: Config, name: str) -> float:
+    section, _, field_name = name.partition(".")
+    return getattr(getattr(config, section), field_name)

@@ -58,6 +58,11 @@ def test_a_tuple_of_seeds_can_be_given():
         ("data.threshold=1.01", "data.threshold"),
         ("data.lang=xx_XX", "xx_XX"),
         ("loss.ce_on=synthetic", "loss.ce_on"),
+        ("loss.tau=1e999", "loss.tau must be finite"),
+        ("decode.beams=0", "decode.beams must be >= 1"),
+        ("experiment.seeds=1.5", "experiment.seeds"),
+        ("experiment.seeds=(42,42)", "different whole numbers"),
+        ("experiment.sensitivity_triplets=2", "sensitivity_triplets"),
         ("model.multi_scale=True", "features.penultimate"),
     ],
 )
