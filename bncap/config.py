@@ -29,8 +29,10 @@ MINI = (
     "data.ood_images=400",
     "synthesis.side=112",
     "synthesis.batch=32",
-    "train.learning_rate=0.003",  # a decoder of 0.4 M parameters, not 400 M
-    "train.bridge_learning_rate=0.003",
+    # A decoder of 0.3 M parameters, not 400 M, and 240 steps: the best held-out cross-entropy of five settings tried.
+    "train.learning_rate=0.008",
+    "train.bridge_learning_rate=0.008",
+    "train.unfreeze=0.1",
     "decode.beams=3",  # 5 gains nothing measurable in the mini world
     "decode.batch=128",
     "experiment.n_seeds=3",
