@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -25,8 +26,12 @@ class Request:
     overrides: tuple[str, ...] = ()
 
     def digest(self, notebook: Path) -> str:
+        """What the notebook's outputs depend on besides its inputs: settings, its own cells, and the package's code.
+
+        After a change of code a notebook runs again, and leaves out the steps whose settings and inputs are the same.
+        """
         resolved = get_config(self.profile, self.overrides).as_dict()
-        source = json.dumps([resolved, self.seed, artifacts.file_hash(notebook)], sort_keys=True)
+        source = json.dumps([resolved, self.seed, artifacts.file_hash(notebook), _code_hash()], sort_keys=True)
         return hashlib.sha256(source.encode()).hexdigest()
 
 
@@ -144,6 +149,12 @@ def _is_current(request: Request, notebook: Path, checked: dict[Path, str]) -> b
         (figures / name).is_file() and artifacts.file_hash(figures / name) == sha
         for name, sha in record["figures"].items()
     )
+
+
+@functools.cache
+def _code_hash() -> str:
+    files = sorted([*paths.PACKAGE.rglob("*.py"), *paths.PACKAGE.rglob("*.html")])
+    return hashlib.sha256("".join(artifacts.file_hash(file) for file in files).encode()).hexdigest()
 
 
 def _root(request: Request) -> Path:

@@ -223,3 +223,15 @@ def test_an_error_of_the_system_is_one_line(series, artifacts_dir, monkeypatch, 
     assert capsys.readouterr().err == (
         "error: [Errno 13] Permission denied: 'results.json'; check that path and its disk, then start again\n"
     )
+
+
+def test_a_change_of_the_packages_code_runs_the_notebooks_again_and_skips_their_steps(
+    series, artifacts_dir, monkeypatch
+):
+    run()
+    manifest = artifacts_dir / "smoke/01_first/x-s42/manifest.json"
+    before = manifest.stat().st_mtime_ns
+    monkeypatch.setattr(runner, "_code_hash", lambda: "other code")
+    assert not runner._is_current(runner.Request("smoke", 42), series / "01_first.ipynb", {})
+    run()
+    assert manifest.stat().st_mtime_ns == before
