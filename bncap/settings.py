@@ -215,7 +215,7 @@ POSITIVE = (
 )  # fmt: skip
 AT_LEAST_ONE = (
     "loss.n_iters", "data.shards", "data.triplets", "data.captions_per_image", "data.translation_batch",
-    "data.validation_images", "data.test_images", "data.ood_images", "synthesis.batch", "features.batch",
+    "synthesis.batch", "features.batch",
     "train.epochs", "train.batch", "train.accumulation", "model.last_k", "decode.beams", "decode.batch",
     "experiment.n_seeds", "experiment.umap_pairs",
 )  # fmt: skip
@@ -232,6 +232,10 @@ def _check(config: Config) -> None:
         "loss.domain must be 'log' or 'prob'": loss.domain in ("log", "prob"),
         "loss.keep must be 'mass' or 'count'": loss.keep in ("mass", "count"),
         "loss.ce_on must be 'real', 'real+synthetic' or 'real+real'": loss.ce_on in CE_ON,
+        "data.validation_images, data.test_images and data.ood_images must be >= 0": min(
+            data.validation_images, data.test_images, data.ood_images
+        )
+        >= 0,
         "data.threshold must be a cosine, in [-1, 1]": -1 <= data.threshold <= 1,
         "data.source must be 'coco' or 'mini'": data.source in ("coco", "mini"),
         "train.warmup and train.unfreeze must be in [0, 1]": 0 <= train.warmup <= 1 and 0 <= train.unfreeze <= 1,
