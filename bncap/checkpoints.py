@@ -30,7 +30,7 @@ def save(
     fresh = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    save_file({name: p.detach().contiguous() for name, p in model.named_parameters()}, fresh / "model.safetensors")
+    save_weights(fresh / "model.safetensors", model)
     tensors = {"rng.cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
@@ -67,9 +67,7 @@ def load(
         return None
     saved = read_json(folder / STATE)
     weights, tensors = (read_tensors(folder / f"{name}.safetensors") for name in ("model", "training"))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(weights[name])
+    put_weights(model, weights)
     torch.set_rng_state(tensors.pop("rng.cpu"))
     if "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors.pop("rng.cuda"))
@@ -81,6 +79,18 @@ def load(
     scheduler.load_state_dict(saved["scheduler"])
     scaler.load_state_dict(saved["scaler"])
     return saved["record"]
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write every parameter of ``model`` once, tied ones under their first name."""
+    save_file({name: p.detach().contiguous() for name, p in model.named_parameters()}, path)
+
+
+@torch.no_grad()
+def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy what :func:`save_weights` wrote into the parameters of ``model``, wherever these are."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(weights[name])
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

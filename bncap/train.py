@@ -76,6 +76,7 @@ def train(
     half = device.type == "cuda" and autocast(device).fast_dtype == torch.float16
     scaler = torch.amp.GradScaler(device.type, enabled=half)
     torch.manual_seed(seed)
+    best = folder / "best.safetensors"
     record = checkpoints.load(folder / "last", model, optimizer, scheduler, scaler)
     record = record or {"epoch": 0, "step": 0, "best_epoch": 0, "validation_ce": math.inf}
     _cut(folder / "steps.csv", STEP_COLUMNS, record["step"])
@@ -103,11 +104,13 @@ def train(
         _append(folder / "validation.csv", [epoch + 1, record["step"], f"{ce:.6f}"])
         if ce < record["validation_ce"]:
             record |= {"best_epoch": epoch + 1, "validation_ce": ce}
-            _keep_best(folder, model)
+            with artifacts.atomic(best) as temporary:
+                checkpoints.save_weights(temporary, model)
         record["epoch"] = epoch + 1
         checkpoints.save(folder / "last", model, optimizer, scheduler, scaler, record)
     bar.close()
-    _restore_best(folder, model)
+    checkpoints.put_weights(model, checkpoints.read_tensors(best))
+    model.eval()
     return {"best_epoch": record["best_epoch"], "validation_ce": record["validation_ce"]}
 
 
@@ -223,21 +226,6 @@ def validation_ce(model: Captioner, validation: Validation, batch: int) -> float
         )
         nats, tokens = nats + float(flat), tokens + int(labels.ne(IGNORED).sum())
     return nats / tokens
-
-
-def _keep_best(folder: Path, model: Captioner) -> None:
-    from safetensors.torch import save_file
-
-    with artifacts.atomic(folder / "best.safetensors") as temporary:
-        save_file({name: p.detach().contiguous() for name, p in model.named_parameters()}, temporary)
-
-
-def _restore_best(folder: Path, model: Captioner) -> None:
-    weights = checkpoints.read_tensors(folder / "best.safetensors")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(weights[name])
-    model.eval()
 
 
 def _log_step(
