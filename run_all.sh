@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Sets up and regenerates every table and figure (./run_all.sh), or sets up and runs the tests (./run_all.sh --test).
-# All other options go to `python -m bncap run`: --profile --seed --seeds --from --to --only --set --jobs --retrain-encoder
-# --force.
+# All other options go to `python -m bncap run`, whose --help lists them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -43,6 +42,7 @@ fi
 
 if [[ "${1:-}" == "--test" ]]; then
     shift
-    exec "$python" -m pytest "$@"
+    # A file's tests stay together, as some share what took long to make.
+    exec "$python" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
 fi
 exec "$python" -m bncap run "$@"

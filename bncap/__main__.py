@@ -1,4 +1,4 @@
-"""``python -m bncap {run,check,status,caption}``."""
+"""``python -m bncap {run,check,status,translate,synthesise,audit,caption,export,kaggle}``."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ import os
 import sys
 from pathlib import Path
 
-from bncap.errors import BncapError
+from bncap import deadline
+from bncap.errors import BncapError, OutOfTime
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status 0: done; 1: something the user can mend, said in a few lines; 2: wrong arguments."""
+    """Exit status 0: done; 1: something the user can mend, said in a few lines; 2: wrong arguments; 75: time is up."""
     options = _parser().parse_args(arguments)
     try:
+        if getattr(options, "minutes", None) is not None:
+            deadline.set_minutes(options.minutes)
         return options.command(options) or 0
+    except OutOfTime as error:
+        print(error, file=sys.stderr)
+        return deadline.EXIT_STATUS
     except BncapError as error:
         if options.traceback:
             raise
@@ -33,45 +39,102 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bncap", description=__doc__)
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
-    commands = parser.add_subparsers(required=True, metavar="{run,check,status,caption}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="run the notebooks in order")
-    run.add_argument("--profile", default="mini", help="smoke, mini (default), kaggle or paper")
+    run = _command(commands, "run", _run, "run the notebooks in order")
     run.add_argument("--seed", type=int, default=42, help="first seed of the repeated runs (default 42)")
     run.add_argument("--seeds", help="the seeds themselves, such as 42,43,44")
     run.add_argument("--from", dest="first", metavar="NN", help="first notebook, such as 04")
     run.add_argument("--to", dest="last", metavar="NN", help="last notebook")
     run.add_argument("--only", metavar="NN[,NN]", help="just these notebooks")
-    run.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.FIELD=VALUE")
     run.add_argument("--jobs", type=int, help="worker processes (default: one a processor)")
+    run.add_argument("--minutes", type=float, help="stop cleanly after so long; the same command goes on from there")
     run.add_argument("--retrain-encoder", action="store_true", help="train the mini encoder instead of the shipped one")
     run.add_argument("--force", action="store_true", help="run notebooks that are up to date as well")
-    run.set_defaults(command=_run)
 
-    check = commands.add_parser("check", help="is everything here that a profile needs?")
-    check.add_argument("--profile", default="mini")
-    check.set_defaults(command=_check)
+    check = _command(commands, "check", _check, "is everything here that a profile needs?")
+    check.add_argument("--only", metavar="NN", help="what one notebook needs")
+    check.add_argument("--download", action="store_true", help="fetch the models that are missing first")
+    check.add_argument("--full-size", action="store_true", help="one step and one beam search at the real sizes")
 
-    status = commands.add_parser("status", help="state, time and size of each step")
-    status.add_argument("--profile", default="mini")
-    status.set_defaults(command=_status)
+    _command(commands, "status", _status, "state, time and size of each step")
 
-    caption = commands.add_parser("caption", help="caption pictures with a trained model")
+    translate = _command(commands, "translate", _translate, "translate and verify the captions, or some shards of them")
+    translate.add_argument("--shards", metavar="N[,N]", help="only these, counted from 0")
+    translate.add_argument("--minutes", type=float, help="stop cleanly after so long")
+
+    synthesise = _command(commands, "synthesise", _synthesise, "draw the synthetic pictures, or a part of them")
+    synthesise.add_argument("--shard", metavar="I/N", help="process I of N, from 1: every N-th tar shard")
+    synthesise.add_argument("--minutes", type=float, help="stop cleanly after so long")
+
+    audit = _command(commands, "audit", _audit, "draw some of the synthetic pictures again and compare")
+    audit.add_argument("--n", type=int, default=16, help="how many (default 16)")
+    audit.add_argument("--seed", type=int, default=0, help="which ones (default 0)")
+
+    caption = _command(commands, "caption", _caption, "caption pictures with a trained model")
     caption.add_argument("pictures", nargs="+", type=Path, help="picture files or folders of them")
     caption.add_argument("--run", type=Path, help="folder of a training run (default: the newest main model)")
-    caption.add_argument("--profile", default="mini")
     caption.add_argument("--beams", type=int)
     caption.add_argument("--attention", type=Path, metavar="PNG", help="draw where each word looks")
-    caption.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.FIELD=VALUE")
     caption.add_argument("--json", action="store_true", help="one JSON object a line")
-    caption.set_defaults(command=_caption)
+    caption.set_defaults(profile=None)
+
+    export = _command(commands, "export", _export, "write a trained decoder as a plain mBART-50 checkpoint")
+    export.add_argument("--run", type=Path, help="folder of a training run (default: the newest main model)")
+    export.add_argument("--out", type=Path, required=True, help="folder to write to")
+
+    kaggle = _command(commands, "kaggle", _kaggle, "write kernel folders for `kaggle kernels push`")
+    kaggle.add_argument("--user", required=True, help="your Kaggle user name")
+    kaggle.add_argument("--out", type=Path, help="folder to write to (default: kaggle_kernels in the artefact root)")
+    kaggle.add_argument("--gpu", default="NvidiaTeslaT4", help="machine shape (default NvidiaTeslaT4, which means two)")
+    kaggle.add_argument("--no-internet", action="store_true", help="kernels without internet: attach the models")
+    kaggle.add_argument("--data", action="append", default=[], metavar="OWNER/SLUG", help="data set to attach")
+    kaggle.add_argument("--models", action="append", default=[], metavar="OWNER/SLUG", help="data set with models")
+    kaggle.add_argument("--translation-kernels", type=int, default=0, metavar="N", help="share 01 among N kernels")
+    kaggle.add_argument("--synthesis-kernels", type=int, default=0, metavar="N", help="share 02 among N kernels")
+    kaggle.add_argument("--minutes", type=int, default=690, help="stop each session cleanly after so long (690)")
+    kaggle.add_argument("--resume", action="store_true", help="attach each kernel's own last output, to go on from it")
+    kaggle.set_defaults(profile="kaggle")
     return parser
+
+
+def _command(commands: argparse._SubParsersAction, name: str, function, text: str) -> argparse.ArgumentParser:
+    """A sub-command with the options that say which configuration is meant."""
+    command = commands.add_parser(name, help=text)
+    command.add_argument("--profile", help="smoke, mini (default), own, kaggle or paper")
+    command.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.FIELD=VALUE")
+    command.add_argument("--captions", metavar="FILE", help="captions of your own (profile own)")
+    command.add_argument("--images", metavar="DIR", help="the folder of their pictures")
+    command.add_argument("--lang", help="target language, an mBART-50 code such as hi_IN")
+    command.add_argument("--allow-rejected", type=float, metavar="SHARE", help="share of unusable pictures to accept")
+    command.set_defaults(command=function)
+    return command
+
+
+def _configuration(options: argparse.Namespace) -> tuple[str, list[str]]:
+    """The profile and the overrides that the options of :func:`_command` mean."""
+    named = {
+        "data.captions": options.captions and Path(options.captions).resolve(),
+        "data.images": options.images and Path(options.images).resolve(),
+        "data.lang": options.lang,
+        "data.max_rejected": options.allow_rejected,
+    }
+    overrides = [f"{field}={value}" for field, value in named.items() if value is not None]
+    if options.captions and options.profile not in (None, "own"):
+        overrides.append("data.source=own")
+    return options.profile or ("own" if options.captions else "mini"), overrides + options.overrides
+
+
+def _config(options: argparse.Namespace):
+    from bncap.config import get_config
+
+    return get_config(*_configuration(options))
 
 
 def _run(options: argparse.Namespace) -> None:
     from bncap import paths, runner
 
-    overrides, seed = list(options.overrides), options.seed
+    (profile, overrides), seed = _configuration(options), options.seed
     if options.seeds is not None:
         seeds = _parse_seeds(options.seeds)
         seed = seeds[0]
@@ -84,11 +147,10 @@ def _run(options: argparse.Namespace) -> None:
         if options.jobs < 1:
             raise BncapError("--jobs must be at least 1")
         os.environ["BNCAP_JOBS"] = str(options.jobs)
-    request = runner.Request(options.profile, seed, tuple(overrides))
-    runner.run(request, runner.select(options.first, options.last, options.only), force=options.force)
-    report = paths.figures_dir(options.profile) / "report.html"
-    if report.is_file():
-        print(f"report: {report}")
+    notebooks = runner.select(options.first, options.last, options.only, profile)
+    runner.run(runner.Request(profile, seed, tuple(overrides)), notebooks, force=options.force)
+    report = paths.figures_dir(profile) / "report.html"
+    print(f"report: {report}" if report.is_file() else f"figures: {report.parent}")
 
 
 def _parse_seeds(text: str) -> tuple[int, ...]:
@@ -102,17 +164,58 @@ def _parse_seeds(text: str) -> tuple[int, ...]:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from bncap.preflight import preflight_table
+    if options.full_size:
+        from bncap.fullsize import full_size_table
 
-    table, complete = preflight_table(options.profile)
-    print(table)
-    return 0 if complete else 1
+        text, agree = full_size_table()
+        print(text)
+        return 0 if agree else 1
+    from bncap import preflight
+
+    config = _config(options)
+    if options.download:
+        preflight.download(config, options.only)
+    findings = preflight.preflight(config, options.only)
+    print(preflight.table(findings))
+    return 1 if any(finding.state == preflight.MISSING for finding in findings) else 0
 
 
 def _status(options: argparse.Namespace) -> None:
     from bncap.status import status_table
 
-    print(status_table(options.profile))
+    print(status_table(_configuration(options)[0]))
+
+
+def _translate(options: argparse.Namespace) -> None:
+    from bncap import translations
+
+    config = _config(options)
+    numbers = None
+    if options.shards is not None:
+        if not all(n.strip().isdecimal() for n in options.shards.split(",")):
+            raise BncapError(f"--shards {options.shards}: write numbers with commas, such as 3,4")
+        numbers = [int(n) for n in options.shards.split(",")]
+    translations.build_shards(config, numbers)
+
+
+def _synthesise(options: argparse.Namespace) -> None:
+    from bncap import synthesis
+
+    part = None
+    if options.shard is not None:
+        one, slash, of = options.shard.partition("/")
+        if not (slash and one.isdecimal() and of.isdecimal() and 1 <= int(one) <= int(of)):
+            raise BncapError(f"--shard {options.shard}: write I/N with 1 <= I <= N, such as 1/4")
+        part = int(one), int(of)
+    synthesis.draw_shards(_config(options), part)
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from bncap.audit import audit
+
+    lines, same = audit(_config(options), options.n, options.seed)
+    print("\n".join(lines))
+    return 0 if same else 1
 
 
 def _caption(options: argparse.Namespace) -> None:
@@ -122,6 +225,36 @@ def _caption(options: argparse.Namespace) -> None:
         options.pictures, options.profile, options.run, options.beams, options.attention, options.overrides
     )
     print("\n".join(report_lines(found, as_json=options.json)))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from bncap.captioning import export
+
+    print(export(options.out, options.profile, options.run))
+
+
+def _kaggle(options: argparse.Namespace) -> None:
+    from bncap import paths
+    from bncap.kaggle import Export, write_kernels
+
+    profile, overrides = _configuration(options)
+    export = Export(
+        user=options.user,
+        profile=profile,
+        overrides=tuple(overrides),
+        gpu=options.gpu,
+        internet=not options.no_internet,
+        translation_kernels=options.translation_kernels,
+        synthesis_kernels=options.synthesis_kernels,
+        minutes=options.minutes,
+        data=tuple(options.data),
+        models=tuple(options.models),
+        resume=options.resume,
+    )
+    out = options.out or paths.artifacts_root() / "kaggle_kernels"
+    for folder in write_kernels(export, out):
+        print(folder)
+    print(f"how to push them: {out / 'README.md'}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from bncap.losses import pool
 from bncap.model import Captioner
 from bncap.objective import text_weights
 from bncap.settings import Config, Loss
+from bncap.workers import one_thread
 
 STEP = "08_umap_mmd"
 PATCHES = 2
@@ -138,7 +138,7 @@ def median_distance(x: Array, y: Array) -> float:
 
 
 def _build(config: Config, seed: int, folder: Path) -> None:
-    with _one_thread():
+    with one_thread():
         states, sample = _states(config, seed)
         points = {state: (sample.take(p.real), sample.take(p.synthetic)) for state, p in states.items()}
         rows = _distances(states, points, sample)
@@ -171,7 +171,7 @@ def _states(config: Config, seed: int) -> tuple[dict[State, Patches], Sample]:
     if not torch.equal(states[BASE, "before"].real, states[MAIN, "before"].real):
         raise BncapError(f"{BASE} and {MAIN} of seed {seed} start from different weights: train both anew")
     # the model is the main one after training, the last that the loop has loaded
-    w = caption_weights(model, real, [t["bn"] for t in triplets], config.loss, config.model.max_tokens)
+    w = caption_weights(model, real, [t["target"] for t in triplets], config.loss, config.model.max_tokens)
     everywhere = np.tile(np.arange(real.shape[1]), (len(triplets), 1))
     places = torch.from_numpy(rng.permuted(everywhere, axis=1)[:, :PATCHES])
     return states, Sample(places, w.gather(1, places).gt(0), w)
@@ -225,17 +225,3 @@ def _point_rows(drawn: Mapping[State, tuple[Array, Array]], sample: Sample) -> I
 
 def _trained(config: Config, variant: str, seed: int) -> Path:
     return paths.step_dir(config.profile, TRAINING, f"{variant}.weights", seed)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The order of a sum depends on how many threads share it, and UMAP magnifies the last bit."""
-    from threadpoolctl import threadpool_limits
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(threads)

@@ -1,21 +1,18 @@
 """Steps and their folders: what is finished is skipped, what is interrupted goes on, what has changed is made again.
 
 A step writes only its own folder.  ``manifest.json`` is written last and atomically, so its presence means that the
-folder is complete.  ``.working.json`` stands in a folder under construction and says for which settings.
+folder is complete.  ``unfinished.json`` stands in a folder under construction and says for which settings.
 """
 
 from __future__ import annotations
 
 import csv
-import functools
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
 import resource
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,15 +21,12 @@ from typing import Any
 
 from bncap.errors import BncapError
 from bncap.guards import full_disk_named, locked
-from bncap.paths import ROOT, artifacts_root, model_path, short_name
+from bncap.hashes import file_hash, remembered_hash
+from bncap.paths import MANIFEST, artifacts_root, input_roots, relative_step, short_name
+from bncap.provenance import git_commit, package_versions
 from bncap.settings import Config
 
-MANIFEST = "manifest.json"
-WORKING = ".working.json"
-RECORDED_PACKAGES = (
-    "torch", "torchvision", "timm", "transformers", "diffusers", "sentence-transformers", "bert-score", "sacrebleu",
-    "nltk", "scikit-learn", "umap-learn", "numpy", "matplotlib",
-)  # fmt: skip
+WORKING = "unfinished.json"
 
 
 def run_step(
@@ -40,6 +34,7 @@ def run_step(
     *,
     settings: dict[str, Any],
     inputs: Sequence[Path] = (),
+    components: Sequence[str] = (),
     build: Callable[[Path], None],
     config: Config | None = None,
     quiet: bool = False,
@@ -47,29 +42,29 @@ def run_step(
     """Make ``folder`` by ``build(folder)`` unless a matching, intact manifest says that it is there already.
 
     ``settings`` are the configuration values that the step depends on; the whole ``config`` that it was made with is
-    only recorded.  ``inputs`` are finished step folders or plain files.  Work interrupted under the same settings and
-    inputs is left for ``build`` to go on from; anything else is put aside in ``<folder>.previous`` until the new one is
-    complete.  Two runs on one folder wait for each other.
+    only recorded.  ``inputs`` are finished step folders or plain files, ``components`` names of pretrained parts, whose
+    bytes count.  Work interrupted under the same settings and inputs is left for ``build`` to go on from; anything else
+    is put aside in ``<folder>.previous`` until the new one is complete.  Two runs on one folder wait for each other.
+
+    Returns the finished folder: ``folder``, or if that lies in a read-only input root and does not match, or was left
+    unfinished there, its counterpart in the artefact root.
 
     Raises :class:`BncapError` for a missing input, an input or output that changed under its manifest, a full disk, and
     a folder that cannot be written.
     """
-    sources = {short_name(path): fingerprint(path) for path in inputs}
-    key = _digest({"settings": settings, "inputs": sources})
+    step = Step(settings, inputs, components, config)
+    if is_finished(folder) and read_manifest(folder)["key"] == step.key and not folder.is_relative_to(artifacts_root()):
+        return _up_to_date(folder, quiet)  # no lock: an input root cannot be written
+    folder = _writable(folder)
     with full_disk_named(folder), locked(folder):
-        if is_finished(folder) and read_manifest(folder)["key"] == key:
-            check_outputs(folder)
-            if not quiet:
-                print(f"{short_name(folder)}: up to date")
-            return folder
-        _prepare(folder, key, quiet)
+        if is_finished(folder) and read_manifest(folder)["key"] == step.key:
+            return _up_to_date(folder, quiet)
+        _take_over(folder, step.key)
+        _prepare(folder, step.key, quiet)
         start = time.monotonic()
         build(folder)
         seconds = time.monotonic() - start
-        record = {"key": key, "settings": settings, "inputs": sources, "seconds": round(seconds, 3)}
-        if config is not None:
-            record |= {"config": config.as_dict(), "config_sha256": _digest(config.as_dict())}
-        _write_manifest(folder, record)
+        _write_manifest(folder, step.record() | {"seconds": round(seconds, 3)})
         (folder / WORKING).unlink(missing_ok=True)
         shutil.rmtree(_previous(folder), ignore_errors=True)
     if not quiet:
@@ -77,14 +72,51 @@ def run_step(
     return folder
 
 
-def component_inputs(config: Config, name: str) -> list[Path]:
-    """What a step that loads the component ``name`` depends on: the step folder that made it, or a local folder's
-    weights.  Nothing for one in the hub's cache: its name among the step's settings has to do.
+class Step:
+    """What a step is made from, and the key that stands for it.
+
+    Arguments as those of :func:`run_step`; naming components needs ``config``.
     """
-    folder = Path(model_path(config, name))
-    if folder.is_relative_to(artifacts_root()):
-        return [folder]
-    return sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        inputs: Sequence[Path] = (),
+        components: Sequence[str] = (),
+        config: Config | None = None,
+    ) -> None:
+        from bncap import hub
+
+        named = {name: hub.find(config, name) for name in dict.fromkeys(components) if name not in hub.BUILT_IN}
+        made = {name: part.folder for name, part in named.items() if part.is_step}
+        self.settings, self.config = settings, config
+        self.components = {name: part.record() for name, part in named.items() if name not in made}
+        self.inputs = _fingerprints([*inputs, *made.values()])
+        files = {name: record["files"] for name, record in self.components.items()}
+        self.key = _digest({"settings": settings, "inputs": self.inputs, "components": files})
+
+    def record(self) -> dict[str, Any]:
+        """For the manifest."""
+        parts = {"key": self.key, "settings": self.settings, "inputs": self.inputs, "components": self.components}
+        if self.config is not None:
+            parts |= {"config": self.config.as_dict(), "config_sha256": _digest(self.config.as_dict())}
+        return parts
+
+
+def require_step(folder: Path, step: Step, what: str) -> Path:
+    """``folder``, if it is finished and was made from what ``step`` says; else a :class:`BncapError`.
+
+    ``what`` names it for the user, such as "shard 3 of the translations".
+    """
+    manifest = read_manifest(require(folder))
+    if manifest["key"] != step.key:
+        differing = [f"{k}={v!r}, not {step.settings[k]!r}" for k, v in manifest["settings"].items()
+                     if k in step.settings and step.settings[k] != v]  # fmt: skip
+        raise BncapError(
+            f"{what} is foreign: {short_name(folder)} was made from other settings or inputs"
+            f"{' (' + '; '.join(differing) + ')' if differing else ''}; delete that folder, or use the settings it has"
+        )
+    return folder
 
 
 def is_finished(folder: Path) -> bool:
@@ -105,10 +137,21 @@ def require(folder: Path) -> Path:
 def fingerprint(path: Path) -> str:
     """SHA-256 that stands for the bytes of a file, or of the outputs of a finished step folder, which are checked."""
     if path.is_file():
-        return file_hash(path)
+        return remembered_hash(path)
     check_outputs(require(path))
     outputs = read_manifest(path)["outputs"]
     return _digest({name: record["sha256"] for name, record in outputs.items()})
+
+
+def _fingerprints(paths: Iterable[Path]) -> dict[str, str]:
+    """Name -> fingerprint of each path; a further file of the same name is told apart by a prime."""
+    found: dict[str, str] = {}
+    for path in dict.fromkeys(paths):
+        name = short_name(path)
+        while name in found:
+            name += "'"
+        found[name] = fingerprint(path)
+    return found
 
 
 def check_outputs(folder: Path) -> None:
@@ -120,13 +163,8 @@ def check_outputs(folder: Path) -> None:
             raise BncapError(f"{short_name(path)} is gone though its manifest lists it; {remedy}")
         stat = path.stat()
         touched = stat.st_size != record["bytes"] or stat.st_mtime_ns != record["mtime_ns"]
-        if touched and file_hash(path) != record["sha256"]:
+        if touched and remembered_hash(path) != record["sha256"]:
             raise BncapError(f"{short_name(path)} was changed after it was finished; {remedy}")
-
-
-def file_hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -178,6 +216,35 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _up_to_date(folder: Path, quiet: bool) -> Path:
+    check_outputs(folder)
+    if not quiet:
+        print(f"{short_name(folder)}: up to date")
+    return folder
+
+
+def _writable(folder: Path) -> Path:
+    """The counterpart of ``folder`` in the artefact root, if it lies in an input root."""
+    relative = relative_step(folder)
+    return artifacts_root() / relative if relative is not None else folder
+
+
+def _take_over(folder: Path, key: str) -> None:
+    """Copy work that an earlier session left unfinished for ``key`` in an input root, if ``folder`` is not there."""
+    relative = relative_step(folder)
+    if folder.exists() or relative is None:
+        return
+    for root in input_roots():
+        left = root / relative
+        if (left / WORKING).is_file() and not is_finished(left) and read_json(left / WORKING)["key"] == key:
+            print(f"{short_name(folder)}: going on from the work in {root}")
+            fresh = folder.with_name(f".{folder.name}.copy")  # half a copy would pass for work that is done
+            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.copytree(left, fresh)
+            fresh.rename(folder)
+            return
+
+
 def _prepare(folder: Path, key: str, quiet: bool) -> None:
     """Leave in ``folder`` only unfinished work for ``key``; the rest goes to ``.previous``."""
     working = folder / WORKING
@@ -200,7 +267,8 @@ def _write_manifest(folder: Path, record: dict[str, Any]) -> None:
     variant, _, seed = folder.name.rpartition("-s")
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     outputs = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+    made = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".") and p != folder / WORKING]
+    for path in sorted(made):
         stat = path.stat()
         outputs[path.relative_to(folder).as_posix()] = {
             "sha256": file_hash(path),
@@ -221,28 +289,6 @@ def _write_manifest(folder: Path, record: dict[str, Any]) -> None:
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     write_json(folder / MANIFEST, manifest)
-
-
-@functools.cache
-def git_commit() -> str:
-    """The commit of the working tree, with ``+`` if files of it are changed; "unknown" outside a checkout."""
-    try:
-        run = functools.partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=True)
-        commit = run(["git", "rev-parse", "HEAD"]).stdout.strip()
-        return commit + ("+" if run(["git", "status", "--porcelain", "-uno"]).stdout.strip() else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-@functools.cache
-def package_versions() -> dict[str, str]:
-    versions = {}
-    for name in RECORDED_PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "missing"
-    return versions
 
 
 def _previous(folder: Path) -> Path:

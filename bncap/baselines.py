@@ -7,6 +7,7 @@ caption tokens, S patches, C channels of the encoder, D decoder width, V vocabul
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,17 +15,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel, MBart50Tokenizer, MBartConfig, PreTrainedTokenizerBase
 
-from bncap import paths
-from bncap.artifacts import read_json, write_json
+from bncap import hub
+from bncap.artifacts import write_json
 from bncap.attention import IMPLEMENTATION, Tap
 from bncap.beam import search
-from bncap.checkpoints import read_tensors
 from bncap.config import BASELINES
 from bncap.errors import BncapError
-from bncap.loading import quiet_loading
-from bncap.lstm import AttentionLstm, AttentionLstmConfig
-from bncap.model import IGNORED, Bridge, Captioner, load_tokenizer, shift_right
+from bncap.loading import has_words, loading, quiet_loading, require_weights
+from bncap.lstm import AttentionLstm, AttentionLstmConfig, load_lstm
+from bncap.model import IGNORED, Bridge, Captioner, read_captioner, shift_right
+from bncap.pretrained import language_row, load_tokenizer
 from bncap.settings import Config, Decode
+from bncap.vocabulary import Vocabulary
 
 LSTM_MAX_WIDTH = 512
 """Width of the LSTM: twice the main decoder's d_model, for its one layer, but no more than this."""
@@ -42,6 +44,7 @@ class VitGpt2Captioner(nn.Module):
 
     penultimate_bridge = None
     language_id = IGNORED  # a monolingual decoder: its vocabulary has no language token
+    vocabulary = None  # and is its own, never trimmed
 
     def __init__(
         self, decoder: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, channels: int, last_k: int = 2
@@ -117,9 +120,9 @@ class VitGpt2Captioner(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> VitGpt2Captioner:
         """What :meth:`save` wrote, in evaluation mode."""
-        bridge, record = _read(folder)
+        record, bridge = _read(folder, "last_k")
         model = cls(*load_gpt2(str(folder / "decoder")), bridge["projection.weight"].shape[1], record["last_k"])
-        model.bridge.load_state_dict(bridge)
+        _put_bridge(model, folder, bridge)
         return model.eval()
 
 
@@ -130,16 +133,24 @@ class CnnLstmCaptioner(nn.Module):
         decoder: the LSTM.
         tokenizer: the main decoder's, set to the target language.
         channels: C of the convolutional network.
+        vocabulary: what the main decoder's vocabulary was trimmed to; None for all of it.
     """
 
     penultimate_bridge = None
     labels = Captioner.labels  # the same vocabulary and the same framing of a caption as the main model's
 
-    def __init__(self, decoder: AttentionLstm, tokenizer: MBart50Tokenizer, channels: int) -> None:
+    def __init__(
+        self,
+        decoder: AttentionLstm,
+        tokenizer: MBart50Tokenizer,
+        channels: int,
+        vocabulary: Vocabulary | None = None,
+    ) -> None:
         super().__init__()
         self.decoder = decoder
         self.tokenizer = tokenizer
-        self.language_id = tokenizer.convert_tokens_to_ids(tokenizer.tgt_lang)
+        self.vocabulary = vocabulary
+        self.language_id = language_row(tokenizer, vocabulary, decoder.config.vocab_size)
         self.bridge = Bridge(channels, decoder.config.width)
 
     @property
@@ -177,11 +188,11 @@ class CnnLstmCaptioner(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> CnnLstmCaptioner:
         """What :meth:`save` wrote, in evaluation mode."""
-        bridge, record = _read(folder)
-        path = str(folder / "decoder")
+        record, bridge = _read(folder, "lang")
+        path, vocabulary = str(folder / "decoder"), Vocabulary.load(folder)
         tokenizer = load_tokenizer(path, record["lang"])
-        model = cls(AttentionLstm.from_pretrained(path), tokenizer, bridge["projection.weight"].shape[1])
-        model.bridge.load_state_dict(bridge)
+        model = cls(load_lstm(path), tokenizer, bridge["projection.weight"].shape[1], vocabulary)
+        _put_bridge(model, folder, bridge)
         return model.eval()
 
 
@@ -189,44 +200,57 @@ def load_gpt2(path: str) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerBase]:
     """A GPT-2 with cross-attention, freshly drawn where the checkpoint has none, and its tokenizer.
 
     BOS and PAD fall back on EOS, as GPT-2 tokenizers often have no other mark; a mark that the checkpoint's embedding
-    does not reach gets a row.  Raises :class:`BncapError` if there is no EOS or weights other than those are missing.
+    does not reach gets a row.  Raises :class:`BncapError` if the folder cannot be read or holds another model, if there
+    is no EOS, or if weights other than those are missing.
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    with loading("GPT-2 tokenizer", path):
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    if not has_words(tokenizer):
+        raise BncapError(f"{path}: the GPT-2 tokenizer lacks its vocabulary file; make or fetch it again, whole")
     if tokenizer.eos_token is None:
-        raise BncapError(f"the tokenizer of {Path(path).name} has no EOS token; see components.gpt2")
+        raise BncapError(f"{path}: the tokenizer has no EOS token; name another model by components.gpt2")
     tokenizer.bos_token = tokenizer.bos_token or tokenizer.eos_token
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    with quiet_loading():  # it would list the cross-attentions as missing, which is right here
-        decoder, report = GPT2LMHeadModel.from_pretrained(
+    with loading("GPT-2 decoder", path, "gpt2"):
+        decoder, found = GPT2LMHeadModel.from_pretrained(
             path,
             add_cross_attention=True,
             attn_implementation=IMPLEMENTATION,
             dtype=torch.float32,
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    missing = sorted(k for k in report["missing_keys"] if "crossattention" not in k and "ln_cross_attn" not in k)
-    if missing:
-        raise BncapError(f"the checkpoint of {Path(path).name} lacks {missing[0]} and {len(missing) - 1} more weights")
+    require_weights(path, found, fresh=("crossattention", "ln_cross_attn"))
     if len(tokenizer) > decoder.config.vocab_size:
-        decoder.resize_token_embeddings(len(tokenizer))
+        with quiet_loading():  # else the library explains how it draws the new rows
+            decoder.resize_token_embeddings(len(tokenizer))
     return decoder, tokenizer
 
 
-def build_baseline(name: str, config: Config, channels: int) -> VitGpt2Captioner | CnnLstmCaptioner:
+def build_baseline(
+    name: str, config: Config, channels: int, captions: Sequence[str] | None = None
+) -> VitGpt2Captioner | CnnLstmCaptioner:
     """The untrained baseline ``name`` of :data:`BASELINES` over features of ``channels`` channels.
 
     What is not pretrained is drawn from torch's global generator, so seed it first.
+
+    Args:
+        captions: trim the main decoder's vocabulary, which the LSTM shares, to what these need; None leaves it whole.
     """
     if name == "vit_gpt2":
-        decoder, tokenizer = load_gpt2(paths.model_path(config, config.components.gpt2))
+        decoder, tokenizer = load_gpt2(hub.path(config, config.components.gpt2))
         return VitGpt2Captioner(decoder, tokenizer, channels, config.model.last_k)
     if name == "cnn_lstm":
-        path = paths.model_path(config, config.components.decoder)
-        main = MBartConfig.from_pretrained(path)
-        settings = AttentionLstmConfig(vocab_size=main.vocab_size, width=min(LSTM_MAX_WIDTH, 2 * main.d_model))
-        return CnnLstmCaptioner(AttentionLstm(settings), load_tokenizer(path, config.data.lang), channels)
+        path = hub.path(config, config.components.decoder)
+        with loading("decoder's config.json", path, "mbart"):
+            main = MBartConfig.from_pretrained(path)
+        tokenizer = load_tokenizer(path, config.data.lang)
+        vocabulary = None if captions is None else Vocabulary.of(captions, tokenizer)
+        size = main.vocab_size if vocabulary is None else len(vocabulary)
+        settings = AttentionLstmConfig(vocab_size=size, width=min(LSTM_MAX_WIDTH, 2 * main.d_model))
+        return CnnLstmCaptioner(AttentionLstm(settings), tokenizer, channels, vocabulary)
     raise BncapError(f"unknown baseline {name!r}: choose one of {', '.join(BASELINES)}")
 
 
@@ -239,8 +263,20 @@ def _save(model: VitGpt2Captioner | CnnLstmCaptioner, folder: Path, record: dict
     model.decoder.save_pretrained(folder / "decoder")
     model.tokenizer.save_pretrained(folder / "decoder")
     save_file(model.bridge.state_dict(), folder / "bridge.safetensors")
+    if model.vocabulary is not None:
+        model.vocabulary.save(folder)
     write_json(folder / "captioner.json", record)
 
 
-def _read(folder: Path) -> tuple[dict[str, Tensor], dict]:
-    return read_tensors(folder / "bridge.safetensors"), read_json(folder / "captioner.json")
+def _read(folder: Path, needed: str) -> tuple[dict, dict[str, Tensor]]:
+    record, bridge = read_captioner(folder)
+    if "projection.weight" not in bridge or needed not in record:
+        raise BncapError(f"{folder} does not hold the baseline that was asked for; name the folder of a run of it")
+    return record, bridge
+
+
+def _put_bridge(model: VitGpt2Captioner | CnnLstmCaptioner, folder: Path, bridge: dict[str, Tensor]) -> None:
+    wanted = {name: value.shape for name, value in model.bridge.state_dict().items()}
+    if wanted != {name: value.shape for name, value in bridge.items()}:
+        raise BncapError(f"{folder / 'bridge.safetensors'} does not fit the decoder beside it; make the run again")
+    model.bridge.load_state_dict(bridge)

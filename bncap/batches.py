@@ -79,7 +79,7 @@ class Triplets:
         if has_pair.any():
             ids = [t["caption_id"] for t, has in zip(table, has_pair, strict=True) if has]
             self.synthetic[has_pair] = store.rows("synthetic", ids)
-        self.labels = labels([t["bn"] for t in table])
+        self.labels = labels([t["target"] for t in table])
         numbers = {image: i for i, image in enumerate(sorted({t["image"] for t in table}))}
         self.images = torch.tensor([numbers[t["image"]] for t in table])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bncap.errors import BncapError
-from bncap.loading import quiet_loading
+from bncap.loading import has_words, loading, require_weights
 from bncap.text import normalise
 
 if TYPE_CHECKING:
@@ -84,47 +84,41 @@ class BertScore:
         return encoded
 
 
-def load_bertscore(model_or_path: str | Path, num_layers: int | None = None, device: str = "cpu") -> BertScore:
-    """An encoder for BERTScore: a model's name (``bert-base-multilingual-cased`` for Bengali) or a local folder.
+def load_bertscore(path: str | Path, num_layers: int | None = None, device: str = "cpu") -> BertScore:
+    """The encoder for BERTScore in the folder ``path``, such as one of ``bert-base-multilingual-cased`` for Bengali.
 
     ``num_layers``: the layer whose states are compared; None takes bert-score's choice for a model that it knows by
-    name, a folder by its last part.  A folder is named in signatures by its last part only, so that they are the same
-    on every machine.  Raises BncapError if the layer is not known or the model has fewer, or it cannot be read.
+    name.  The name is the folder's last part, in signatures too, so that they are the same on every machine.  Raises
+    BncapError if the layer is not known or the model has fewer, or it cannot be read or is not whole.
     """
     from bert_score.utils import model2layers
     from transformers import AutoConfig, AutoTokenizer
 
-    folder = Path(model_or_path)
-    name = folder.resolve().name if folder.is_dir() else str(model_or_path)
-    try:
-        config = AutoConfig.from_pretrained(model_or_path)
-        tokenizer = AutoTokenizer.from_pretrained(model_or_path)
-    except (OSError, ValueError) as error:
-        raise BncapError(f"cannot read the BERTScore model {name!r}: {str(error).splitlines()[0]}") from error
-    layers = model2layers.get(name) if num_layers is None else num_layers
-    if layers is None:
-        raise BncapError(f"bert-score knows no best layer for {name!r}; give num_layers")
-    if not 1 <= layers <= config.num_hidden_layers:
-        raise BncapError(f"{name!r} has layers 1 to {config.num_hidden_layers}, not {layers}; change num_layers")
-    model = _read_layers(model_or_path, layers, name).eval().float().to(device)
+    name = Path(path).resolve().name
+    with loading("BERTScore model", str(path)):
+        config = AutoConfig.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        if not has_words(tokenizer):
+            raise BncapError(f"{path}: the BERTScore model lacks its vocabulary file; fetch it anew, whole")
+        layers = model2layers.get(name) if num_layers is None else num_layers
+        if layers is None:
+            raise BncapError(f"bert-score knows no best layer for {name!r}; give num_layers")
+        if not 1 <= layers <= config.num_hidden_layers:
+            raise BncapError(f"{name!r} has layers 1 to {config.num_hidden_layers}, not {layers}; change num_layers")
+        model = _read_layers(path, layers).eval().float().to(device)
     # A tokenizer saved without model_max_length says 1e30, which overflows.
     max_length = min(tokenizer.model_max_length, config.max_position_embeddings, 512)
     return BertScore(model, tokenizer, name, layers, device, max_length)
 
 
-def _read_layers(model_or_path: str | Path, layers: int, name: str) -> torch.nn.Module:
+def _read_layers(path: str | Path, layers: int) -> torch.nn.Module:
     """The encoder up to ``layers``: with fewer in its configuration it is built, and its file read, only so far.
 
-    The library's report of what it left out is silenced; what a file lacks is an error, where it would be random.
+    What a file lacks is an error, where it would be random.
     """
     from transformers import AutoModel
 
-    options = {"num_hidden_layers": layers, "output_loading_info": True}
-    with quiet_loading():
-        model, report = AutoModel.from_pretrained(model_or_path, **options)
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise BncapError(
-            f"the BERTScore model {name!r} lacks {len(missing)} weights, {missing[0]!r} first; fetch it anew"
-        )
+    options = {"num_hidden_layers": layers, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, report = AutoModel.from_pretrained(path, **options)
+    require_weights(str(path), report, fresh=("pooler.",))
     return model

@@ -61,8 +61,9 @@ def load(
 ) -> dict[str, Any] | None:
     """Restore what :func:`save` wrote and return its record; None if there is no checkpoint."""
     fresh = folder.with_name(f".{folder.name}.new")
-    if not folder.is_dir() and (fresh / STATE).is_file():
-        fresh.rename(folder)  # stopped between the removal of the old one and the renaming of the new one
+    if (fresh / STATE).is_file():  # whole: stopped before it took the place of the old one, which may be half removed
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(folder)
     if not folder.is_dir():
         return None
     saved = read_json(folder / STATE)

@@ -1,85 +1,159 @@
-"""The corpus of verified pairs: COCO's captions translated, verified (Eq. 4), split (Sec. 4.2.1, 4.2.2 and 5.1).
+"""The corpus: verified pairs of all splits, merged from the shards of :mod:`bncap.translations` (Sec. 4.2.1, 4.2.2).
 
-train: all captions of train2014; validation and test: images drawn from val2014; ood: images drawn from Flickr30k.
 An id is unique within COCO and within Flickr30k, not across the two: (split, caption_id) names a pair.
 """
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from bncap import artifacts
-from bncap.captions import Caption, check_image, images_of, read_coco, read_flickr_csv
+from bncap.captions import Caption
 from bncap.errors import BncapError
-from bncap.paths import dataset_root, model_path, step_dir
+from bncap.images import check_rejects
+from bncap.inspection import inspect_pictures, read_pictures
+from bncap.paths import dataset_roots, step_dir
 from bncap.settings import Config, Data
-from bncap.translate import Translator, load_translator
-from bncap.verify import THRESHOLDS, Quality, Verifier, accepted, calibrate, quality_curve
+from bncap.splits import SPLITS, caption_files, check_disjoint, read_splits
+from bncap.translate import load_translator
+from bncap.translations import build_shards, read_rows, require_shards, shards_of
+from bncap.verify import THRESHOLDS, Quality, accepted, calibrate, quality_curve
 
-SPLITS = ("train", "validation", "test", "ood")
-SOURCES = ("annotations/captions_train2014.json", "annotations/captions_val2014.json", "flickr30k/results.csv")
-TABLE_HEADER = ("caption_id", "image_id", "en", "bn", "similarity", "valid")
+TABLE_HEADER = ("caption_id", "image_id", "en", "target", "similarity", "valid")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
-    """An accepted pair; ``image`` is relative to the root of the datasets, ``similarity`` is Eq. 4's s_i."""
+    """A pair that is used: ``en`` is "" where there is no English side.
+
+    ``image``, and ``synthetic`` where the data set brings a synthetic picture, are paths below the root of the data
+    sets; ``similarity`` is Eq. 4's s_i, None where ``target`` was not translated.
+    """
 
     caption_id: int
     image_id: str
     image: str
     split: str
     en: str
-    bn: str
-    similarity: float
+    target: str
+    similarity: float | None
+    synthetic: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Verified:
-    """A caption with its translation, accepted or not; ``fault`` is None where no fault is known."""
+    """A caption with its translation, valid or not; ``similarity`` is as written, "" where there is none."""
 
-    split: str
     caption: Caption
-    bn: str
-    similarity: float
+    split: str
+    en: str
+    target: str
+    similarity: str
     valid: bool
-    fault: str | None = None
+    fault: str | None = None  # where it is known
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What is counted of a split while its captions pass by."""
+
+    captions: int = 0
+    accepted: int = 0
+    used: int = 0
+    images: set[str] = field(default_factory=set)
+    kept: set[str] = field(default_factory=set)
+    given: set[str] = field(default_factory=set)
+    similarity: array = field(default_factory=lambda: array("d"))
+    faulty: array = field(default_factory=lambda: array("b"))
+    faults: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, row: Verified, used: bool) -> None:
+        caption = row.caption
+        self.captions += 1
+        self.accepted += row.valid
+        self.used += used
+        self.images.add(caption.image)
+        self.given.add(caption.split)
+        if used:
+            self.kept.add(caption.image)
+        if row.similarity:
+            self.similarity.append(float(row.similarity))
+            self.faulty.append(row.fault is not None)
+        if row.fault:
+            self.faults.append((caption.caption_id, row.fault))
+
+    def counts(self) -> dict[str, float | str]:
+        return {
+            "captions": self.captions,
+            "verified": len(self.similarity),  # the others are in the target language already
+            "accepted": self.accepted,
+            "accepted_share": round(self.accepted / self.captions, 4) if self.captions else 0.0,
+            "without_picture": self.accepted - self.used,  # accepted, but the picture is unusable
+            "images": len(self.images),
+            "images_dropped": len(self.images - self.kept),  # those without any pair
+            "given_split": ", ".join(sorted(self.given - {""})),
+        }
+
+    def known(self) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines of the verified captions, and which of their translations are faulty."""
+        return np.array(self.similarity), np.array(self.faulty, dtype=bool)
 
 
 def build_corpus(config: Config) -> Path:
     """Make, or find finished, the step folder ``01_data_build/corpus-s<seed>`` and return it.
 
-    An interrupted build goes on at the first table (``shards/shard_NN.csv``, ``evaluation/*.csv``) that is missing.
-    Raises :class:`BncapError` for missing or malformed data, and for splits that share an image.
+    First looks at the pictures, then makes the shards that are missing, then merges.  Raises :class:`BncapError` for
+    missing or malformed data, splits that share a picture, too many unusable pictures, a foreign shard, and a split of
+    which no pair is accepted; :class:`OutOfTime` between two chunks of work.
     """
-    data, parts = config.data, config.components
-    root = dataset_root(config)
-    names = ("source", "lang", "seed", "shards", "translation_batch", "threshold", "reject_copies")
+    data, splits = config.data, read_splits(config)
+    inputs = dataset_roots(config) if data.source == "mini" else list(caption_files(config).values())
+    hashes = None
+    if data.check_images:
+        inputs.append(inspect_pictures(config, splits))
+        pictures = read_pictures(inputs[-1])
+        check_rejects(pictures, data.max_rejected, inputs[-1] / "rejected.csv")
+        hashes = {picture.image: picture.sha256 for picture in pictures if not picture.reason}
+        check_disjoint(splits, hashes)
+        _check_pictures(splits, hashes, inputs[-1] / "rejected.csv")
+    else:
+        print("data.check_images=False: the pictures are not looked at, and the splits are compared by ids alone")
+    build_shards(config, splits=splits)
+    shards = require_shards(config, splits)
+    names = ("source", "lang", "seed", "threshold", "reject_copies", "check_images", "own_share")
     settings = {name: getattr(data, name) for name in (*names, "validation_images", "test_images", "ood_images")}
-    settings |= {"translator": parts.translator, "verifier": parts.verifier}
-    if parts.translator.startswith("mini:"):
-        settings["fault_rate"] = config.world.fault_rate
-    inputs = [root] if data.source == "mini" else [_existing(root / name) for name in SOURCES]
-    if parts.verifier.startswith("mini:"):
-        inputs.append(Path(model_path(config, parts.verifier)))
-    folder = step_dir(config.profile, "01_data_build", "corpus", data.seed)
-    build = functools.partial(_build, config)
-    return artifacts.run_step(folder, settings=settings, inputs=inputs, build=build, config=config)
+    return artifacts.run_step(
+        step_dir(config.profile, "01_data_build", "corpus", data.seed),
+        settings=settings,
+        inputs=[*inputs, *shards.values()],
+        build=functools.partial(_merge, config, splits, shards, hashes),
+        config=config,
+    )
 
 
 def read_corpus(folder: Path) -> list[Pair]:
-    """The accepted pairs of a finished corpus step, in the order of splits and captions."""
-    return [
-        Pair(**row | {"caption_id": int(row["caption_id"]), "similarity": float(row["similarity"])})
-        for row in artifacts.read_csv(artifacts.require(folder) / "corpus.csv")
-    ]
+    """The pairs of a finished corpus step, in the order of splits and captions."""
+    pairs = []
+    with (artifacts.require(folder) / "corpus.csv").open(encoding="utf-8", newline="") as stream:
+        reader = csv.reader(stream)
+        next(reader)
+        image_id = image = split = ""
+        for row in reader:
+            # captions of one image share its strings: most of what 400,000 pairs would otherwise weigh
+            image_id, image, split = (
+                old if old == new else new for old, new in zip((image_id, image, split), row[1:4], strict=True)
+            )
+            similarity = float(row[6]) if row[6] else None
+            pairs.append(Pair(int(row[0]), image_id, image, split, row[4], row[5], similarity, row[7]))
+    return pairs
 
 
 def references(pairs: Iterable[Pair], split: str) -> tuple[list[str], list[list[str]]]:
@@ -87,199 +161,128 @@ def references(pairs: Iterable[Pair], split: str) -> tuple[list[str], list[list[
     by_image: dict[str, list[str]] = {}
     for pair in pairs:
         if pair.split == split:
-            by_image.setdefault(pair.image, []).append(pair.bn)
+            by_image.setdefault(pair.image, []).append(pair.target)
     images = sorted(by_image)
     return images, [by_image[image] for image in images]
 
 
-def draw_images(captions: Sequence[Caption], sizes: Mapping[str, int], seed: int) -> dict[str, list[Caption]]:
-    """Captions of so many images for each split of ``sizes``, drawn without overlap; captions keep their order.
-
-    Raises :class:`BncapError` if there are fewer images than asked for.
-    """
-    images = images_of(captions)
-    wanted = sum(sizes.values())
-    if len(images) < wanted:
-        fields = " + ".join(f"data.{split}_images" for split in sizes)
-        raise BncapError(f"{Path(images[0]).parent if images else 'the dataset'} has {len(images)} captioned images, "
-                         f"{fields} asks for {wanted}; lower them")  # fmt: skip
-    order = iter(np.random.default_rng(seed).permutation(len(images)))
-    split_of = {images[next(order)]: split for split, size in sizes.items() for _ in range(size)}
-    drawn: dict[str, list[Caption]] = {split: [] for split in sizes}
-    for caption in captions:
-        if caption.image in split_of:
-            drawn[split_of[caption.image]].append(caption)
-    return drawn
-
-
-def check_disjoint(splits: Mapping[str, Iterable[Caption | Pair]], root: Path) -> None:
-    """Raise :class:`BncapError`, with the image, if two splits share an image by id or by the bytes of its file.
-
-    Also if an image file is missing.  Only files whose size occurs in two splits are hashed, the others must differ.
-    """
-    of_id: dict[tuple[bool, str], tuple[str, str]] = {}
-    of_size: dict[int, dict[str, str]] = {}
+def _merge(
+    config: Config,
+    splits: Mapping[str, Sequence[Caption]],
+    shards: Mapping[str, Path],
+    hashes: Mapping[str, str] | None,
+    folder: Path,
+) -> None:
+    """Write the step's files, a shard at a time.  ``hashes``: picture -> SHA-256 of the usable ones; None: unknown."""
+    tallies = {split: _Tally() for split in SPLITS}
+    with artifacts.atomic(folder / "corpus.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow([field.name for field in dataclasses.fields(Pair)])
+        for row in _verified(config, splits, shards, folder):
+            used = row.valid and (hashes is None or row.caption.image in hashes)
+            tallies[row.split].add(row, used)
+            if used:
+                writer.writerow(_pair_row(row, hashes))
     for split, captions in splits.items():
-        named = {caption.image: caption.image_id for caption in captions}
-        for image, image_id in sorted(named.items()):
-            _claim(of_id, (split == "ood", image_id), split, image, f"the image id {image_id}")
-            of_size.setdefault(_existing(root / image).stat().st_size, {})[image] = split
-    of_hash: dict[str, tuple[str, str]] = {}
-    for images in of_size.values():
-        if len(set(images.values())) > 1:
-            for image, split in images.items():
-                _claim(of_hash, artifacts.file_hash(root / image), split, image, "the same file")
-
-
-def read_splits(config: Config) -> dict[str, list[Caption]]:
-    """The English captions of each split; checked: disjoint, images present, evaluation images decodable."""
-    data, root = config.data, dataset_root(config)
-    train_file, val_file, flickr_file = (root / name for name in SOURCES)
-    splits = {"train": read_coco(train_file, "train2014")}
-    sizes = {"validation": data.validation_images, "test": data.test_images}
-    splits |= draw_images(read_coco(val_file, "val2014"), sizes, data.seed)
-    flickr = read_flickr_csv(flickr_file, "flickr30k/flickr30k_images")
-    splits |= draw_images(flickr, {"ood": data.ood_images}, data.seed)
-    check_disjoint(splits, root)
-    for split in SPLITS[1:]:
-        for image in images_of(splits[split]):
-            check_image(root / image)
-    return splits
-
-
-def _build(config: Config, folder: Path) -> None:
-    data = config.data
-    tables = _plan(read_splits(config), data.shards)
-    translator = load_translator(config)
-    missing = [name for name in tables if not (folder / name).is_file()]
-    if missing:
-        verifier = Verifier(model_path(config, config.components.verifier))
-        with tqdm(total=sum(len(tables[name]) for name in missing), desc="translate, verify", unit="caption") as bar:
-            for name in missing:
-                captions = [caption for _, caption in tables[name]]
-                rows = _translate(captions, translator, verifier, data, bar)
-                artifacts.write_csv(folder / name, TABLE_HEADER, rows)
-    verified = _merge(folder, tables)
-    if hasattr(translator, "faults"):
-        faults = translator.faults([row.caption.text for row in verified])
-        verified = [dataclasses.replace(row, fault=fault) for row, fault in zip(verified, faults, strict=True)]
-    header = [field.name for field in dataclasses.fields(Pair)]
-    artifacts.write_csv(folder / "corpus.csv", header, (_pair_row(row) for row in verified if row.valid))
-    by_split = {split: [row for row in verified if row.split == split] for split in SPLITS}
-    counts: dict[str, object] = {"threshold": data.threshold}
-    counts["splits"] = {split: _counts(rows) for split, rows in by_split.items()}
-    artifacts.write_csv(folder / "acceptance.csv", ("threshold", "split", "accepted"), _acceptance(by_split))
-    if hasattr(translator, "faults"):
-        _write_quality(folder, {split: rows for split, rows in by_split.items() if rows})
-        counts["calibrated_threshold"] = calibrate(*_known(by_split["validation"]))
+        images = sorted({(c.image, c.image_id) for c in captions if hashes is None or c.image in hashes})
+        listed = ((image_id, image, hashes[image] if hashes else "") for image, image_id in images)
+        artifacts.write_csv(folder / "splits" / f"{split}.csv", ("image_id", "image", "sha256"), listed)
+    artifacts.write_csv(folder / "acceptance.csv", ("threshold", "split", "accepted"), _acceptance(tallies))
+    counts: dict[str, object] = {"threshold": config.data.threshold, "lang": config.data.lang}
+    counts["files"] = {part: path.name for part, path in caption_files(config).items()}
+    counts["splits"] = {split: tally.counts() for split, tally in tallies.items()}
+    if _known_faults(config) and tallies["validation"].faulty.count(0):
+        _write_quality(folder, tallies)
+        counts["calibrated_threshold"] = calibrate(*tallies["validation"].known())
     artifacts.write_json(folder / "counts.json", counts)
-    for split, rows in by_split.items():
-        if rows and not any(row.valid for row in rows):
-            raise BncapError(
-                f"{folder / 'corpus.csv'} has no pair of the {split} split: none of {len(rows)} captions reaches "
-                f"data.threshold={data.threshold}; lower it (acceptance.csv beside it has the shares) and start again"
-            )
+    _check_pairs(config, tallies, folder)
 
 
-def _plan(splits: Mapping[str, Sequence[Caption]], shards: int) -> dict[str, list[tuple[str, Caption]]]:
-    """Table file -> its (split, caption) rows: train in ``shards`` contiguous runs, sizes at most one apart."""
-    train = [("train", caption) for caption in splits["train"]]
-    ends = [len(train) * n // shards for n in range(shards + 1)]
-    tables = {f"shards/shard_{n:02d}.csv": train[ends[n] : ends[n + 1]] for n in range(shards)}
-    held_out = [(split, caption) for split in ("validation", "test") for caption in splits[split]]
-    tables["evaluation/val2014.csv"] = sorted(held_out, key=lambda row: row[1].caption_id)
-    tables["evaluation/flickr30k.csv"] = [("ood", caption) for caption in splits["ood"]]
-    return tables
+def _verified(
+    config: Config, splits: Mapping[str, Sequence[Caption]], shards: Mapping[str, Path], folder: Path
+) -> Iterator[Verified]:
+    """Every caption with its translation in the order of :data:`SPLITS`; each shard's table is written on the way."""
+    split_of = {caption.image: split for split in SPLITS[1:] for caption in splits[split]}
+    faults = _known_faults(config)
+    for name, captions in shards_of(config, splits).items():
+        rows = [
+            Verified(caption, split_of.get(caption.image, "train"), *cells[3:], valid)
+            for caption, cells, valid in _judged(config.data, captions, shards[name])
+        ]
+        if faults:
+            known = faults([row.en for row in rows])
+            rows = [dataclasses.replace(r, fault=f if r.similarity else None) for r, f in zip(rows, known, strict=True)]
+        number = name.partition("of")[0]
+        table = f"shards/shard_{number}.csv" if number.isdecimal() else f"evaluation/{name}.csv"
+        listed = ((r.caption.caption_id, r.caption.image_id, r.en, r.target, r.similarity, int(r.valid)) for r in rows)
+        artifacts.write_csv(folder / table, TABLE_HEADER, listed)
+        yield from sorted(rows, key=lambda row: SPLITS.index(row.split))
 
 
-def _translate(
-    captions: Sequence[Caption], translator: Translator, verifier: Verifier, data: Data, bar: tqdm
-) -> list[tuple]:
-    """Rows of :data:`TABLE_HEADER`; an empty translation, or the caption itself, is not valid at any threshold."""
-    rows = []
-    step = 10 * data.translation_batch  # several batches at once, so that the translator can sort them by length
-    for start in range(0, len(captions), step):
-        chunk = captions[start : start + step]
-        en = [caption.text for caption in chunk]
-        bn = translator.translate(en)
-        # rounded first, so that the flag follows from the number that is written
-        similarity = verifier.similarity(en, bn).astype(np.float64).round(6)
-        for row in zip(chunk, bn, similarity, accepted(similarity, data.threshold), strict=True):
-            caption, text, s, valid = row
-            copied = (
-                data.reject_copies and text.strip() == caption.text.strip()
-            )  # its cosine is 1: Eq. 4 is blind to it
-            valid = valid and text != "" and not copied
-            rows.append((caption.caption_id, caption.image_id, caption.text, text, f"{s:.6f}", int(valid)))
-        bar.update(len(chunk))
-    return rows
+def _judged(data: Data, captions: Sequence[Caption], shard: Path) -> Iterator[tuple[Caption, list[str], bool]]:
+    """Each caption, its row of the shard, and whether the pair is valid.
+
+    What a human wrote in the target language is; an empty translation, or the caption itself, is not at any threshold.
+    """
+    rows = list(read_rows(shard))
+    passed = accepted(np.array([float(row[-1] or "nan") for row in rows]), data.threshold)
+    for caption, row, passes in zip(captions, rows, passed, strict=True):
+        en, target, similarity = row[3:]
+        copied = data.reject_copies and target.strip() == en.strip()  # its cosine is 1: Eq. 4 is blind to it
+        yield caption, row, not similarity or bool(passes and target and not copied)
 
 
-def _merge(folder: Path, tables: Mapping[str, Sequence[tuple[str, Caption]]]) -> list[Verified]:
-    """Every caption with its translation, in the order of :data:`SPLITS`."""
-    verified = []
-    for name, planned in tables.items():
-        for (split, caption), row in zip(planned, artifacts.read_csv(folder / name), strict=True):
-            verified.append(Verified(split, caption, row["bn"], float(row["similarity"]), row["valid"] == "1"))
-    return sorted(verified, key=lambda row: SPLITS.index(row.split))
+def _known_faults(config: Config) -> Callable[[list[str]], list[str | None]] | None:
+    """What tells the faults of the translations; None for a translator of the real world, which cannot."""
+    return load_translator(config).faults if config.components.translator.startswith("mini:") else None
 
 
-def _pair_row(row: Verified) -> tuple:
+def _pair_row(row: Verified, hashes: Mapping[str, str] | None) -> tuple:
     caption = row.caption
+    synthetic = caption.synthetic if hashes is None or caption.synthetic in hashes else ""
     return (
-        caption.caption_id, caption.image_id, caption.image, row.split, caption.text, row.bn, f"{row.similarity:.6f}",
+        caption.caption_id, caption.image_id, caption.image, row.split, row.en, row.target, row.similarity, synthetic,
     )  # fmt: skip
 
 
-def _counts(rows: Sequence[Verified]) -> dict[str, float]:
-    images = {row.caption.image for row in rows}
-    kept = {row.caption.image for row in rows if row.valid}
-    taken = sum(row.valid for row in rows)
-    return {
-        "captions": len(rows),
-        "accepted": taken,
-        "accepted_share": round(taken / len(rows), 4) if rows else 0.0,
-        "images": len(images),
-        "images_dropped": len(images - kept),  # those without any accepted caption
-    }
-
-
-def _acceptance(by_split: Mapping[str, Sequence[Verified]]) -> list[tuple]:
+def _acceptance(tallies: Mapping[str, _Tally]) -> list[tuple]:
     return [
-        (f"{threshold:.2f}", split, f"{accepted([row.similarity for row in rows], threshold).mean():.6f}")
-        for split, rows in by_split.items()
+        (f"{threshold:.2f}", split, f"{accepted(np.array(tally.similarity), threshold).mean():.6f}")
+        for split, tally in tallies.items()
         for threshold in THRESHOLDS
-        if rows
+        if tally.similarity
     ]
 
 
-def _known(rows: Sequence[Verified]) -> tuple[np.ndarray, np.ndarray]:
-    return np.array([row.similarity for row in rows]), np.array([row.fault is not None for row in rows])
-
-
-def _write_quality(folder: Path, by_split: Mapping[str, Sequence[Verified]]) -> None:
+def _write_quality(folder: Path, tallies: Mapping[str, _Tally]) -> None:
     header = ("split", *(field.name for field in dataclasses.fields(Quality)))
     quality = [
         (split, *(f"{value:.6g}" for value in dataclasses.astuple(point)))
-        for split, rows in by_split.items()
-        for point in quality_curve(*_known(rows))
+        for split, tally in tallies.items()
+        if tally.faulty.count(0)  # without a faultless pair its recall is undefined
+        for point in quality_curve(*tally.known())
     ]
     artifacts.write_csv(folder / "filter_quality.csv", header, quality)
-    faulty = [(row.split, row.caption.caption_id, row.fault) for rows in by_split.values() for row in rows if row.fault]
+    faulty = [(split, *fault) for split, tally in tallies.items() for fault in tally.faults]
     artifacts.write_csv(folder / "faults.csv", ("split", "caption_id", "fault"), faulty)
 
 
-def _claim(owners: dict, key: object, split: str, image: str, what: str) -> None:
-    """Note that ``image`` of ``split`` has ``key``; an error if another split has it already."""
-    owner, other = owners.setdefault(key, (split, image))
-    if owner != split:
-        raise BncapError(
-            f"the {split} split shares {what} with the {owner} split: {image} and {other}; "
-            "delete the captions of one of the two, or draw other images with another data.seed"
-        )
+def _check_pictures(splits: Mapping[str, Sequence[Caption]], usable: Collection[str], rejected: Path) -> None:
+    """Refuse a split without a usable picture: all of a small one may be less than ``data.max_rejected``."""
+    for split, captions in splits.items():
+        if captions and not any(caption.image in usable for caption in captions):
+            raise BncapError(
+                f"no picture of the {split} split can be used, such as {captions[0].image}; {rejected} says why"
+            )
 
 
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise BncapError(f"{path} is missing; put it there, or point BNCAP_DATA at the folder that has it")
-    return path
+def _check_pairs(config: Config, tallies: Mapping[str, _Tally], folder: Path) -> None:
+    for split, tally in tallies.items():
+        what = f"{folder / 'corpus.csv'} has no pair of the {split} split: "
+        if tally.captions and not tally.accepted:
+            raise BncapError(
+                f"{what}none of {tally.captions} captions reaches data.threshold={config.data.threshold}; lower it "
+                "(acceptance.csv beside it has the shares) and start again"
+            )
+        if tally.captions and not tally.used:
+            raise BncapError(f"{what}none of its pictures can be used (pictures-s{config.data.seed}/rejected.csv)")

@@ -9,19 +9,23 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bncap.model import IGNORED, Captioner
+from bncap.model import Captioner
 from bncap.settings import Decode
-
-WORD_START = "▁"
-"""Sentencepiece's mark of the first piece of a word."""
+from bncap.vocabulary import WORD_START
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A generated caption; ``score`` is its log-probability over its length ** length_penalty, in nats."""
+    """A generated caption.
+
+    ``log_probability`` is that of its words and its end, in nats, the language token being given; ``score``, which the
+    search ranks by, is the same over the number of tokens ** length_penalty.  ``tokens`` are ids of the tokenizer,
+    padded.
+    """
 
     text: str
     score: float
+    log_probability: float
     tokens: tuple[int, ...]
 
 
@@ -36,10 +40,19 @@ def caption(
     for start in tqdm(starts, desc=label, unit="batch", leave=False):
         memory = model.bridge(features[start : start + decode.batch].to(device))
         sequences, scores = model.generate(memory, decode, max_tokens)
+        if model.vocabulary is not None:
+            sequences = model.vocabulary.decode(sequences)
         texts = model.tokenizer.batch_decode(sequences, skip_special_tokens=True)
-        for text, score, tokens in zip(texts, scores.tolist(), sequences.tolist(), strict=True):
-            captions.append(Caption(text.strip(), score, tuple(tokens)))
+        totals = scores * _lengths(sequences[:, 1:], model.tokenizer.eos_token_id) ** decode.length_penalty
+        found = zip(texts, scores.tolist(), totals.tolist(), sequences.tolist(), strict=True)
+        captions += [Caption(text.strip(), score, total, tuple(tokens)) for text, score, total, tokens in found]
     return captions
+
+
+def _lengths(tokens: Tensor, end: int) -> Tensor:
+    """(B,) numbers of tokens of (B, T) ``tokens`` up to and with the first ``end``."""
+    ends = tokens.eq(end).long()
+    return (ends.cumsum(1) - ends).eq(0).sum(1)
 
 
 @dataclass(frozen=True)
@@ -58,11 +71,12 @@ def word_attention(model: Captioner, features: Tensor, text: str, max_tokens: in
         features: (S, C) patch features of one picture.
     """
     device = model.bridge.projection.weight.device
-    labels = model.labels([text], max_tokens).to(device)  # (1, T)
+    labels = model.labels([text], max_tokens).to(device)  # (1, T), one caption: none of it padding
     _, attention = model(model.bridge(features[None].to(device)), labels)
     words: list[tuple[str, list[int]]] = []
-    special = set(model.tokenizer.all_special_ids) | {IGNORED}
-    for position, token in enumerate(labels[0].tolist()):
+    ids = labels[0] if model.vocabulary is None else model.vocabulary.decode(labels[0])
+    special = set(model.tokenizer.all_special_ids)
+    for position, token in enumerate(ids.tolist()):
         if token in special:
             continue
         piece = model.tokenizer.convert_ids_to_tokens(token)

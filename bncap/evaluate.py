@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from bncap import artifacts, decode, metrics, paths
+from bncap import artifacts, decode, hub, metrics, paths
 from bncap.captions import read_boxes
 from bncap.corpus import Pair, references
+from bncap.device import default_device
 from bncap.features import FeatureStore
 from bncap.model import Captioner
 from bncap.settings import Config
@@ -29,10 +29,12 @@ def evaluate(model: Captioner, store: FeatureStore, pairs: Sequence[Pair], confi
     (0-100, where the pictures' objects are known) and the diversity of the captions.
     """
     lang = iso(config.data.lang)
-    scorer = bertscore_model(paths.model_path(config, config.components.bertscore), config.components.bertscore_layer)
+    scorer = bertscore_model(hub.path(config, config.components.bertscore), config.components.bertscore_layer)
     scores = {}
     for split in SPLITS:
         images, refs = references(pairs, split)
+        if not images:  # data of one's own have no second test set
+            continue
         features = store.take(split, store.rows(split, images))
         found = decode.caption(model, features, config.decode, config.model.max_tokens, f"captions: {split}")
         hypotheses = [c.text for c in found]
@@ -52,7 +54,7 @@ def evaluate(model: Captioner, store: FeatureStore, pairs: Sequence[Pair], confi
 
 @functools.cache
 def bertscore_model(path: str, layer: int) -> metrics.BertScore:
-    return metrics.load_bertscore(path, layer, "cuda" if torch.cuda.is_available() else "cpu")
+    return metrics.load_bertscore(path, layer, str(default_device()))
 
 
 def _noun_scores(
@@ -82,11 +84,11 @@ def noun_lexicon(config: Config) -> dict[str, str]:
 
 def objects_of(config: Config, split: str) -> dict[str, list[tuple[str, tuple[float, float, float, float]]]] | None:
     """Picture (path in the dataset) -> its objects' kinds and boxes (x, y, w, h) px; None where they are not known."""
-    root = paths.dataset_root(config)
     if split == "ood":
-        file, folder = root / "flickr30k" / "instances.json", "flickr30k/flickr30k_images"
+        name, folder = "flickr30k/instances.json", "flickr30k/flickr30k_images"
     else:
-        file, folder = root / "annotations" / "instances_val2014.json", "val2014"
+        name, folder = "annotations/instances_val2014.json", "val2014"
+    file = paths.data_path(config, name)
     if not file.is_file() or not noun_lexicon(config):
         return None
     return {f"{folder}/{name}": boxes for name, boxes in read_boxes(file).items()}

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bncap import artifacts, paths, workers
+from bncap import artifacts, hub, paths, workers
 from bncap.config import BASE, BASELINES, MAIN, SENSITIVITY, VARIANTS, Variant
 from bncap.settings import Config, override
 
@@ -43,8 +43,15 @@ def run_variants(
 
 
 def run_main(config: Config, seeds: Sequence[int]) -> dict[tuple[str, int], Path]:
-    """Notebook 04: the full objective and cross-entropy alone."""
-    return run_variants(config, TRAINING, {name: VARIANTS[name] for name in (BASE, MAIN)}, seeds)
+    """Notebook 04: the variants of :func:`trainable`."""
+    return run_variants(config, TRAINING, trainable(config), seeds)
+
+
+def trainable(config: Config) -> dict[str, Variant]:
+    """Cross-entropy alone and the full objective; without the latter where no caption has a synthetic picture."""
+    images = paths.step_dir(config.profile, "02_synthesis", "images", config.data.seed)
+    paired = artifacts.read_json(artifacts.require(images) / "counts.json")["paired"]
+    return {name: VARIANTS[name] for name in ((BASE, MAIN) if paired else (BASE,))}
 
 
 def run_baselines(config: Config, seeds: Sequence[int]) -> dict[tuple[str, int], Path]:
@@ -91,11 +98,11 @@ def run(config: Config, step: str, variant: str, seed: int) -> Path:
 
     def build(folder: Path) -> None:
         from bncap.corpus import read_corpus
+        from bncap.device import default_device
         from bncap.evaluate import evaluate
         from bncap.features import FeatureStore
-        from bncap.train import device_for_training
 
-        model = load_run(config, variant, trained).to(device_for_training())
+        model = load_run(config, variant, trained).to(default_device())
         evaluate(model, FeatureStore(features), read_corpus(corpus), config, folder)
 
     settings = {
@@ -104,11 +111,18 @@ def run(config: Config, step: str, variant: str, seed: int) -> Path:
         "bertscore": [config.components.bertscore, config.components.bertscore_layer],
         "lang": config.data.lang,
     }
-    inputs = [trained, corpus, features, *artifacts.component_inputs(config, config.components.bertscore)]
+    inputs = [trained, corpus, features]
     if config.data.source == "mini":
-        inputs.append(paths.dataset_root(config))  # the objects of its pictures
-    folder = paths.step_dir(config.profile, step, variant, seed)
-    return artifacts.run_step(folder, settings=settings, inputs=inputs, build=build, config=config, quiet=True)
+        inputs += paths.dataset_roots(config)  # the objects of its pictures
+    return artifacts.run_step(
+        paths.step_dir(config.profile, step, variant, seed),
+        settings=settings,
+        inputs=inputs,
+        components=[config.components.bertscore],
+        build=build,
+        config=config,
+        quiet=True,
+    )
 
 
 def _train(config: Config, step: str, variant: str, seed: int) -> Path:
@@ -117,6 +131,7 @@ def _train(config: Config, step: str, variant: str, seed: int) -> Path:
     corpus = paths.step_dir(config.profile, "01_data_build", "corpus", config.data.seed)
     share = config.experiment.sensitivity_triplets if step == SENSITIVITY_STEP else 1.0
     decoder = config.components.gpt2 if variant == "vit_gpt2" else config.components.decoder
+    encoder = getattr(config.components, baseline_encoder(variant) if variant in BASELINES else "encoder")
 
     def build(folder: Path) -> None:
         import torch
@@ -124,24 +139,29 @@ def _train(config: Config, step: str, variant: str, seed: int) -> Path:
         from bncap.batches import Triplets
         from bncap.features import FeatureStore
         from bncap.objective import weights_of
-        from bncap.train import train, validation_set
+        from bncap.train import tidy, train, validation_set
 
-        store = FeatureStore(features)
-        torch.manual_seed(seed)
-        model = build_model(config, variant, store)
-        triplets = Triplets(
-            images,
-            store,
-            lambda captions: model.labels(captions, config.model.max_tokens),
-            share=share,
-            share_seed=config.data.seed,
-            penultimate=config.model.multi_scale,
-            paired=len(weights_of(config.loss)) > 1 or config.loss.ce_on == "real+synthetic",
-        )
-        model.save(folder / "initial", {"variant": variant, "seed": seed})
-        validation = validation_set(model, store, corpus, config.model.max_tokens)
-        record = train(model, triplets, validation, config, seed, folder)
-        model.save(folder / "best", {"variant": variant, "seed": seed, **record})
+        if not (folder / "best" / "captioner.json").is_file():  # written last: nothing is left to be done but tidying
+            store = FeatureStore(features)
+            torch.manual_seed(seed)
+            model = build_model(config, variant, store, corpus)
+            triplets = Triplets(
+                images,
+                store,
+                lambda captions: model.labels(captions, config.model.max_tokens),
+                share=share,
+                share_seed=config.data.seed,
+                penultimate=config.model.multi_scale,
+                paired=len(weights_of(config.loss)) > 1 or config.loss.ce_on == "real+synthetic",
+            )
+            origin = {"variant": variant, "seed": seed, "profile": config.profile}
+            origin |= {"encoder": encoder, "pretrained": decoder}
+            if variant not in BASELINES:  # notebook 08 looks back at where the captioners of this paper began
+                model.save_initial(folder / "initial", origin)
+            validation = validation_set(model, store, corpus, config.model.max_tokens)
+            record = train(model, triplets, validation, config, seed, folder)
+            model.save(folder / "best", {**origin, **record})
+        tidy(folder)
 
     settings = {
         "model": asdict(config.model),
@@ -150,36 +170,49 @@ def _train(config: Config, step: str, variant: str, seed: int) -> Path:
         "lang": config.data.lang,
         "share": share,
         "decoder": decoder,
+        "encoder": encoder,
     }
-    inputs = [images, corpus, features, *artifacts.component_inputs(config, decoder)]
-    folder = paths.step_dir(config.profile, step, f"{variant}.weights", seed)
-    return artifacts.run_step(folder, settings=settings, inputs=inputs, build=build, config=config, quiet=True)
+    return artifacts.run_step(
+        paths.step_dir(config.profile, step, f"{variant}.weights", seed),
+        settings=settings,
+        inputs=[images, corpus, features],
+        components=[decoder],
+        build=build,
+        config=config,
+        quiet=True,
+    )
 
 
-def build_model(config: Config, variant: str, store: FeatureStore) -> nn.Module:
-    """The untrained captioner of ``variant`` over the features of ``store``."""
+def build_model(config: Config, variant: str, store: FeatureStore, corpus: Path) -> nn.Module:
+    """The untrained captioner of ``variant`` over the features of ``store``, with the words of ``corpus``."""
     from bncap import baselines
-    from bncap.model import Captioner, load_decoder, load_tokenizer
+    from bncap.corpus import read_corpus
+    from bncap.model import build_captioner
 
+    captions = None
+    if config.model.trim_vocabulary:
+        captions = [pair.target for pair in read_corpus(corpus) if pair.split == "train"]
     if variant in BASELINES:
-        return baselines.build_baseline(variant, config, store.channels())
-    path = paths.model_path(config, config.components.decoder)
-    return Captioner(
-        load_decoder(path),
-        load_tokenizer(path, config.data.lang),
+        return baselines.build_baseline(variant, config, store.channels(), captions)
+    return build_captioner(
+        hub.path(config, config.components.decoder),
+        config.data.lang,
         store.channels(),
         config.model.last_k,
         store.channels(penultimate=True) if config.model.multi_scale else None,
+        captions,
     )
 
 
 def load_run(config: Config, variant: str, trained: Path, moment: str = "best") -> nn.Module:
     """The captioner of a finished training step at its ``"best"`` epoch or in its ``"initial"`` state."""
     from bncap import baselines
-    from bncap.model import load_captioner
+    from bncap.model import load_captioner, load_initial
 
     if variant in BASELINES:
         return baselines.load_baseline(variant, artifacts.require(trained) / moment)
+    if moment == "initial":
+        return load_initial(artifacts.require(trained) / moment, hub.path(config, config.components.decoder))[0]
     return load_captioner(artifacts.require(trained) / moment)[0]
 
 

@@ -6,6 +6,7 @@ of each row; sets are ``train``, ``synthetic``, ``validation``, ``test`` and ``o
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -13,26 +14,33 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from bncap import artifacts, paths, workers
+from bncap import artifacts, deadline, hub, paths, workers
 from bncap.corpus import read_corpus
+from bncap.device import default_device
 from bncap.errors import BncapError
+from bncap.images import to_rgb
+from bncap.loading import loading
+from bncap.pictures import Member, Pictures
 from bncap.settings import Config, Features
 
 EVALUATION_SETS = ("validation", "test", "ood")
+KEPT_EVERY = 64
+"""Batches after which it is noted how far a set is; what an interruption can cost."""
 
 
 class Encoder:
     """A frozen timm model that turns pictures into patch features.
 
     Args:
-        path: a local folder in the hub's layout, or a hub name.
+        path: a folder in the hub's layout.
         penultimate: also return the stage before the last.
 
-    The whole classifier is loaded, strictly, and its intermediate maps are read: a half-empty checkpoint is an error.
+    The whole classifier is loaded, strictly, and its intermediate maps are read: a half-empty checkpoint is a
+    :class:`BncapError`.
     """
 
     def __init__(self, path: str, penultimate: bool = False) -> None:
@@ -40,9 +48,9 @@ class Encoder:
 
         import bncap.mini.encoder  # noqa: F401  registers the mini architectures with timm
 
-        source = "local-dir:" if Path(path).is_dir() else "hf-hub:"
-        self.model = timm.create_model(source + path, pretrained=True).eval().requires_grad_(False)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        with loading("encoder", path):
+            self.model = timm.create_model(f"local-dir:{path}", pretrained=True).eval().requires_grad_(False)
+        self.device = default_device()
         self.model.to(self.device, memory_format=torch.channels_last)  # a quarter faster, on a CPU as well
         settings = timm.data.resolve_model_data_config(self.model)
         self.transform: Callable[[Image.Image], Tensor] = timm.data.create_transform(**settings, is_training=False)
@@ -68,22 +76,18 @@ class Encoder:
         return [count + i for i in self.indices]
 
 
-def open_picture(path: Path) -> Image.Image:
-    """The picture at ``path`` in RGB, turned as its EXIF orientation says, transparency on white.
+def open_picture(source: Path | Member) -> Image.Image:
+    """The picture at ``source``, a file or a member of a tar, in RGB: upright by its EXIF, transparency on white.
 
     Raises :class:`BncapError` if the file is missing or does not decode.
     """
     try:
-        with Image.open(path) as picture:
-            upright = ImageOps.exif_transpose(picture)
-            if upright.has_transparency_data:
-                layer = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-            return upright.convert("RGB")
+        with Image.open(io.BytesIO(source.read()) if isinstance(source, Member) else source) as picture:
+            return to_rgb(picture)
     except FileNotFoundError as error:
-        raise BncapError(f"{path} is missing; check the folder that the annotations speak of") from error
+        raise BncapError(f"{source} is missing; check the folder that the annotations speak of") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BncapError(f"{path} does not decode as a picture ({error}); replace or remove it") from error
+        raise BncapError(f"{source} does not decode as a picture ({error}); replace or remove it") from error
 
 
 class FeatureStore:
@@ -146,68 +150,91 @@ def build_features(
     seed = config.data.seed
     corpus = paths.step_dir(config.profile, "01_data_build", "corpus", seed)
     images = paths.step_dir(config.profile, "02_synthesis", "images", seed)
-    model = paths.model_path(config, component)
 
     def build(folder: Path) -> None:
         sets = _picture_sets(config, corpus, images, with_synthetic)
         largest_first = sorted(sets.items(), key=lambda entry: -len(entry[1]))
+        model = hub.path(config, component)
         arguments = [(model, config.features, name, items, folder) for name, items in largest_first]
         workers.run_parallel(_extract, arguments, 1 if torch.cuda.is_available() else None, f"{step}/{variant}")
 
-    inputs = [corpus, images, *artifacts.component_inputs(config, component)]
+    inputs = [corpus, images]  # of which each has the hashes of its pictures
     if config.data.source == "mini":
-        inputs.append(paths.dataset_root(config))  # its pictures, of which the corpus has only the captions
+        inputs.append(paths.dataset_roots(config)[0])
     # a batch's size changes the last bit of its features
     settings = {"encoder": component, "synthetic": with_synthetic, **asdict(config.features)}
     return artifacts.run_step(
         paths.step_dir(config.profile, step, variant, seed),
         settings=settings,
         inputs=inputs,
+        components=[component],
         build=build,
         config=config,
     )
 
 
-def _picture_sets(config: Config, corpus: Path, images: Path, with_synthetic: bool) -> dict[str, dict[str, Path]]:
-    """Set name -> identifier -> file; real pictures go by their path in the dataset, synthetic ones by caption id."""
-    root = paths.dataset_root(config)
+def _picture_sets(
+    config: Config, corpus: Path, images: Path, with_synthetic: bool
+) -> dict[str, dict[str, Path | Member]]:
+    """Set name -> identifier -> source; real pictures go by their path in the dataset, synthetic ones by caption id."""
     triplets = artifacts.read_csv(images / "triplets.csv")
-    sets = {"train": {t["image"]: root / t["image"] for t in triplets}}
+    sets = {"train": paths.data_paths(config, (t["image"] for t in triplets))}
     if with_synthetic:
-        sets["synthetic"] = {t["caption_id"]: images / t["synthetic"] for t in triplets if t["synthetic"]}
+        store = Pictures(config)
+        sets["synthetic"] = {t["caption_id"]: store.find(t["synthetic"]) for t in triplets if t["synthetic"]}
     pairs = read_corpus(corpus)
     for split in EVALUATION_SETS:
-        sets[split] = {p.image: root / p.image for p in pairs if p.split == split}
+        sets[split] = paths.data_paths(config, (p.image for p in pairs if p.split == split))
     return sets
 
 
-def _extract(model: str, settings: Features, name: str, items: dict[str, Path], folder: Path) -> None:
-    """Write ``<name>.npy`` and, last, ``<name>.csv``; a set whose CSV is there was finished before."""
-    if (folder / f"{name}.csv").is_file() or not items:
+def _extract(model: str, settings: Features, name: str, items: dict[str, Path | Member], folder: Path) -> None:
+    """Write ``<name>.npy`` and, last, ``<name>.csv``; a set whose CSV is there was finished before.
+
+    An interrupted set goes on at the batch noted in ``.<name>.json``.  A set without pictures has a CSV only.
+    """
+    if (folder / f"{name}.csv").is_file():
         return
-    encoder = Encoder(model, settings.penultimate)
-    ids, files = list(items), list(items.values())
-    suffixes = ["", ".penultimate"][: len(encoder.indices)]
-    arrays: list[np.ndarray] = []
-    for start in tqdm(range(0, len(ids), settings.batch), desc=f"features: {name}", unit="batch"):
-        maps = encoder([open_picture(f) for f in files[start : start + settings.batch]])[::-1]
-        if not arrays:
-            arrays = [
-                _allocate(folder / f".{name}{suffix}.npy", (len(ids), *m.shape[1:]))
-                for suffix, m in zip(suffixes, maps, strict=True)
-            ]
-        for array, m in zip(arrays, maps, strict=True):
-            bad = ~torch.isfinite(m.half()).flatten(1).all(1)
-            if bad.any():
-                raise BncapError(
-                    f"features of {files[start + int(bad.nonzero()[0])]} are not finite in float16; "
-                    "check the picture and the encoder's checkpoint"
-                )
-            array[start : start + len(m)] = m.half().numpy()
-    for array, suffix in zip(arrays, suffixes, strict=True):
-        array.flush()
-        (folder / f".{name}{suffix}.npy").rename(folder / f"{name}{suffix}.npy")
+    ids, sources = list(items), list(items.values())
+    note = folder / f".{name}.json"
+    if items:
+        encoder = Encoder(model, settings.penultimate)
+        suffixes = ["", ".penultimate"][: len(encoder.indices)]
+        files = [folder / f".{name}{suffix}.npy" for suffix in suffixes]
+        done = artifacts.read_json(note)["done"] if all(path.is_file() for path in (note, *files)) else 0
+        arrays: list[np.ndarray] = [np.lib.format.open_memmap(file, mode="r+") for file in files] if done else []
+        starts = range(done, len(ids), settings.batch)
+        for count, start in enumerate(tqdm(starts, desc=f"features: {name}", unit="batch")):
+            if count and (deadline.reached() or count % KEPT_EVERY == 0):
+                _note(note, arrays, start)
+                deadline.check(f"features of the {name} set, {start:,} of {len(ids):,} pictures")
+            maps = encoder([open_picture(source) for source in sources[start : start + settings.batch]])[::-1]
+            arrays = arrays or [_allocate(f, (len(ids), *m.shape[1:])) for f, m in zip(files, maps, strict=True)]
+            for array, m in zip(arrays, maps, strict=True):
+                array[start : start + len(m)] = _half(m, sources[start : start + len(m)])
+        for array, file, suffix in zip(arrays, files, suffixes, strict=True):
+            array.flush()
+            file.rename(folder / f"{name}{suffix}.npy")
     artifacts.write_csv(folder / f"{name}.csv", ["row", "id"], list(enumerate(ids)))
+    note.unlink(missing_ok=True)
+
+
+def _half(features: Tensor, sources: Sequence[Path | Member]) -> np.ndarray:
+    """``features`` in half precision; :class:`BncapError`, with the picture, if any of them is not finite there."""
+    half = features.half()
+    bad = ~torch.isfinite(half).flatten(1).all(1)
+    if bad.any():
+        raise BncapError(
+            f"features of {sources[int(bad.nonzero()[0])]} are not finite in float16; "
+            "check the picture and the encoder's checkpoint"
+        )
+    return half.numpy()
+
+
+def _note(path: Path, arrays: Sequence[np.ndarray], done: int) -> None:
+    for array in arrays:
+        array.flush()
+    artifacts.write_json(path, {"done": done})
 
 
 def _allocate(path: Path, shape: tuple[int, ...]) -> np.ndarray:

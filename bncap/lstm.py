@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 
+from bncap.loading import loading, require_weights
+
 
 class AttentionLstmConfig(PreTrainedConfig):
     """``vocab_size`` V; ``width`` D of memory, embedding, hidden state and attention; ``dropout`` as mBART-50's."""
@@ -119,3 +121,11 @@ class AttentionLstm(PreTrainedModel, GenerationMixin):
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         return False  # `generate` is to make no key-value cache: a State takes its place
+
+
+def load_lstm(path: str) -> AttentionLstm:
+    """What its ``save_pretrained`` wrote; :class:`BncapError` if that cannot be read, is not whole or another model."""
+    with loading("LSTM", path, AttentionLstmConfig.model_type):
+        model, found = AttentionLstm.from_pretrained(path, ignore_mismatched_sizes=True, output_loading_info=True)
+    require_weights(path, found)
+    return model

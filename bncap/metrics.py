@@ -17,7 +17,7 @@ import numpy as np
 
 from bncap.bertscore import BertScore
 from bncap.bertscore import load_bertscore as load_bertscore
-from bncap.text import NORMALISER, UNSPACED, iso, normalise, stem, tokenise
+from bncap.text import NORMALISER, UNSPACED, iso, normalise, stem, stemmer_name, tokenise
 
 
 def score(
@@ -32,8 +32,8 @@ def score(
 
     - ``B1``..``B4``: corpus BLEU by sacrebleu on :func:`bncap.text.tokenise`, closest reference length, no smoothing:
       an order without a single match gives 0, where sacrebleu's default would give a small share for nothing.
-    - ``METEOR``: by nltk, exact and then stem matches, no synonyms; best reference, mean over captions.  Its penalty
-      leaves a perfect caption of m tokens at 100 (1 - 0.5 / m^3).
+    - ``METEOR``: by nltk, exact and then stem matches (:func:`bncap.text.stem`), no synonyms; best reference, mean over
+      captions.  Its penalty leaves a perfect caption of m tokens at 100 (1 - 0.5 / m^3).
     - ``BERT-F1``: by bert-score, no idf, no rescaling; best reference, mean over captions.  NaN without ``bertscore``
       (:func:`load_bertscore`).
     - ``signature``: one line that says how.
@@ -117,7 +117,9 @@ def _signature(references: Sequence[Sequence[str]], lang: str, bertscore: BertSc
     counts = sorted({len(refs) for refs in references})
     nrefs = str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
     tokens = "characters" if iso(lang) in UNSPACED else "words"
-    stems = "+stem" if iso(lang) == "bn" else ""
+    stemmer = stemmer_name(lang)
+    # a stemmer of our own goes with the normaliser, which is named already
+    stems = "" if not stemmer else "+stem" if stemmer.startswith(NORMALISER) else f"+stem:{stemmer}"
     bert = bertscore.signature if bertscore is not None else "none"
     return "; ".join((
         f"lang:{iso(lang)}|norm:{NORMALISER}|tok:{tokens}|nrefs:{nrefs}",

@@ -64,11 +64,18 @@ def draw_examples(examples: Sequence[Example], path: Path) -> Path:
 
 
 def attention_figure(samples: Path, path: Path, count: int = 3) -> Path:
-    """``attention.png``: the words of ``count`` saved samples, from both test splits in turn; returns the file."""
+    """``attention.png``: the words of ``count`` saved samples, from the test splits in turn; returns the file."""
     captions = read_json(require(samples) / "samples.json")["captions"]
     splits = [[c for c in captions if c["split"] == split] for split in dict.fromkeys(c["split"] for c in captions)]
     in_turn = [c for together in zip(*splits, strict=False) for c in together][:count]
-    return draw_examples([_example(c, samples) for c in in_turn], path)
+    notes = sample_notes(in_turn)
+    return draw_examples([_example(c, samples, note) for c, note in zip(in_turn, notes, strict=True)], path)
+
+
+def sample_notes(captions: Sequence[dict[str, Any]]) -> list[str]:
+    """The small print of saved samples: METEOR and, where there are two test sets, which."""
+    where = {"test": "in domain, ", "ood": "out of domain, "} if len({c["split"] for c in captions}) > 1 else {}
+    return [f"{where.get(c['split'], '')}METEOR {float(c['meteor']):.1f}" for c in captions]
 
 
 def fig1_patches(samples: Path, path: Path) -> Path:
@@ -202,9 +209,8 @@ def _rule(axis: Axes, side: int) -> None:
         axis.axvline(i / side, color="white", linewidth=0.5)
 
 
-def _example(record: dict[str, Any], samples: Path) -> Example:
+def _example(record: dict[str, Any], samples: Path, note: str) -> Example:
     words = [WordAttention(w["word"], np.array(w["weights"])) for w in record["words"]]
-    note = f"{'in domain' if record['split'] == 'test' else 'out of domain'}, METEOR {float(record['meteor']):.1f}"
     return Example(open_picture(samples / record["picture"]), record["caption"], words, note)
 
 

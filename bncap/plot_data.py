@@ -1,13 +1,19 @@
-"""Figures of the corpus, drawn from the files of the step ``01_data_build``."""
+"""Figures of the corpus, drawn from the files of the step ``01_data_build``.
+
+Captions that are in the target language already have no cosine; where all of them are, a figure says so.
+"""
 
 from __future__ import annotations
 
+import csv
+from array import array
 from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from bncap.artifacts import read_csv, read_json, require
 from bncap.plotting import PALETTE, save, use_style
@@ -27,6 +33,8 @@ def acceptance_curve(folder: Path, path: Path) -> Path:
     rows = read_csv(folder / "acceptance.csv")
     quality = _optional(folder / "filter_quality.csv", "validation")
     fig, axes = plt.subplots(1, 2 if quality else 1, figsize=(7.2 if quality else 3.6, 2.6), squeeze=False)
+    if not rows:
+        return _nothing_verified(fig, axes[0, 0], path)
     of_split = {split: [row for row in rows if row["split"] == split] for split in SPLIT_LABELS}
     lines = {SPLIT_LABELS[split]: chosen for split, chosen in of_split.items() if chosen}
     _draw_lines(axes[0, 0], {label: (chosen, "accepted") for label, chosen in lines.items()}, threshold, PALETTE)
@@ -42,10 +50,11 @@ def similarity_histogram(folder: Path, path: Path) -> Path:
     """Distribution of the cosine over the training captions, faulty ones apart where known; returns the file."""
     use_style()
     threshold = read_json(require(folder) / "counts.json")["threshold"]
-    rows = [row for shard in sorted((folder / "shards").glob("*.csv")) for row in read_csv(shard)]
     faulty = {row["caption_id"] for row in _optional(folder / "faults.csv", "train")}
-    similarity, is_faulty = _column(rows, "similarity"), np.array([row["caption_id"] in faulty for row in rows])
+    similarity, is_faulty = _training_cosines(folder, faulty)
     fig, axis = plt.subplots(figsize=(3.6, 2.6))
+    if not similarity.size:
+        return _nothing_verified(fig, axis, path)
     groups = {"faultless": ~is_faulty, "faulty": is_faulty} if faulty else {"all": ~is_faulty}
     for colour, (label, mask) in zip(PALETTE, groups.items(), strict=False):
         axis.hist(similarity[mask], np.linspace(-1, 1, 41), color=colour, alpha=0.6, label=label)
@@ -88,6 +97,25 @@ def _mark_threshold(axis: Axes, threshold: float, height: float = 0.02) -> None:
             f"{threshold:.2f}", (threshold, height), xycoords=("data", "axes fraction"), color=GREY, fontsize=7,
             xytext=(2, 0), textcoords="offset points",
         )  # fmt: skip
+
+
+def _nothing_verified(fig: Figure, axis: Axes, path: Path) -> Path:
+    axis.axis("off")
+    text = "Nothing was translated or verified:\nthe captions are in the target language."
+    axis.text(0.5, 0.5, text, ha="center", va="center", transform=axis.transAxes)
+    return save(fig, path)
+
+
+def _training_cosines(folder: Path, faulty: set[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines of the training captions that have one, and which of them are in ``faulty``; read row by row."""
+    similarity, is_faulty = array("d"), array("b")
+    for shard in sorted((folder / "shards").glob("*.csv")):
+        with shard.open(encoding="utf-8", newline="") as stream:
+            for row in csv.DictReader(stream):
+                if row["similarity"]:
+                    similarity.append(float(row["similarity"]))
+                    is_faulty.append(row["caption_id"] in faulty)
+    return np.array(similarity), np.array(is_faulty, dtype=bool)
 
 
 def _optional(path: Path, split: str) -> list[dict[str, str]]:

@@ -24,10 +24,12 @@ REAL_ROW, SYNTHETIC_ROW = 3.85, 1.05
 Box = tuple[float, float, float, float]  # left, bottom, width, height
 
 
-def fig2_pipeline(samples: Path, path: Path) -> Path:
+def fig2_pipeline(samples: Path, path: Path, language: str = "Bengali") -> Path:
     """From an English caption to the losses: text, pictures, maps and weights are those of a saved training triplet.
 
-    Returns the PNG; a PDF lies beside it.
+    ``language`` is the English name of the captions' language.  What a data set brought of itself is not shown as made:
+    a caption that was not translated, a synthetic picture that was not drawn here.  Returns the PNG; a PDF lies beside
+    it.
     """
     use_style()
     triplet = read_json(require(samples) / "samples.json")["triplet"]
@@ -37,7 +39,7 @@ def fig2_pipeline(samples: Path, path: Path) -> Path:
     axis = fig.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(0, HEIGHT))
     axis.axis("off")
     pictures = [open_picture(samples / triplet[name]) for name in ("real", "synthetic")]
-    _draw_data(axis, triplet, pictures)
+    _draw_data(axis, triplet, pictures, language)
     _draw_encoder(axis, features)
     _draw_decoder(axis, triplet, pictures[0])
     _draw_losses(axis)
@@ -45,23 +47,31 @@ def fig2_pipeline(samples: Path, path: Path) -> Path:
     return save(fig, path, pdf=True)
 
 
-def _draw_data(axis: Axes, triplet: dict[str, Any], pictures: list[Image.Image]) -> None:
+def _draw_data(axis: Axes, triplet: dict[str, Any], pictures: list[Image.Image], language: str) -> None:
     left, width = 0.12, 2.2
-    en, bn, prompt = (wrap(triplet[name], 28) for name in ("en", "bn", "prompt"))
-    _box(axis, (left, REAL_ROW - 0.45, width, 0.9), en, DATA, title="English caption")
-    _box(axis, (left, 2.05, width, 0.8), bn, DATA, title="Bengali caption y")
-    _box(axis, (left, SYNTHETIC_ROW - 0.62, width, 1.05), prompt, DATA, title="prompt (Eq. 5)", size=7)
+    translated, drawn = triplet["similarity"] is not None, bool(triplet["prompt"])
+    en, target, prompt = (wrap(triplet[name], 28) for name in ("en", "target", "prompt"))
+    if translated:
+        _box(axis, (left, REAL_ROW - 0.45, width, 0.9), en, DATA, title="English caption")
+    _box(axis, (left, 2.05, width, 0.8), target, DATA, title=f"{language} caption y")
+    if drawn:
+        _box(axis, (left, SYNTHETIC_ROW - 0.62, width, 1.05), prompt, DATA, title="prompt (Eq. 5)", size=7)
     middle = left + 0.35
-    _arrow(axis, (middle, REAL_ROW - 0.45), (middle, 3.07))
-    cosines = f"{triplet['similarity']:.2f} ≥ {triplet['threshold']:.2f}".replace("-", "−")
-    axis.text(middle + 0.12, 3.24, f"translate, verify (Eq. 4)\ncosine {cosines}", fontsize=7, color=GREY, va="center")
-    _arrow(axis, (middle, 2.05), (middle, SYNTHETIC_ROW + 0.65))
-    axis.text(middle + 0.12, 1.88, "join the two captions", fontsize=7, color=GREY, va="center")
+    if translated:
+        _arrow(axis, (middle, REAL_ROW - 0.45), (middle, 3.07))
+        cosines = f"{triplet['similarity']:.2f} ≥ {triplet['threshold']:.2f}".replace("-", "−")
+        verified = f"translate, verify (Eq. 4)\ncosine {cosines}"
+        axis.text(middle + 0.12, 3.24, verified, fontsize=7, color=GREY, va="center")
+    if drawn:
+        _arrow(axis, (middle, 2.05), (middle, SYNTHETIC_ROW + 0.65))
+        axis.text(middle + 0.12, 1.88, "join the two captions", fontsize=7, color=GREY, va="center")
     for row, picture, label in zip((REAL_ROW, SYNTHETIC_ROW), pictures, ("real x", "synthetic x̃"), strict=True):
         _picture(axis, (2.85, row - 0.45, 0.9, 0.9), picture, label)
         _arrow(axis, (3.75, row), (3.98, row))
-    _arrow(axis, (left + width, SYNTHETIC_ROW), (2.83, SYNTHETIC_ROW), "draw")
-    axis.plot([left + width, 2.83], [REAL_ROW] * 2, color=GREY, linewidth=0.9, linestyle=":")
+    if drawn:
+        _arrow(axis, (left + width, SYNTHETIC_ROW), (2.83, SYNTHETIC_ROW), "draw")
+    if translated:
+        axis.plot([left + width, 2.83], [REAL_ROW] * 2, color=GREY, linewidth=0.9, linestyle=":")
 
 
 def _draw_encoder(axis: Axes, features: tuple[np.ndarray, np.ndarray]) -> None:

@@ -14,6 +14,7 @@ from bncap.config import BASE, MAIN, VARIANTS
 from bncap.experiments import TRAINING
 from bncap.features import open_picture
 from bncap.paths import step_dir
+from bncap.plot_attention import sample_notes
 from bncap.plotting import PALETTE, image_grid, save, use_style, wrap
 from bncap.settings import Config
 
@@ -21,18 +22,17 @@ LABELS = {BASE: "CE alone", MAIN: VARIANTS[MAIN].label}
 COLOURS = {BASE: PALETTE[1], MAIN: PALETTE[0]}
 SMOOTHING = 0.06
 """Width of the moving average as a share of the steps."""
-SPLIT_LABELS = {"test": "in domain", "ood": "out of domain"}
 
 
-def convergence(config: Config, seeds: Sequence[int], path: Path) -> Path:
+def convergence(config: Config, seeds: Sequence[int], path: Path, variants: Sequence[str] = (BASE, MAIN)) -> Path:
     """Fig. 3 (top): total loss and cross-entropy of each accumulation step, and held-out cross-entropy of each epoch.
 
-    Every seed's curve is drawn faintly, with the moving average of their mean over it.  Returns the PNG; a PDF lies
-    beside it.
+    ``variants`` are those of notebook 04 that were trained.  Every seed's curve is drawn faintly, with the moving
+    average of their mean over it.  Returns the PNG; a PDF lies beside it.
     """
     use_style()
     fig, axes = plt.subplots(1, 3, figsize=(7.6, 2.6))
-    for variant in (BASE, MAIN):
+    for variant in variants:
         runs = [step_dir(config.profile, TRAINING, f"{variant}.weights", seed) for seed in seeds]
         steps = [read_csv(require(run) / "steps.csv") for run in runs]
         epochs = [read_csv(run / "validation.csv") for run in runs]
@@ -56,10 +56,10 @@ def caption_gallery(samples: Path, path: Path) -> Path:
     use_style()
     captions = read_json(require(samples) / "samples.json")["captions"]
     images = [open_picture(samples / c["picture"]) for c in captions]
+    notes = sample_notes(captions)
     texts = [
-        f"{SPLIT_LABELS[c['split']]}, METEOR {float(c['meteor']):.1f}\n"
-        f"caption: {c['caption'] or '(no words)'}\na reference: {c['reference']}"
-        for c in captions
+        f"{note}\ncaption: {c['caption'] or '(no words)'}\na reference: {c['reference']}"
+        for c, note in zip(captions, notes, strict=True)
     ]
     return image_grid(images, [wrap(text, 29) for text in texts], path, columns=4, inches=1.9)
 

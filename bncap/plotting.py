@@ -1,27 +1,30 @@
-"""How the project's figures look and are written: one style, shaped Bengali, the same bytes from the same data."""
+"""How the project's figures look and are written: one style, shaped letters, the same bytes from the same data."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from fontpkg_hind_siliguri import FAMILY
-from fontpkg_hind_siliguri import ROOT as FONT
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
+from matplotlib.text import Text
 from PIL import Image
 
+from bncap import fonts
 from bncap.artifacts import atomic
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 """Okabe and Ito's eight colours, told apart by colour-blind readers too; the most distinct first."""
 
 DPI = 200
+UNSPACED_SCRIPTS = re.compile("[\u0e00-\u0e7f\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+"""Thai, Burmese, Khmer, Japanese, Chinese."""
 
 STYLE = {
-    "font.family": ["DejaVu Sans", FAMILY],
+    "font.family": list(fonts.FAMILIES),
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.labelsize": 8,
@@ -47,10 +50,8 @@ STYLE = {
 
 
 def use_style() -> None:
-    """Make every figure from here on follow :data:`STYLE`; Bengali is drawn in Hind Siliguri, shaped."""
-    if FAMILY not in fontManager.get_font_names():
-        for name in ("Regular", "Bold"):
-            fontManager.addfont(str(FONT / "files" / f"HindSiliguri-{name}.ttf"))
+    """Make every figure from here on follow :data:`STYLE`; letters of any script are shaped (:mod:`bncap.fonts`)."""
+    fonts.register()
     plt.rcParams.update(STYLE)
 
 
@@ -58,11 +59,14 @@ def save(fig: Figure, path: Path, pdf: bool = False) -> Path:
     """Write ``fig`` as ``<path>.png`` at 200 dpi, and as ``.pdf`` beside it if asked; close it; return the PNG's path.
 
     ``path`` may end in ``.png`` or have no suffix.  No date and no version goes into the files, so the same data give
-    the same bytes.  Folders are created.
+    the same bytes.  Folders are created.  Where the style's fonts lack letters of the text, others are looked for.
     """
+    _find_fonts(fig)
     png = path if path.suffix == ".png" else path.with_name(path.name + ".png")
     # after writing, matplotlib gives a figure without a layout the default one, which would spoil the second file
-    with plt.rc_context({"figure.constrained_layout.use": False}):
+    with plt.rc_context({"figure.constrained_layout.use": False}), warnings.catch_warnings():
+        # one line was said by then, where matplotlib would have one for each letter and file
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
         with atomic(png) as temporary:
             fig.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
         if pdf:
@@ -70,6 +74,14 @@ def save(fig: Figure, path: Path, pdf: bool = False) -> Path:
                 fig.savefig(temporary, format="pdf", dpi=DPI, metadata={"CreationDate": None, "Producer": None})
     plt.close(fig)
     return png
+
+
+def _find_fonts(fig: Figure) -> None:
+    texts = fig.findobj(Text)
+    families = fonts.families("".join(sorted({char for text in texts for char in text.get_text()})))
+    if len(families) > len(fonts.FAMILIES):
+        for text in texts:
+            text.set_family(families)
 
 
 def image_grid(
@@ -116,19 +128,28 @@ def image_grid(
 def wrap(text: str, width: int) -> str:
     """``text`` with line breaks between words so that a line shows at most ``width`` characters.
 
-    Combining marks, such as Bengali vowel signs, take no width; a word longer than a line stays whole.
+    Combining marks, such as Bengali vowel signs, take no width.  A word longer than a line stays whole, but in a script
+    that is written without blanks a line ends after any letter with its marks.
     """
     lines = []
     for paragraph in text.split("\n"):
         line = ""
-        for word in paragraph.split():
-            longer = f"{line} {word}" if line else word
+        for gap, piece in (part for word in paragraph.split() for part in _pieces(word)):
+            longer = f"{line}{gap}{piece}" if line else piece
             if line and _shown(longer) > width:
                 lines.append(line)
-                longer = word
+                longer = piece
             line = longer
         lines.append(line)
     return "\n".join(lines)
+
+
+def _pieces(word: str) -> list[tuple[str, str]]:
+    """(what stands before it, piece) of ``word``: itself, or letters with their marks where no blanks are written."""
+    if not UNSPACED_SCRIPTS.search(word):
+        return [(" ", word)]
+    letters = re.findall(r".[\u0300-\u036f\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u102b-\u103e\u17b4-\u17d3]*", word)
+    return [(" " if i == 0 else "", letter) for i, letter in enumerate(letters)]
 
 
 def side_by_side(*images: Image.Image, gap: int = 4) -> Image.Image:

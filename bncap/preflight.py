@@ -1,54 +1,162 @@
-"""Is everything here that a profile needs?  Looked at before hours are spent."""
+"""Is everything here that a profile, or one notebook of it, needs?  Looked at before hours are spent.
+
+:func:`require` stands at the head of every notebook; ``python -m bncap check`` prints :func:`table`.  Nothing is
+fetched and no network is asked: a model that is not on this machine is missing, and the remedy says how to get it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import io
 import os
 import platform
-import shutil
+import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bncap import paths
-from bncap.config import get_config
+from bncap import hub, paths, resources
+from bncap.device import CU126, has_kernels
 from bncap.errors import BncapError
-from bncap.settings import Components, Config
+from bncap.settings import Config, override
 
-NEEDED = {"smoke": (2, 2), "mini": (6, 3), "kaggle": (12, 60), "paper": (24, 200)}
-"""Main memory and disk, GB, by profile."""
-NEEDS_GPU = ("kaggle", "paper")
+OK, OTHER, MISSING = "ok", "other", "MISSING"
+"""States of a finding: as it should be; it works and differs from what the results were made with; it will not work."""
+LARGE = 5000
+"""Triplets from which the real components are no work for a CPU: at a second a picture and pass, a week."""
+DRIVER = Path("/dev/nvidia0")
+TESTS_ONLY = "# the test suite"
+"""Pins below this line of requirements.txt are not needed by any notebook."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a notebook uses: fields of ``config.components``, caption files, pictures, and a GPU at full size."""
+
+    parts: tuple[str, ...] = ()
+    captions: bool = False
+    own_captions: bool = False
+    pictures: bool = False
+    gpu: bool = False
+
+
+NEEDS: dict[str, Need] = {
+    "00": Need(own_captions=True),  # the mini components learn their text
+    "01": Need(("translator", "verifier"), captions=True, pictures=True, gpu=True),
+    "02": Need(("synthesiser", "synthesiser_prior", "encoder"), pictures=True, gpu=True),
+    "03": Need(),
+    "04": Need(("decoder", "encoder", "bertscore"), pictures=True, gpu=True),
+    "05": Need(("decoder", "bertscore", "vit", "gpt2", "cnn"), pictures=True, gpu=True),
+    "06": Need(("decoder", "bertscore"), gpu=True),
+    "07": Need(("decoder", "bertscore"), gpu=True),
+    "08": Need(("decoder",), gpu=True),  # from which the runs began
+    "09": Need(),
+    "10": Need(("encoder",), pictures=True, gpu=True),
+}
+"""By the two digits of the notebook."""
 
 
 @dataclass(frozen=True)
 class Finding:
     what: str
     found: str
-    ok: bool
+    state: str = OK
     remedy: str = ""
 
 
-def preflight_table(profile: str) -> tuple[str, bool]:
-    """A table of findings for ``profile`` and whether nothing needed is missing."""
-    config = get_config(profile)
-    findings = [_python(), *_packages(), _device(profile), *_room(profile), *_models(config), _data(config)]
+def preflight(config: Config, notebook: str | None = None) -> list[Finding]:
+    """What was found of what ``config`` needs: for all notebooks, or for the one with the two digits ``notebook``."""
+    need = _need(notebook)
+    return [
+        _python(),
+        *_packages(),
+        _device(need.gpu and is_large(config, need)),
+        *_room(config, need, notebook),
+        *_models(config, need),
+        *_data(config, need if config.data.check_images or notebook != "01" else replace(need, pictures=False)),
+    ]
+
+
+def table(findings: Sequence[Finding]) -> str:
+    """One line a finding: state, what, what was found; below it the remedy where one is needed."""
     lines = []
     for f in findings:
-        lines.append(f"{'ok' if f.ok else 'MISSING':<8} {f.what:<22} {f.found}")
-        if not f.ok:
-            lines.append(f"{'':<8} {'':<22} -> {f.remedy}")
-    return "\n".join(lines), all(f.ok for f in findings)
+        lines.append(f"{f.state:<8} {f.what:<18} {f.found}")
+        if f.state != OK and f.remedy:
+            lines.append(f"{'':<8} {'':<18} -> {f.remedy}")
+    return "\n".join(lines)
+
+
+def require(config: Config, notebook: str | None = None) -> None:
+    """Print one line if all is here; else raise :class:`BncapError` that names what is missing, with remedies."""
+    findings = ensure(config, notebook)
+    other = sum(f.state == OTHER for f in findings)
+    note = f"; {other} other than pinned (python -m bncap check)" if other else ""
+    print(f"all that {_whose(config, notebook)} needs is here{note}")
+
+
+def ensure(config: Config, notebook: str | None = None) -> list[Finding]:
+    """The findings, if nothing is missing; else a :class:`BncapError` with what is, and the remedies."""
+    findings = preflight(config, notebook)
+    missing = [f for f in findings if f.state == MISSING]
+    if missing:
+        lines = [f"{f.what}: {f.found}" + (f" -> {f.remedy}" if f.remedy else "") for f in missing]
+        raise BncapError("\n".join([f"{_whose(config, notebook)} cannot run, {len(missing)} missing:", *lines]))
+    return findings
+
+
+def _whose(config: Config, notebook: str | None) -> str:
+    return f"notebook {notebook} in profile {config.profile}" if notebook else f"profile {config.profile}"
+
+
+def download(config: Config, notebook: str | None = None) -> None:
+    """Fetch from the hub each model that is needed and not here; :class:`BncapError` if one is not to be had."""
+    need = _need(notebook)
+    for name in real_components(config, need):
+        if hub.find_local(name) is None:
+            print(f"{name}: {hub.path(config, name)}", flush=True)
+
+
+def real_components(config: Config, need: Need) -> dict[str, str]:
+    """Name -> field of ``config.components``, for those of ``need`` that are pretrained models from outside."""
+    parts = config.components
+    names = {getattr(parts, part): part for part in need.parts}
+    if "kandinsky" not in parts.synthesiser.lower():
+        names.pop(parts.synthesiser_prior, None)  # only Kandinsky has one
+    return {name: part for name, part in names.items() if name not in hub.BUILT_IN and not name.startswith("mini:")}
+
+
+def is_large(config: Config, need: Need) -> bool:
+    """Whether a CPU would take weeks: real components on COCO; the size of an own data set is not known here."""
+    of_coco = config.data.source == "coco" and config.data.triplets > LARGE
+    return of_coco and bool(real_components(config, need))
+
+
+def pins() -> dict[str, str]:
+    """Package -> version, as pinned in requirements.txt, without those of the tests; empty if the file is not here."""
+    path = paths.ROOT / "requirements.txt"
+    lines = path.read_text("utf-8").partition(TESTS_ONLY)[0].splitlines() if path.is_file() else []
+    return dict(line.split("==") for line in lines if "==" in line)
+
+
+def _need(notebook: str | None) -> Need:
+    if notebook is None:
+        parts = dict.fromkeys(part for need in NEEDS.values() for part in need.parts)
+        return Need(tuple(parts), captions=True, pictures=True, gpu=True)
+    if notebook not in NEEDS:
+        raise BncapError(f"there is no notebook {notebook!r}; there are {', '.join(NEEDS)}")
+    return NEEDS[notebook]
 
 
 def _python() -> Finding:
-    return Finding("Python", platform.python_version(), sys.version_info >= (3, 11), "use Python 3.11 or newer")
+    state = OK if sys.version_info >= (3, 11) else MISSING
+    return Finding("Python", platform.python_version(), state, "use Python 3.11 or newer")
 
 
 def _packages() -> list[Finding]:
-    """Every pinned package; another version than the pinned one is said, a missing one is an error."""
-    pins = paths.ROOT / "requirements.txt"
-    lines = pins.read_text("utf-8").splitlines() if pins.is_file() else []
-    wanted = dict(line.split("==") for line in lines if "==" in line)
+    wanted = pins()
     missing, other = [], []
     for name, version in wanted.items():
         try:
@@ -56,72 +164,136 @@ def _packages() -> list[Finding]:
             if here.split("+")[0] != version:
                 other.append(f"{name} {here} (pinned {version})")
         except importlib.metadata.PackageNotFoundError:
-            missing.append(name)
-    found = f"{len(wanted) - len(missing)} of {len(wanted)}" + (
-        f"; other versions: {', '.join(other)}" if other else ""
-    )
-    return [Finding("packages", found, not missing, f"pip install {' '.join(missing)}")]
+            missing.append(f"{name}=={version}")
+    found = [Finding("packages", f"{len(wanted) - len(missing)} of {len(wanted)}")]
+    if missing:
+        found = [Finding("packages", f"missing: {', '.join(missing)}", MISSING, f"pip install {' '.join(missing)}")]
+    if other:
+        found.append(Finding("other versions", ", ".join(other), OTHER, "it may run; the numbers may differ slightly"))
+    return found
 
 
-def _device(profile: str) -> Finding:
-    import torch
-
+def _device(needed: bool) -> Finding:
+    # A GPU without kernels kills small profiles as well; without a driver there is none, and torch is slow to import.
+    if not needed and "torch" not in sys.modules and not DRIVER.exists():
+        return Finding("device", "CPU, which is enough")
+    try:
+        import torch
+    except ImportError:
+        return Finding("device", "torch is not installed", MISSING, "install the packages first")
     if not torch.cuda.is_available():
-        remedy = "this profile needs a CUDA GPU; without one use --profile mini"
-        return Finding("device", "CPU", profile not in NEEDS_GPU, remedy)
-    name = torch.cuda.get_device_name()
-    major, minor = torch.cuda.get_device_capability()
-    # kernels of a lower minor version run as well; a P100 (sm_60) is what newer builds leave out
-    usable = any(a.startswith(f"sm_{major}") and int(a[3:]) <= 10 * major + minor for a in torch.cuda.get_arch_list())
-    remedy = (
-        f"torch {torch.__version__} has no kernels for sm_{major}{minor}: "
-        "pip install torch==2.14.1 --index-url https://download.pytorch.org/whl/cu126"
-    )
-    return Finding("device", f"{name}, sm_{major}{minor}", usable, remedy)
+        remedy = "this needs a CUDA GPU of 16 GB (Kaggle: GPU T4 x2); without one use --profile mini"
+        return Finding("device", "no GPU that torch can use", MISSING if needed else OK, remedy)
+    count = torch.cuda.device_count()
+    capabilities = [torch.cuda.get_device_capability(i) for i in range(count)]
+    memory_gb = min(torch.cuda.get_device_properties(i).total_memory for i in range(count)) / 1e9
+    found = f"{count} x {torch.cuda.get_device_name(0)}, {memory_gb:.0f} GB, torch {torch.__version__}"
+    for major, minor in capabilities:
+        if not has_kernels((major, minor), torch.cuda.get_arch_list()):
+            remedy = f"on Kaggle choose GPU T4 x2; elsewhere: {CU126}"
+            return Finding("device", f"{found}: it has no kernels for sm_{major}{minor}", MISSING, remedy)
+    return Finding("device", found)
 
 
-def _room(profile: str) -> list[Finding]:
-    memory, disk = NEEDED[profile]
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+def _room(config: Config, need: Need, notebook: str | None) -> list[Finding]:
+    """Main memory, and room on the disk of the artefacts."""
     root = paths.artifacts_root()
     existing = next(p for p in (root, *root.parents) if p.exists())
-    free = shutil.disk_usage(existing).free / 1e9
-    usable = existing.is_dir() and os.access(existing, os.W_OK)
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        remedy = "set BNCAP_ARTIFACTS to a folder that can be written"
+        return [Finding("artefacts", f"{root} cannot be written", MISSING, remedy)]
+    real = bool(real_components(config, need))
+    has, wants = resources.memory_here(), resources.memory_needed(config, real)
+    free, made = resources.disk_free(existing), resources.disk_made(config.profile, notebook)
+    room = resources.disk_needed(config, real, notebook)
+    enough = has >= 0.95 * wants  # a machine sold as 16 GB reports a little less
+    on_disk = f"{free:.0f} GB free" + (f" and {made:.0f} GB made" if made >= 0.5 else "") + f" of {room:.3g} GB needed"
+    fits = free + made >= room
     return [
-        Finding("memory", f"{total:.0f} GB of {memory} needed", total >= 0.95 * memory, "use a larger machine"),
-        Finding("artefacts", str(root), usable, "set BNCAP_ARTIFACTS to a folder that can be written"),
-        Finding("disk", f"{free:.0f} GB free of {disk} needed", free >= disk, "free some, or set BNCAP_ARTIFACTS"),
+        Finding("memory", f"{has:.0f} GB of {wants:.0f} GB needed", OK if enough else MISSING, "use a larger machine"),
+        Finding("disk", f"{on_disk}, {root}", OK if fits else MISSING, "free some, or set BNCAP_ARTIFACTS"),
     ]
 
 
-def _models(config: Config) -> list[Finding]:
-    """Components from a hub: found in BNCAP_MODELS or the hub's cache, or missing."""
+def _models(config: Config, need: Need) -> list[Finding]:
+    """Each component: in a model folder, in the hub's cache, or missing."""
     findings = []
-    for part in Components.__dataclass_fields__:
-        name = getattr(config.components, part)
-        if not isinstance(name, str) or name.startswith("mini:") or config.data.source == "mini":
+    for name, part in real_components(config, need).items():
+        remedy = f"with internet: hf download {name} (or: python -m bncap check --download); else $BNCAP_MODELS/{name}"
+        try:
+            local = hub.find_local(name)
+        except BncapError as error:
+            findings.append(Finding(part, str(error), MISSING, "name a model of the hub, or a folder that is there"))
             continue
-        local = Path(paths.model_path(config, name))
-        cached = _hub_cache() / f"models--{name.replace('/', '--')}"
-        where = str(local) if local.is_dir() else "hub cache" if cached.is_dir() else "not found"
-        remedy = f"with internet: hf download {name}; without: put it in $BNCAP_MODELS/{name}"
-        findings.append(Finding(part, f"{name}: {where}", where != "not found", remedy))
-    return findings or [Finding("models", "made by notebook 00 or shipped with the package", True)]
+        folder = local.folder if local else hub.cached(name)
+        if folder is None:
+            findings.append(Finding(part, f"{name}: not on this machine", MISSING, remedy))
+        elif not any(_weights(folder)):
+            findings.append(Finding(part, f"{name}: no weights in {folder}", MISSING, remedy))
+        else:
+            findings.append(Finding(part, f"{name}: {folder if local else 'hub cache'}"))
+    return findings or [Finding("models", "none from outside")]
 
 
-def _hub_cache() -> Path:
-    return Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")) / "hub"
+def _weights(folder: Path) -> list[Path]:
+    return [p for p in folder.rglob("*") if p.suffix in (".safetensors", ".bin", ".pt", ".pth", ".ckpt") and p.exists()]
 
 
-def _data(config: Config) -> Finding:
-    if config.data.source == "mini":
-        return Finding("data", "made by notebook 00", True)
-    wanted = ("annotations/captions_train2014.json", "train2014", "annotations/captions_val2014.json", "val2014")
-    wanted += ("flickr30k/results.csv", "flickr30k/flickr30k_images")
+def _data(config: Config, need: Need) -> list[Finding]:
+    """Each file and folder of the data sets: found or missing."""
+    if config.data.source == "mini" or not (need.captions or need.pictures or need.own_captions):
+        return [Finding("data", "made by notebook 00" if config.data.source == "mini" else "none needed")]
+    own = config.data.source == "own"
     try:
-        root = paths.dataset_root(config)
+        findings = _own_data(config, need) if own else _coco_and_flickr(config, need)
+        return findings or [Finding("data", "none needed")]
     except BncapError as error:
-        return Finding("data", "BNCAP_DATA is not set", False, str(error))
-    missing = [name for name in wanted if not (root / name).exists()]
-    remedy = "COCO 2014 from cocodataset.org, Flickr30k from its authors, unpacked there under these names"
-    return Finding("data", f"missing: {', '.join(missing)}" if missing else str(root), not missing, remedy)
+        remedy = "" if own else "; COCO: cocodataset.org; Flickr30k: from its authors"
+        return [Finding("data", "not found", MISSING, f"{error}{remedy}")]
+
+
+def _coco_and_flickr(config: Config, need: Need) -> list[Finding]:
+    from bncap.splits import FLICKR_FOLDERS, OOD_FILES
+
+    data = config.data
+    coco = "COCO 2014 from cocodataset.org, unpacked into a folder of BNCAP_DATA (Kaggle: attach it with --data)"
+    flickr = "Flickr30k from its authors, captions and pictures, into a folder of BNCAP_DATA (Kaggle: --data)"
+    files = [data.train, *([data.held_out] if data.validation_images + data.test_images else [])]
+    wanted = [("COCO", [name], coco) for name in files if need.captions]
+    if need.pictures:
+        folders = dict.fromkeys(match[1] for name in files if (match := re.search(r"captions_(\w+)\.json$", name)))
+        wanted += [("COCO", [name], coco) for name in folders]
+    if need.captions and data.ood_images:
+        wanted.append(("Flickr30k", [data.ood] if data.ood else OOD_FILES, flickr))
+    if need.pictures and data.ood_images and (not data.ood or "flickr30k" in data.ood):
+        wanted.append(("Flickr30k", FLICKR_FOLDERS, flickr))
+    return [_found(config, what, names, remedy) for what, names, remedy in wanted]
+
+
+def _found(config: Config, what: str, names: Sequence[str], remedy: str) -> Finding:
+    """The first of ``names`` that is there below a root of the data sets."""
+    here = [path for name in names if (path := paths.data_path(config, name)).exists()]
+    if here:
+        return Finding(what, str(here[0]))
+    return Finding(what, f"{' or '.join(names)}: not found", MISSING, remedy)
+
+
+def _own_data(config: Config, need: Need) -> list[Finding]:
+    findings = [_own_captions(config)] if need.captions or need.own_captions else []
+    if need.pictures:
+        folder = paths.dataset_roots(config)[0]
+        state = OK if folder.is_dir() else MISSING
+        findings.append(Finding("pictures", str(folder), state, "no such folder; name it with --images DIR"))
+    return findings
+
+
+def _own_captions(config: Config) -> Finding:
+    """Reads them: what is wrong with the file is said here, and not by a notebook that has to start first."""
+    from bncap.splits import read_splits
+
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # the readers' remarks come when the captions are used
+            splits = read_splits(override(config, ["data.check_images=False"]))  # the pictures' bytes can wait
+    except BncapError as error:
+        return Finding("captions", str(error), MISSING)
+    return Finding("captions", f"{sum(map(len, splits.values())):,} in {config.data.captions}")

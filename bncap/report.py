@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from bncap import artifacts, experiments, findings, layout, paper, paths, stats, tables
+from bncap import artifacts, experiments, findings, hub, layout, paper, paths, stats, tables
 from bncap.config import MAIN
 from bncap.errors import BncapError
 from bncap.settings import Config
-from bncap.text import iso
+from bncap.text import iso, language_name
 
 REPORT_NOTEBOOK = "09_report"
 TEMPLATE = paths.PACKAGE / "report_template.html"
@@ -29,14 +29,9 @@ MEASURES = {
 """What of notebook 08 stands in the report's table."""
 
 FIGURES: dict[str, tuple[str, str]] = {
-    "acceptance": (
-        "01_data_build",
-        "Acceptance: the share of translated captions that pass the verifier, over its threshold (Eq. 4).",
-    ),
-    "pairs": (
-        "02_synthesis",
-        "Pairs: real pictures beside the synthetic ones drawn from their captions (Eq. 5).",
-    ),
+    "acceptance": ("01_data_build", "Acceptance: the share of translated captions that pass the verifier (Eq. 4)."),
+    "pairs": ("02_synthesis", "Pairs: real pictures beside the synthetic ones drawn from their captions (Eq. 5)."),
+    "prompts": ("02_synthesis", "Prompts: their length as the model counts it, and how many words its window leaves."),
     "fig1_patches": (
         "04_training",
         "Fig. 1: a test picture on its way through the frozen encoder, its patches, and where each word looks.",
@@ -86,6 +81,7 @@ def write_report(config: Config, first_seed: int) -> Path:
     page = template.render(
         profile=config.profile,
         language=iso(config.data.lang),
+        language_name=language_name(config.data.lang),
         font=_font(),
         run=what_was_run(config, first_seed),
         warnings=findings.warnings(results),
@@ -193,7 +189,7 @@ def what_was_run(config: Config, first_seed: int) -> list[tuple[str, str]]:
         ("Seeds", ", ".join(map(str, config.seeds(first_seed)))),
         ("Runs", f"{len(runs)}, each trained and scored once"),
         ("Computing time", f"{minutes:.1f} minutes in {len(steps)} steps, added up even where they ran side by side"),
-        ("Training", f"{counts['triplets']} synthetic images beside {counts['real_images']} real ones"),
+        ("Training", f"{counts['paired']} synthetic images beside {counts['real_images']} real ones"),
         ("Test images", ", ".join(f"{scores[split]['images']} {words}" for split, words in paper.SPLITS.items())),
         ("torch, transformers", ", ".join(f"{runs[0]['packages'][name]}" for name in ("torch", "transformers"))),
     ]
@@ -209,7 +205,7 @@ def encoder_accuracy(config: Config) -> dict[str, dict[str, float]]:
     named = {MAIN: parts.encoder, "vit_gpt2": parts.vit, "cnn_lstm": parts.cnn}
     accuracy = {}
     for variant, name in named.items():
-        folder = Path(paths.model_path(config, name))
+        folder = Path(hub.path(config, name))
         if (folder / "card.json").is_file():  # the encoder that ships with the package
             kinds = {style: a["kind"] for style, a in artifacts.read_json(folder / "card.json")["accuracy"].items()}
         else:

@@ -6,15 +6,16 @@ import functools
 import hashlib
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bncap import artifacts, guards, paths
-from bncap.config import get_config
-from bncap.errors import BncapError
+from bncap import artifacts, deadline, guards, paths, preflight
+from bncap.config import NOTEBOOKS, get_config
+from bncap.errors import BncapError, OutOfTime
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class Request:
     profile: str
     seed: int
     overrides: tuple[str, ...] = ()
+
+    def arguments(self) -> list[str]:
+        """The same request as arguments of ``python -m bncap run``."""
+        seed = [] if self.seed == 42 else ["--seed", str(self.seed)]
+        return ["--profile", self.profile, *seed, *(part for o in self.overrides for part in ("--set", o))]
 
     def digest(self, notebook: Path) -> str:
         """What the notebook's outputs depend on besides its inputs: settings, its own cells, and the package's code.
@@ -35,8 +41,10 @@ class Request:
         return hashlib.sha256(source.encode()).hexdigest()
 
 
-def select(first: str | None = None, last: str | None = None, only: str | None = None) -> list[Path]:
-    """Notebooks whose two-digit numbers lie between ``first`` and ``last``, or are in ``only`` ("04,06")."""
+def select(
+    first: str | None = None, last: str | None = None, only: str | None = None, profile: str = "mini"
+) -> list[Path]:
+    """Notebooks of ``profile`` with two-digit numbers between ``first`` and ``last``, or any in ``only`` ("04,06")."""
     notebooks = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if not notebooks:
         raise BncapError(f"no notebooks in {paths.NOTEBOOKS}: run from a clone of the repository")
@@ -46,22 +54,33 @@ def select(first: str | None = None, last: str | None = None, only: str | None =
             raise BncapError(f"there is no notebook {number!r}; there are {', '.join(known)}")
     if only:
         return [n for n in notebooks if n.name[:2] in only.split(",")]
-    chosen = [n for n in notebooks if (first or "00") <= n.name[:2] <= (last or "99")]
+    usual = NOTEBOOKS.get(profile, known)
+    chosen = [n for n in notebooks if n.name[:2] in usual and (first or "00") <= n.name[:2] <= (last or "99")]
     if not chosen:
-        raise BncapError(f"there is no notebook from {first} to {last}; exchange the two")
+        asked = f"from {first or known[0]} to {last or known[-1]}"
+        raise BncapError(f"profile {profile} has no notebook {asked}; it has {', '.join(usual)}")
     return chosen
 
 
 def run(request: Request, notebooks: Sequence[Path], *, force: bool = False) -> None:
     """Execute ``notebooks`` in order.  The first that fails raises :class:`BncapError` in three lines: where, what,
-    and how to go on.  Two runs over the same executed notebooks or figures wait for each other."""
-    get_config(request.profile, request.overrides)  # a wrong setting stops here, not within a notebook
+    and how to go on.  Two runs over the same executed notebooks or figures wait for each other.
+
+    Raises :class:`OutOfTime` when the minutes of the run are used up, between notebooks or within one.
+    """
+    config = get_config(request.profile, request.overrides)  # a wrong setting stops here, not within a notebook
     checked: dict[Path, str] = {}
+    looked = False
     with guards.locked(_root(request) / "notebooks"), guards.locked(paths.figures_dir(request.profile)):
         for notebook in notebooks:
             if not force and _is_current(request, notebook, checked):
                 print(f"{notebook.stem}: up to date", flush=True)
                 continue
+            deadline.check(f"notebook {notebook.stem}, which has not begun")
+            if not looked:  # not before a notebook has to run: a second start with nothing to do is quick
+                for wanted in notebooks:
+                    preflight.ensure(config, wanted.name[:2])
+                looked = True
             print(f"{notebook.stem}: running ...", flush=True)
             start = time.monotonic()
             before = _figures(request.profile)
@@ -87,7 +106,7 @@ def _execute(request: Request, notebook: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     how_to_go_on = (
         f"everything finished is kept; the executed notebook is {output}; "
-        f"go on with: ./run_all.sh --profile {request.profile} --from {notebook.name[:2]}"
+        f"go on with: {shlex.join(['./run_all.sh', *request.arguments(), '--from', notebook.name[:2]])}"
     )
     parameters = {"PROFILE": request.profile, "SEED": request.seed, "OVERRIDES": list(request.overrides)}
     try:
@@ -102,6 +121,8 @@ def _execute(request: Request, notebook: Path) -> None:
             extra_arguments=["--IPKernelApp.log_level=ERROR"],
         )
     except papermill.PapermillExecutionError as error:
+        if error.ename == OutOfTime.__name__:
+            raise OutOfTime(f"{notebook.stem}: {error.evalue.strip()}") from None
         code = [line for line in error.source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
         raise BncapError(
             f"{notebook.name} failed in code cell {error.exec_count - 1}: {code[0].strip()}\n"  # papermill adds one
@@ -167,7 +188,8 @@ def _record_path(request: Request, notebook: Path) -> Path:
 
 def _steps_up_to(request: Request, notebook: Path) -> list[Path]:
     manifests = _root(request).glob(f"[0-9][0-9]_*/*/{artifacts.MANIFEST}")
-    return sorted(m.parent for m in manifests if m.parent.parent.name[:2] <= notebook.name[:2])
+    steps = (m.parent for m in manifests if not m.parent.name.startswith("."))  # not the results put aside
+    return sorted(step for step in steps if step.parent.name[:2] <= notebook.name[:2])
 
 
 def _figures(profile: str) -> dict[str, tuple[int, int]]:

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from bncap import artifacts, decode, evaluate, paths
+from bncap import artifacts, decode, evaluate, hub, paths
 from bncap.alignment import caption_weights
-from bncap.config import MAIN
 from bncap.corpus import read_corpus
-from bncap.experiments import TRAINING, folder_of, load_run
+from bncap.experiments import TRAINING, folder_of, load_run, trainable
 from bncap.features import Encoder, FeatureStore, open_picture
 from bncap.model import Captioner
+from bncap.pictures import Member, Pictures
 from bncap.settings import Config
 
 PER_SPLIT = 4
@@ -29,12 +29,14 @@ DIGITS = 6
 def build_samples(config: Config, seed: int) -> Path:
     """Captions, attention and feature maps for the figures: the step folder ``04_training/samples-s<seed>``.
 
+    They are those of the main model, or of the one with cross-entropy alone where there are no synthetic pictures.
     ``samples.json`` holds
 
     - ``captions``: for each test split 4 pictures evenly spaced by METEOR rank, best first, with ``words`` and their
       attention over the patches, and Eq. 8's ``weights`` w for the caption that was generated;
     - ``stages``: name, side and channels of each map in ``stages.npz``, of the first of those pictures;
-    - ``triplet``: a training triplet drawn by seed, with its similarity, prompt and w.
+    - ``triplet``: a training triplet drawn by seed, with its similarity (None where nothing was translated), prompt
+      ("" where the picture was not drawn) and w; None where there are no synthetic pictures.
 
     ``pictures/`` has these pictures as the encoder sees them, under the file names that ``picture``, ``real`` and
     ``synthetic`` give.
@@ -42,38 +44,41 @@ def build_samples(config: Config, seed: int) -> Path:
     ``stages.npz`` has (H, W, 3) uint8 arrays: each stage's first three principal components as colours, and the same
     for the last maps of the triplet's pictures, ``real`` and ``synthetic``, which share their components.
     """
-    trained = paths.step_dir(config.profile, TRAINING, f"{MAIN}.weights", seed)
+    variant = list(trainable(config))[-1]
+    trained = paths.step_dir(config.profile, TRAINING, f"{variant}.weights", seed)
     corpus = paths.step_dir(config.profile, "01_data_build", "corpus", config.data.seed)
     images = paths.step_dir(config.profile, "02_synthesis", "images", config.data.seed)
     features = paths.step_dir(config.profile, "02_synthesis", "features", config.data.seed)
     return artifacts.run_step(
         paths.step_dir(config.profile, TRAINING, "samples", seed),
         settings={"loss": asdict(config.loss), "max_tokens": config.model.max_tokens, "per_split": PER_SPLIT},
-        inputs=[trained, folder_of(config, MAIN, seed), corpus, images, features],
-        build=functools.partial(_build, config, seed, trained, corpus, images, FeatureStore(features)),
+        inputs=[trained, folder_of(config, variant, seed), corpus, images, features],
+        components=[config.components.encoder],
+        build=functools.partial(_build, config, seed, variant, FeatureStore(features)),
         config=config,
     )
 
 
-def _build(
-    config: Config, seed: int, trained: Path, corpus: Path, images: Path, store: FeatureStore, folder: Path
-) -> None:
-    model = load_run(config, MAIN, trained)
-    encoder = Encoder(paths.model_path(config, config.components.encoder))
-    root = paths.dataset_root(config)
+def _build(config: Config, seed: int, variant: str, store: FeatureStore, folder: Path) -> None:
+    model = load_run(config, variant, paths.step_dir(config.profile, TRAINING, f"{variant}.weights", seed))
+    encoder = Encoder(hub.path(config, config.components.encoder))
     captions = []
     for split in evaluate.SPLITS:
-        table = artifacts.read_csv(folder_of(config, MAIN, seed) / f"captions_{split}.csv")
-        for rank, row in enumerate(evaluate.sample_by_rank(table, PER_SPLIT)):
-            picture = _save_seen(encoder, root / row["image"], folder, f"{split}_{rank}.png")
+        path = folder_of(config, variant, seed) / f"captions_{split}.csv"
+        table = artifacts.read_csv(path) if path.is_file() else []
+        for rank, row in enumerate(evaluate.sample_by_rank(table, PER_SPLIT) if table else []):
+            picture = _save_seen(encoder, paths.data_path(config, row["image"]), folder, f"{split}_{rank}.png")
             captions.append(_caption(config, model, store, split, row) | {"picture": picture})
-    stages, maps = stage_maps(encoder, root / captions[0]["image"])
-    triplet, pair = _triplet(config, seed, model, store, corpus, images)
-    triplet["real"] = _save_seen(encoder, root / triplet["image"], folder, "real.png")
-    triplet["synthetic"] = _save_seen(encoder, images / triplet["synthetic"], folder, "synthetic.png")
+    stages, maps = stage_maps(encoder, paths.data_path(config, captions[0]["image"]))
+    found = _triplet(config, seed, model, store)
+    triplet = None
+    if found is not None:
+        triplet, sources, pair = found
+        triplet |= {name: _save_seen(encoder, sources[name], folder, f"{name}.png") for name in sources}
+        maps |= pair
     artifacts.write_json(folder / "samples.json", {"captions": captions, "stages": stages, "triplet": triplet})
     with artifacts.atomic(folder / "stages.npz") as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **maps, **pair)
+        np.savez_compressed(stream, **maps)
 
 
 def _caption(config: Config, model: Captioner, store: FeatureStore, split: str, row: dict[str, str]) -> dict[str, Any]:
@@ -137,32 +142,41 @@ def principal_colours(maps: Tensor) -> NDArray[np.uint8]:
     return (255 * scaled.clip(0, 1)).round().astype(np.uint8).reshape(N, side, side, 3)
 
 
-def _save_seen(encoder: Encoder, picture: Path, folder: Path, name: str) -> str:
+def _save_seen(encoder: Encoder, picture: Path | Member, folder: Path, name: str) -> str:
     with artifacts.atomic(folder / "pictures" / name) as temporary:
         seen_picture(encoder, open_picture(picture)).save(temporary, "PNG")
     return f"pictures/{name}"
 
 
 def _triplet(
-    config: Config, seed: int, model: Captioner, store: FeatureStore, corpus: Path, images: Path
-) -> tuple[dict[str, Any], dict[str, NDArray[np.uint8]]]:
-    """A training triplet with a synthetic picture, drawn by ``seed``, and its last maps as colours."""
+    config: Config, seed: int, model: Captioner, store: FeatureStore
+) -> tuple[dict[str, Any], dict[str, Path | Member], dict[str, NDArray[np.uint8]]] | None:
+    """A training triplet drawn by ``seed``, its ``real`` and ``synthetic`` picture and their last maps as colours.
+
+    None where no caption has a synthetic picture.
+    """
+    corpus = paths.step_dir(config.profile, "01_data_build", "corpus", config.data.seed)
+    images = paths.step_dir(config.profile, "02_synthesis", "images", config.data.seed)
     table = [row for row in artifacts.read_csv(images / "triplets.csv") if row["synthetic"]]
+    if not table:
+        return None
     row = table[np.random.default_rng(seed).integers(len(table))]
     pairs = (p for p in read_corpus(corpus) if p.split == "train" and str(p.caption_id) == row["caption_id"])
     real = store.take("train", store.rows("train", [row["image"]]))
     synthetic = store.take("synthetic", store.rows("synthetic", [row["caption_id"]]))
-    w = caption_weights(model, real, [row["bn"]], config.loss, config.model.max_tokens)
-    sidecar = artifacts.read_json((images / row["synthetic"]).with_suffix(".json"))
+    w = caption_weights(model, real, [row["target"]], config.loss, config.model.max_tokens)
+    pictures = Pictures(config)
+    sidecar = pictures.sidecar(row["synthetic"])
     colours = principal_colours(torch.cat([real, synthetic]))
     record = {
         **row,
         "similarity": next(pairs).similarity,
         "threshold": artifacts.read_json(corpus / "counts.json")["threshold"],
-        "prompt": sidecar["prompt"],
+        "prompt": sidecar["prompt"] if sidecar else "",
         "weights": _rounded(w[0].numpy()),
     }
-    return record, {"real": colours[0], "synthetic": colours[1]}
+    sources = {"real": paths.data_path(config, row["image"]), "synthetic": pictures.find(row["synthetic"])}
+    return record, sources, {"real": colours[0], "synthetic": colours[1]}
 
 
 def _rounded(weights: NDArray[np.floating]) -> list[float]:

@@ -31,13 +31,22 @@ class World:
 class Data:
     """Corpus: Sec. 4.2.1 and 4.2.2."""
 
-    source: str = "coco"  # "coco": BNCAP_DATA in COCO's and Flickr30k's layout; "mini": the mini world, same layout
+    # "coco": BNCAP_DATA in COCO's and Flickr30k's layout; "mini": the mini world, same layout; "own": a captions file
+    source: str = "coco"
+    captions: str = ""  # own: the captions file, in any format of bncap.readers
+    images: str = ""  # own: the folder of its pictures; "": that of the captions file, or images/ in it
+    train: str = "annotations/captions_train2014.json"
+    held_out: str = "annotations/captions_val2014.json"  # validation and test (MSCOCO-1k) are drawn from it
+    ood: str = ""  # Flickr30k-1k is drawn from it; "": the first there is of OOD_FILES in bncap.splits
     lang: str = "bn_IN"  # target language, an mBART-50 code
     seed: int = 42  # of the draws of triplets and test images; runs of all seeds share the data
     shards: int = 10
     translation_batch: int = 128
     threshold: float = 0.55  # accept a pair iff its cosine is at least this (below Eq. 4)
     reject_copies: bool = True  # refuse a translation that is the English caption itself
+    check_images: bool = True  # False: the pictures are not looked at, as when only captions are to be built
+    max_rejected: float = 0.01  # share of the pictures that may be unusable before the build stops
+    own_share: float = 0.1  # share of an own data set's pictures for validation, and as much for the test
     triplets: int = 80_000
     captions_per_image: int = 5  # at most so many accepted captions of one image become triplets
     validation_images: int = 500
@@ -47,13 +56,13 @@ class Data:
 
 @dataclass(frozen=True)
 class Components:
-    """Pretrained parts by hub name; ``mini:<name>`` is what notebook 00 made (or the package ships)."""
+    """Pretrained parts by hub name or folder; ``mini:<name>`` is what notebook 00 made (or the package ships)."""
 
     encoder: str = "timm/maxvit_base_tf_224.in1k"
     decoder: str = "facebook/mbart-large-50"
-    translator: str = "Helsinki-NLP/opus-mt-en-inc"
+    translator: str = "Helsinki-NLP/opus-mt-en-inc"  # "identity": the English text unchanged
     verifier: str = "sentence-transformers/LaBSE"
-    synthesiser: str = "kandinsky-community/kandinsky-2-1"
+    synthesiser: str = "kandinsky-community/kandinsky-2-1"  # "none": no synthetic pictures
     synthesiser_prior: str = "kandinsky-community/kandinsky-2-1-prior"
     bertscore: str = "bert-base-multilingual-cased"
     bertscore_layer: int = 9
@@ -68,10 +77,15 @@ class Synthesis:
 
     seed: int = 42
     negative_prompt: str = "low quality, bad anatomy, watermark"
-    side: int = 768  # px
+    side: int = 768  # px, drawn
+    stored_side: int = 224  # px, kept: what the encoder sees; 0 keeps the full size
+    prior_steps: int = 25  # the paper gives neither steps nor guidance: the library's own defaults
+    steps: int = 100
+    guidance: float = 4.0
     english_tokens: int = 37
     target_tokens: int = 40
     batch: int = 4  # fixed, so that an image can be made again to the byte
+    shard: int = 1000  # pictures a tar shard
 
 
 @dataclass(frozen=True)
@@ -85,6 +99,7 @@ class Model:
     last_k: int = 2  # decoder layers whose cross-attention weighs the patches (Eq. 8)
     multi_scale: bool = False  # PAL and OT on the penultimate stage as well; needs features.penultimate
     max_tokens: int = 32
+    trim_vocabulary: bool = False  # only the pieces that the captions use, of mBART-50's 250,054
     checkpointing: bool = False
 
 
@@ -164,6 +179,16 @@ class Config:
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Config:
+        """What :meth:`as_dict` gave, after its way through JSON too; fields that are no more are left out."""
+        sections: dict[str, Any] = {"profile": values["profile"]}
+        for section in (f for f in fields(cls) if f.name != "profile"):
+            known = {f.name for f in fields(section.default_factory)}
+            given = {k: tuple(v) if isinstance(v, list) else v for k, v in values.get(section.name, {}).items()}
+            sections[section.name] = section.default_factory(**{k: v for k, v in given.items() if k in known})
+        return cls(**sections)
+
     def seeds(self, first: int) -> tuple[int, ...]:
         """Seeds of the repeated runs when the notebook's SEED is ``first``."""
         return self.experiment.seeds or tuple(range(first, first + self.experiment.n_seeds))
@@ -215,7 +240,7 @@ POSITIVE = (
 )  # fmt: skip
 AT_LEAST_ONE = (
     "loss.n_iters", "data.shards", "data.triplets", "data.captions_per_image", "data.translation_batch",
-    "synthesis.batch", "features.batch",
+    "synthesis.batch", "synthesis.shard", "synthesis.prior_steps", "synthesis.steps", "features.batch",
     "train.epochs", "train.batch", "train.accumulation", "model.last_k", "decode.beams", "decode.batch",
     "experiment.n_seeds", "experiment.umap_pairs",
 )  # fmt: skip
@@ -237,7 +262,10 @@ def _check(config: Config) -> None:
         )
         >= 0,
         "data.threshold must be a cosine, in [-1, 1]": -1 <= data.threshold <= 1,
-        "data.source must be 'coco' or 'mini'": data.source in ("coco", "mini"),
+        "data.source must be 'coco', 'mini' or 'own'": data.source in ("coco", "mini", "own"),
+        "data.max_rejected must be in [0, 1]": 0 <= data.max_rejected <= 1,
+        "data.own_share must be in (0, 0.4]": 0 < data.own_share <= 0.4,
+        "synthesis.stored_side must be >= 0": config.synthesis.stored_side >= 0,
         "train.warmup and train.unfreeze must be in [0, 1]": 0 <= train.warmup <= 1 and 0 <= train.unfreeze <= 1,
         "experiment.sensitivity_triplets must be in (0, 1]": config.experiment.sensitivity_triplets <= 1,
         "experiment.seeds must be different whole numbers >= 0": len(set(seeds)) == len(seeds)

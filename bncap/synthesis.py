@@ -1,84 +1,28 @@
-"""Synthetic pictures of the verified captions, each with a sidecar from which it can be made again (Sec. 4.2.3)."""
+"""A synthetic picture for each training pair: which are drawn, in which tar shards, and the list of triplets."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import io
+import os
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import torch
 from tqdm.auto import tqdm
 
-from bncap.artifacts import atomic, file_hash, package_versions, read_json, run_step, write_csv, write_json
+from bncap import artifacts, deadline, paths, pictures, workers
 from bncap.corpus import Pair, read_corpus
+from bncap.drawing import Estimate, Shard
 from bncap.errors import BncapError
-from bncap.paths import model_path, step_dir
-from bncap.prompts import Truncation, english_part, joint_prompt, target_part, truncate
-from bncap.settings import Config, Synthesis, override
-from bncap.text import language_name
+from bncap.prompts import WINDOW
+from bncap.settings import Config
+from bncap.text_to_image import NONE, component_names, load_synthesiser, load_tokenizers
 
-VERSIONED = ("torch", "diffusers", "transformers", "numpy")
-TRIPLETS_HEADER = ("caption_id", "image_id", "image", "synthetic", "en", "bn")
-
-
-@dataclass(frozen=True)
-class Synthesiser:
-    """A text-to-image model: ``draw(prompts, negative_prompt, seeds)`` gives one RGB picture for each prompt.
-
-    ``count_tokens`` is the length of a text in its tokens, special tokens left out; ``components`` says in words what
-    it is made of, for the sidecars.
-    """
-
-    draw: Callable[[list[str], str, list[int]], list[Image.Image]]
-    count_tokens: Callable[[str], int]
-    components: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Request:
-    """A picture to be drawn: for which pair, from which prompt and seed, and its place in the batch."""
-
-    pair: Pair
-    prompt: str
-    seed: int
-    position: int
-    cut: Truncation
-
-
-def load_synthesiser(config: Config) -> Synthesiser:
-    """The synthesiser that the configuration names.  Raises :class:`BncapError` if it is not to be had."""
-    parts = config.components
-    if parts.synthesiser == "mini:synthesiser":
-        from bncap.mini.synthesiser import MiniSynthesiser
-
-        painter = MiniSynthesiser()
-        return Synthesiser(painter.draw, count_words, {"synthesiser": painter.name})
-    from bncap.kandinsky import KandinskySynthesiser
-
-    kandinsky = KandinskySynthesiser(
-        model_path(config, parts.synthesiser_prior), model_path(config, parts.synthesiser), config.synthesis.side
-    )
-    names = {"synthesiser": parts.synthesiser, "synthesiser_prior": parts.synthesiser_prior}
-    return Synthesiser(kandinsky.draw, kandinsky.count_tokens, names | kandinsky.components)
-
-
-def count_words(text: str) -> int:
-    """Words of ``text``: the tokens of the mini synthesiser, which reads no subwords."""
-    return len(text.split())
-
-
-def image_seed(seed: int, caption_id: int) -> int:
-    """Seed of one picture, in [0, 2^32).
-
-    The paper's "fixed seed (42)" is read as the seed that all of these derive from: one seed for every picture would
-    start them all from the same noise, and seeds counted in drawing order would change with the set drawn.
-    """
-    return int.from_bytes(hashlib.sha256(f"{seed}|{caption_id}".encode()).digest()[:4], "big")
+TRIPLETS_HEADER = ("caption_id", "image_id", "image", "synthetic", "en", "target")
 
 
 def draw_pairs(pairs: Sequence[Pair], triplets: int, captions_per_image: int, seed: int) -> list[Pair]:
@@ -97,134 +41,159 @@ def draw_pairs(pairs: Sequence[Pair], triplets: int, captions_per_image: int, se
     return sorted(drawn, key=lambda pair: pair.caption_id)
 
 
-def fit_prompt(en: str, target: str, settings: Synthesis, lang: str, count_tokens: Callable[[str], int]) -> Truncation:
-    """The two captions cut so that their joint prompt keeps within the encoders' 77 tokens.
-
-    The shares of 37 and 40 are read as those of the prompt's two sentences with their fixed words, and one of the two
-    special tokens each: 37 + 40 = 77.
-    """
-    language = language_name(lang)
-    return truncate(
-        en,
-        target,
-        settings.english_tokens,
-        settings.target_tokens,
-        lambda text: 1 + count_tokens(english_part(text)),
-        lambda text: 1 + count_tokens(target_part(text, language)),
-    )
-
-
 def build_images(config: Config) -> Path:
-    """Draw a picture for each of ``data.triplets`` accepted training pairs: ``02_synthesis/images-s<seed>``.
+    """A synthetic picture for each of ``data.triplets`` accepted training pairs: ``02_synthesis/images-s<seed>``.
 
-    Pictures that are there, whole and from the same prompt are kept, so an interrupted run goes on where it was.
+    Draws the tar shards that are missing and lists all of them in ``triplets.csv``, whose column ``synthetic`` is a
+    name for :class:`bncap.pictures.Pictures`: of the picture drawn, of the one that the data set brings, or "" where
+    ``components.synthesiser`` is "none".  ``prompts.csv`` has the lengths of the prompts before and after cutting.
+
+    Raises :class:`BncapError` without an accepted training pair and, by its name, for a shard drawn from something
+    else; :class:`bncap.errors.OutOfTime` when the minutes are used up.
     """
-    data, parts = config.data, config.components
-    corpus = step_dir(config.profile, "01_data_build", "corpus", data.seed)
-    settings = {
-        "triplets": data.triplets,
-        "captions_per_image": data.captions_per_image,
-        "lang": data.lang,
-        "seed": data.seed,
-        "synthesis": asdict(config.synthesis),
-        "synthesiser": parts.synthesiser,
-        "synthesiser_prior": parts.synthesiser_prior,
-    }
-    folder = step_dir(config.profile, "02_synthesis", "images", data.seed)
-    return run_step(folder, settings=settings, inputs=[corpus], build=partial(_build, config, corpus), config=config)
+    accepted, pairs = _training_pairs(config)
+    shards = plan(config, pairs)
+    folder = paths.step_dir(config.profile, pictures.STEP, "images", config.data.seed)
+    if not _is_current(folder, config, shards):
+        _draw(config, shards, None)
+    build = functools.partial(_merge, config, shards, pairs, len(accepted))
+    return artifacts.run_step(folder, **_recipe(config, shards), build=build)
 
 
-def regenerate(sidecar_path: Path, config: Config) -> bytes:
-    """The PNG file of a picture, drawn again from its sidecar; ``config`` only says where the models are.
+def draw_shards(config: Config, part: tuple[int, int] | None = None) -> None:
+    """Draw the tar shards that are missing; with ``part`` (i, n), only those whose number is i - 1 modulo n.
 
-    The prompt fills a batch of the size and is read at the place that it had at first, as the batch's shape decides
-    how a GPU rounds.  Raises :class:`BncapError` if the models are not those of the sidecar.
+    Without ``part`` a machine with several GPUs starts a process for each.  An interrupted run goes on where it was,
+    batch by batch.  Raises what :func:`build_images` raises.
     """
-    record = read_json(sidecar_path)
-    synthesiser = load_synthesiser(override(config, [f"synthesis.side={record['side']}"]))
-    if synthesiser.components != record["components"]:
-        raise BncapError(
-            f"{sidecar_path.name} was drawn by {record['components']}, the configuration has "
-            f"{synthesiser.components}; use the same models to make the same picture"
-        )
-    batch = record["batch"]
-    pictures = synthesiser.draw([record["prompt"]] * batch, record["negative_prompt"], [record["seed"]] * batch)
-    return _png(pictures[record["position"]])
+    _draw(config, plan(config, _training_pairs(config)[1]), part)
 
 
-def _build(config: Config, corpus: Path, folder: Path) -> None:
-    data, settings = config.data, config.synthesis
-    accepted = [pair for pair in read_corpus(corpus) if pair.split == "train"]
-    pairs = draw_pairs(accepted, data.triplets, data.captions_per_image, data.seed)
+def plan(config: Config, pairs: Sequence[Pair]) -> list[Shard]:
+    """The tar shards of the pictures that ``pairs`` need, ``synthesis.shard`` in each; none for synthesiser "none"."""
+    settings = config.synthesis
     if not pairs:
-        raise BncapError(f"{corpus.name} has no accepted training pair; lower data.threshold and make it again")
+        raise BncapError(
+            f"{paths.short_name(_corpus(config))} has no accepted training pair; lower data.threshold and make it again"
+        )
+    if (tokens := settings.english_tokens + settings.target_tokens) > WINDOW:
+        raise BncapError(
+            f"synthesis.english_tokens + synthesis.target_tokens = {tokens}: the text encoders read {WINDOW} tokens "
+            "of a prompt; lower one of the two"
+        )
+    wanted = [pair for pair in pairs if not pair.synthetic]
+    if config.components.synthesiser == NONE or not wanted:
+        return []
+    count, tokenizers = -(-len(wanted) // settings.shard), load_tokenizers(config)
+    parts = [wanted[start : start + settings.shard] for start in range(0, len(wanted), settings.shard)]
+    return [Shard(config, number, count, part, tokenizers) for number, part in enumerate(parts)]
+
+
+def _draw(config: Config, shards: Sequence[Shard], part: tuple[int, int] | None) -> None:
+    processes = min(torch.cuda.device_count(), len(shards))
+    if part is None and processes > 1:
+        jobs = [(config, number, processes) for number in range(1, processes + 1)]
+        workers.run_parallel(_draw_on_gpu, jobs, processes, "synthetic pictures, a process for each GPU")
+        return
+    number, count = part or (1, 1)
+    left = [shard for shard in shards if shard.number % count == number - 1 and not shard.is_drawn()]
+    if not left:
+        print("synthetic pictures: none is left to draw")
+        return
     synthesiser = load_synthesiser(config)
-    requests = [_request(pair, i % settings.batch, config, synthesiser) for i, pair in enumerate(pairs)]
-    with tqdm(total=len(requests), desc="synthetic pictures", unit="picture") as bar:
-        for start in range(0, len(requests), settings.batch):
-            batch = requests[start : start + settings.batch]
-            if not all(_is_whole(folder, request) for request in batch):
-                _draw_batch(folder, batch, synthesiser, settings)
-            bar.update(len(batch))
-    rows = [(p.caption_id, p.image_id, p.image, f"images/{p.caption_id}.png", p.en, p.bn) for p in pairs]
-    write_csv(folder / "triplets.csv", TRIPLETS_HEADER, rows)
+    estimate = Estimate(sum(shard.missing() for shard in left), f"part {number} of {count}, " if count > 1 else "")
+    with tqdm(total=sum(len(shard.pairs) for shard in left), desc="synthetic pictures", unit="picture") as bar:
+        for done, shard in enumerate(left):
+            if done:
+                deadline.check(f"{left[done - 1].name}, which is finished")
+            shard.draw(synthesiser, estimate, bar)
+
+
+def _draw_on_gpu(config: Config, number: int, count: int) -> None:
+    """Part ``number`` of ``count`` on the GPU of that number; runs in a process of its own."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[number - 1]  # before anything asks CUDA what there is
+    draw_shards(config, (number, count))
+
+
+def _recipe(config: Config, shards: Sequence[Shard]) -> dict[str, Any]:
+    """What ``images-s<seed>`` is made from, for :func:`bncap.artifacts.run_step`."""
+    named = component_names(config)
+    settings = {
+        "triplets": config.data.triplets,
+        "captions_per_image": config.data.captions_per_image,
+        "lang": config.data.lang,
+        "seed": config.data.seed,
+        "synthesis": asdict(config.synthesis),
+        "synthesiser": named,
+    }
+    inputs = [_corpus(config), *(shard.folder for shard in shards)]
+    return {"settings": settings, "inputs": inputs, "components": named, "config": config}
+
+
+def _is_current(folder: Path, config: Config, shards: Sequence[Shard]) -> bool:
+    """Whether the list and all shards are there and match; quicker than counting the tokens of every prompt again."""
+    if not all(artifacts.is_finished(path) for path in (folder, *(shard.folder for shard in shards))):
+        return False
+    return artifacts.read_manifest(folder)["key"] == artifacts.Step(**_recipe(config, shards)).key
+
+
+def _merge(config: Config, shards: Sequence[Shard], pairs: Sequence[Pair], accepted: int, folder: Path) -> None:
+    names, prompts, hashes = {}, [], []
+    for shard in shards:
+        made = shard.require()
+        prompts += artifacts.read_csv(made / pictures.PROMPTS)
+        for row in artifacts.read_csv(made / pictures.INDEX):
+            names[int(row["caption_id"])] = f"{made.name}/{row['caption_id']}.png"
+            hashes.append(row["sha256"])
+    hashes += [_brought_hash(config, pair) for pair in pairs if pair.synthetic]
+    names |= {pair.caption_id: pair.synthetic for pair in pairs if pair.synthetic}
+    rows = [(p.caption_id, p.image_id, p.image, names.get(p.caption_id, ""), p.en, p.target) for p in pairs]
+    artifacts.write_csv(folder / "triplets.csv", TRIPLETS_HEADER, rows)
+    if prompts:
+        artifacts.write_csv(folder / pictures.PROMPTS, list(prompts[0]), [list(row.values()) for row in prompts])
     counts = {
-        "accepted_train_pairs": len(accepted),
-        "triplets_wanted": data.triplets,
+        "accepted_train_pairs": accepted,
+        "triplets_wanted": config.data.triplets,
         "triplets": len(pairs),
         "real_images": len({pair.image_id for pair in pairs}),
-        "prompts_cut": sum(bool(request.cut.cut_en or request.cut.cut_target) for request in requests),
+        "paired": len(names),
+        "drawn_images": sum(len(shard.pairs) for shard in shards),
+        "drawn_bytes": sum((shard.folder / pictures.TAR).stat().st_size for shard in shards),
+        # every picture takes part in the hash of this file, and so in the key of what is made from the pictures
+        "pictures_sha256": hashlib.sha256("".join(hashes).encode()).hexdigest(),
+        **prompt_counts(prompts),
     }
-    write_json(folder / "counts.json", counts)
+    artifacts.write_json(folder / "counts.json", counts)
 
 
-def _request(pair: Pair, position: int, config: Config, synthesiser: Synthesiser) -> Request:
-    cut = fit_prompt(pair.en, pair.bn, config.synthesis, config.data.lang, synthesiser.count_tokens)
-    prompt = joint_prompt(cut.en, cut.target, language_name(config.data.lang))
-    return Request(pair, prompt, image_seed(config.synthesis.seed, pair.caption_id), position, cut)
+def prompt_counts(prompts: Sequence[dict[str, str]]) -> dict[str, float]:
+    """Of the rows of ``prompts.csv``: how many prompts were cut, and how many words of each language survive."""
+    halves = [("en_words", "en_words_kept"), ("target_words", "target_words_kept")]
+    cut = sum(any(row[kept] != row[words] for words, kept in halves) for row in prompts)
+    counts = {"prompts": len(prompts), "prompts_cut": cut, "prompts_cut_share": _share(cut, len(prompts))}
+    for words, kept in halves:
+        counts |= {name: sum(int(row[name]) for row in prompts) for name in (words, kept)}
+        counts[f"{kept}_share"] = _share(counts[kept], counts[words])
+    return counts
 
 
-def _draw_batch(folder: Path, batch: Sequence[Request], synthesiser: Synthesiser, settings: Synthesis) -> None:
-    """Draw one batch and write it; the last one is filled up with its last request, as all have the same shape."""
-    full = [*batch, *[batch[-1]] * (settings.batch - len(batch))]
-    pictures = synthesiser.draw([r.prompt for r in full], settings.negative_prompt, [r.seed for r in full])
-    for request, picture in zip(batch, pictures, strict=False):
-        content = _png(picture)
-        path = folder / "images" / f"{request.pair.caption_id}.png"
-        with atomic(path) as temporary:
-            temporary.write_bytes(content)
-        record = _sidecar(request, synthesiser, settings) | {"image_sha256": hashlib.sha256(content).hexdigest()}
-        write_json(path.with_suffix(".json"), record)
+def _share(part: int, whole: int) -> float:
+    return round(part / whole, 4) if whole else 0.0
 
 
-def _sidecar(request: Request, synthesiser: Synthesiser, settings: Synthesis) -> dict[str, Any]:
-    return {
-        "caption_id": request.pair.caption_id,
-        "prompt": request.prompt,
-        "prompt_sha256": hashlib.sha256(request.prompt.encode()).hexdigest(),
-        "cut_en": request.cut.cut_en,
-        "cut_target": request.cut.cut_target,
-        "negative_prompt": settings.negative_prompt,
-        "seed": request.seed,
-        "side": settings.side,
-        "batch": settings.batch,
-        "position": request.position,
-        "components": synthesiser.components,
-        "packages": {name: package_versions()[name] for name in VERSIONED},
-    }
+def _brought_hash(config: Config, pair: Pair) -> str:
+    path = paths.data_path(config, pair.synthetic)
+    if not path.is_file():
+        raise BncapError(f"{path}, the synthetic picture of caption {pair.caption_id}, is missing; put it there")
+    return artifacts.file_hash(path)
 
 
-def _is_whole(folder: Path, request: Request) -> bool:
-    path = folder / "images" / f"{request.pair.caption_id}.png"
-    if not path.is_file() or not path.with_suffix(".json").is_file():
-        return False
-    record = read_json(path.with_suffix(".json"))
-    return (record["prompt"], record["seed"]) == (request.prompt, request.seed) and record["image_sha256"] == file_hash(
-        path
-    )
+def _training_pairs(config: Config) -> tuple[list[Pair], list[Pair]]:
+    """The accepted pairs of the training split, and those of them that become triplets."""
+    accepted = [pair for pair in read_corpus(_corpus(config)) if pair.split == "train"]
+    return accepted, draw_pairs(accepted, config.data.triplets, config.data.captions_per_image, config.data.seed)
 
 
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
+def _corpus(config: Config) -> Path:
+    return paths.step_dir(config.profile, "01_data_build", "corpus", config.data.seed)

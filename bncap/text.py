@@ -9,9 +9,14 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from functools import lru_cache
+from collections.abc import Iterable
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
 
 from bncap.errors import BncapError
+
+if TYPE_CHECKING:
+    from nltk.stem.porter import PorterStemmer
 
 NORMALISER = "bncap-1"
 """Name of the rules below for metric signatures; raise the number whenever a rule changes."""
@@ -33,6 +38,12 @@ LANGUAGES = {
 
 UNSPACED = frozenset({"ja", "km", "my", "th", "zh"})
 """Languages written without blanks between words; their tokens are characters."""
+
+SNOWBALL = {
+    "ar": "arabic", "de": "german", "es": "spanish", "fi": "finnish", "fr": "french", "it": "italian", "nl": "dutch",
+    "pt": "portuguese", "ro": "romanian", "ru": "russian", "sv": "swedish",
+}  # fmt: skip
+"""Languages with one of nltk's Snowball stemmers, by its name there."""
 
 HASANTA = "\u09cd"
 
@@ -125,6 +136,26 @@ def normalise(text: str, lang: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+_SCRIPTS = {
+    "ar": "ARABIC", "fa": "ARABIC", "ur": "ARABIC", "ps": "ARABIC", "he": "HEBREW", "ru": "CYRILLIC", "uk": "CYRILLIC",
+    "mk": "CYRILLIC", "mn": "CYRILLIC", "kk": "CYRILLIC", "ka": "GEORGIAN", "hi": "DEVANAGARI", "mr": "DEVANAGARI",
+    "ne": "DEVANAGARI", "bn": "BENGALI", "gu": "GUJARATI", "ta": "TAMIL", "te": "TELUGU", "ml": "MALAYALAM",
+    "si": "SINHALA", "th": "THAI", "km": "KHMER", "my": "MYANMAR", "ko": "HANGUL", "zh": "CJK",
+    "ja": ("CJK", "HIRAGANA", "KATAKANA"),
+}  # fmt: skip
+"""Beginnings of the Unicode names of a language's letters; Latin for the others."""
+
+
+def share_in_script(texts: Iterable[str], lang: str) -> float:
+    """Share of the letters of ``texts`` that are of the script that ``lang`` is written in; 1 where there are none.
+
+    Raises BncapError for an unknown language.
+    """
+    script = _SCRIPTS.get(iso(lang), "LATIN")
+    letters = [char for text in texts for char in text if unicodedata.category(char)[0] == "L"]
+    return sum(unicodedata.name(char, "").startswith(script) for char in letters) / len(letters) if letters else 1.0
+
+
 def _set_punctuation_apart(text: str) -> str:
     pieces = []
     for before, char, after in zip(" " + text, text, text[1:] + " ", strict=False):
@@ -164,26 +195,61 @@ def tokenise(text: str, lang: str) -> list[str]:
     return tokens
 
 
+def stemmer_name(lang: str) -> str:
+    """What :func:`stem` uses for a language: "bncap-1 light", "Porter", "Snowball", or "" where it changes nothing.
+
+    ``lang`` is an mBART-50 or ISO code; raises BncapError if it is unknown.
+    """
+    language = iso(lang)
+    if language == "bn":
+        return f"{NORMALISER} light"
+    return "Porter" if language == "en" else "Snowball" if language in SNOWBALL else ""
+
+
 @lru_cache(maxsize=65536)
 def stem(token: str, lang: str) -> str:
     """What is left of a normalised token without its inflection; the token itself where a language has no stemmer.
 
-    Bengali, light and inflectional only: classifiers (টি টা গুলি গুলো), human plurals (রা দের), case (র ের কে তে ে য়),
-    the longest first, again and again until none comes off (গাছগুলোকে -> গাছগুলো -> গাছ), so that an inflected word and
-    the bare one end equal even where the bare one happens to end like a suffix.  A suffix stays where fewer than two
-    orthographic syllables would be left (মাটি, হাতে keeps its ত) or a conjunct would be cut (ঘণ্টা, পার্ক); র and তে
-    come off vowels only, as the grammar has it.  A stem need not be a word (ছেলে, ছেলের -> ছেল); verbs, emphatic ই and
-    ও, and derivation are left alone.
+    English: nltk's Porter stemmer, METEOR's own; the languages of :data:`SNOWBALL`: nltk's.  Both give lower case.
+    Bengali: a light stemmer of inflections, :func:`_stem_bengali`.
     """
-    if iso(lang) != "bn":
-        return token
+    language = iso(lang)
+    if language == "bn":
+        return _stem_bengali(token)
+    if language == "en":
+        # a stem of nothing would make unlike tokens equal
+        return _porter().stem(token) or token
+    if language in SNOWBALL:
+        from nltk.stem.snowball import SnowballStemmer
+
+        # a new one for each word: the Arabic one remembers the word before
+        return SnowballStemmer(SNOWBALL[language]).stem(token) or token
+    return token
+
+
+@cache
+def _porter() -> PorterStemmer:
+    from nltk.stem.porter import PorterStemmer
+
+    return PorterStemmer()
+
+
+def _stem_bengali(token: str) -> str:
+    """Light and inflectional only: classifiers (টি টা গুলি গুলো), human plurals (রা দের), case (র ের কে তে ে য়).
+
+    The longest comes off first, again and again until none does (গাছগুলোকে -> গাছগুলো -> গাছ), so that an inflected
+    word and the bare one end equal even where the bare one happens to end like a suffix.  A suffix stays where fewer
+    than two orthographic syllables would be left (মাটি, হাতে keeps its ত) or a conjunct would be cut (ঘণ্টা, পার্ক); র
+    and তে come off vowels only, as the grammar has it.  A stem need not be a word (ছেলে, ছেলের -> ছেল); verbs, emphatic
+    ই and ও, and derivation are left alone.
+    """
     token = unicodedata.normalize("NFC", token)
     for suffix, follows in _BENGALI_SUFFIXES:
         root = token.removesuffix(suffix)
         if root == token or root.endswith(HASANTA) or (follows and root[-1:] not in follows):
             continue
         if _syllables(root) >= 2:
-            return stem(root, lang)
+            return _stem_bengali(root)
     return token
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bncap import artifacts, checkpoints, objective
+from bncap import artifacts, checkpoints, deadline, objective
 from bncap.batches import Batch, Triplets
 from bncap.corpus import read_corpus
+from bncap.device import default_device
 from bncap.errors import BncapError
 from bncap.features import FeatureStore
 from bncap.losses import total
@@ -24,6 +27,8 @@ from bncap.settings import Config
 TERMS = ("ce", "pal", "infonce", "ot")
 STEP_COLUMNS = ("step", "epoch", *TERMS, *(f"weighted_{t}" for t in TERMS), "total", "grad_norm", "learning_rate")
 VALIDATION_COLUMNS = ("epoch", "step", "ce")
+LAST, BEST = "last", "best.safetensors"
+"""What a run goes on from: the state of training, and the weights of the best epoch so far."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +45,7 @@ def validation_set(model: Captioner, store: FeatureStore, corpus: Path, max_toke
     if not pairs:
         raise BncapError(f"{corpus.name}/corpus.csv has no validation pair: lower data.threshold or draw more images")
     rows = store.rows("validation", [pair.image for pair in pairs])
-    return Validation(store.take("validation", rows), model.labels([pair.bn for pair in pairs], max_tokens))
-
-
-def device_for_training() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Validation(store.take("validation", rows), model.labels([pair.target for pair in pairs], max_tokens))
 
 
 def autocast(device: torch.device) -> torch.autocast:
@@ -60,12 +61,14 @@ def train(
     """Train ``model`` in place and leave it with the weights of the epoch of lowest validation cross-entropy.
 
     ``steps.csv`` and ``validation.csv`` in ``folder`` grow as it runs; ``last/`` holds the state after the last whole
-    epoch, from which an interrupted run goes on to the same bytes.
+    epoch, or after the step at which the time was up, from which an interrupted run goes on to the same bytes.
 
     Returns:
         ``best_epoch`` and ``validation_ce`` of the weights that the model ends with.
+
+    Raises :class:`bncap.errors.OutOfTime` when the minutes of the run are used up, its state being saved.
     """
-    settings, device = config.train, device_for_training()
+    settings, device = config.train, default_device()
     model.to(device)
     if config.model.checkpointing:
         model.decoder.activation_checkpointing_enable({"use_reentrant": False})
@@ -76,8 +79,8 @@ def train(
     half = device.type == "cuda" and autocast(device).fast_dtype == torch.float16
     scaler = torch.amp.GradScaler(device.type, enabled=half)
     torch.manual_seed(seed)
-    best = folder / "best.safetensors"
-    record = checkpoints.load(folder / "last", model, optimizer, scheduler, scaler)
+    best = folder / BEST
+    record = checkpoints.load(folder / LAST, model, optimizer, scheduler, scaler)
     record = record or {"epoch": 0, "step": 0, "best_epoch": 0, "validation_ce": math.inf}
     _cut(folder / "steps.csv", STEP_COLUMNS, record["step"])
     _cut(folder / "validation.csv", VALIDATION_COLUMNS, record["epoch"])
@@ -87,7 +90,8 @@ def train(
 
     for epoch in range(record["epoch"], settings.epochs):
         model.train()
-        for batch, extra in _batches(triplets, config, seed, epoch):
+        done = record["step"] - epoch * steps_per_epoch
+        for batch, extra in _batches(triplets, config, seed, epoch, done):
             _unfreeze(model, record["step"], steps, settings.unfreeze)
             raw = _backward(model, batch.to(device), extra, config, weights, scaler)
             scaler.unscale_(optimizer)
@@ -100,6 +104,9 @@ def train(
             record["step"] += 1
             _log_step(folder / "steps.csv", record["step"], epoch + 1, raw, weights, float(norm), rate)
             bar.update()
+            if deadline.reached():
+                checkpoints.save(folder / LAST, model, optimizer, scheduler, scaler, record)
+                deadline.check(f"{label}: step {record['step']} of {steps}")
         ce = validation_ce(model, validation, settings.batch)
         _append(folder / "validation.csv", [epoch + 1, record["step"], f"{ce:.6f}"])
         if ce < record["validation_ce"]:
@@ -107,11 +114,17 @@ def train(
             with artifacts.atomic(best) as temporary:
                 checkpoints.save_weights(temporary, model)
         record["epoch"] = epoch + 1
-        checkpoints.save(folder / "last", model, optimizer, scheduler, scaler, record)
+        checkpoints.save(folder / LAST, model, optimizer, scheduler, scaler, record)
     bar.close()
     checkpoints.put_weights(model, checkpoints.read_tensors(best))
     model.eval()
     return {"best_epoch": record["best_epoch"], "validation_ce": record["validation_ce"]}
+
+
+def tidy(folder: Path) -> None:
+    """Remove what only an unfinished run needs: at full size about four fifths of the folder."""
+    shutil.rmtree(folder / LAST, ignore_errors=True)
+    (folder / BEST).unlink(missing_ok=True)
 
 
 def _optimisation(
@@ -132,14 +145,16 @@ def _optimisation(
     return optimizer, scheduler
 
 
-def _batches(triplets: Triplets, config: Config, seed: int, epoch: int) -> Iterator[tuple[Batch, Batch | None]]:
-    """Batches of one epoch; for ``ce_on = "real+real"`` each with as many further real captions."""
+def _batches(
+    triplets: Triplets, config: Config, seed: int, epoch: int, done: int
+) -> Iterator[tuple[Batch, Batch | None]]:
+    """Batches of one epoch but the first ``done``; for ``ce_on = "real+real"`` each with as many more real captions."""
     size = config.train.batch
-    rows = triplets.epoch(seed, epoch, size)
+    rows = islice(triplets.epoch(seed, epoch, size), done, None)
     if config.loss.ce_on != "real+real":
         yield from ((triplets.batch(r), None) for r in rows)
     else:
-        others = triplets.epoch(seed + 1_000_003, epoch, size)
+        others = islice(triplets.epoch(seed + 1_000_003, epoch, size), done, None)
         yield from ((triplets.batch(r), triplets.batch(o)) for r, o in zip(rows, others, strict=True))
 
 

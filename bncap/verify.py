@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from bncap.errors import BncapError
+from bncap.loading import has_words, loading
 
 THRESHOLDS = tuple(round(0.30 + 0.01 * step, 2) for step in range(61))
 """Where acceptance is measured: 0.30 to 0.90, the paper's 0.55 among them."""
@@ -19,19 +21,21 @@ EMPTY = -1.0
 """Similarity of a pair with an empty side: the lowest cosine, as nothing cannot mean what the other side says."""
 
 
-def cosine(en_embeddings: np.ndarray, bn_embeddings: np.ndarray) -> np.ndarray:
-    """Eq. (4): s_i = cos(φ(y_i^en), φ(y_i^bn)).
+def cosine(en_embeddings: np.ndarray, target_embeddings: np.ndarray) -> np.ndarray:
+    """Eq. (4): s_i = cos(φ(y_i^en), φ(y_i^bn)), with the target language in the place of bn.
 
     Both (N, D) float, row i of one a translation of row i of the other, of any length above zero -> (N,) in [-1, 1].
     Raises ValueError for different shapes and for a row of zeros, whose direction is undefined.
     """
-    if en_embeddings.shape != bn_embeddings.shape or en_embeddings.ndim != 2:
-        raise ValueError(f"expected two (N, D) arrays of one shape, got {en_embeddings.shape}, {bn_embeddings.shape}")
-    norms = np.linalg.norm(en_embeddings, axis=1) * np.linalg.norm(bn_embeddings, axis=1)
+    if en_embeddings.shape != target_embeddings.shape or en_embeddings.ndim != 2:
+        raise ValueError(
+            f"expected two (N, D) arrays of one shape, got {en_embeddings.shape}, {target_embeddings.shape}"
+        )
+    norms = np.linalg.norm(en_embeddings, axis=1) * np.linalg.norm(target_embeddings, axis=1)
     if not np.all(norms > 0):
         raise ValueError(f"row {int(np.argmin(norms > 0))} has an embedding of length 0 or NaN")
     # rounding may carry the cosine of equal vectors past 1
-    return np.clip((en_embeddings * bn_embeddings).sum(axis=1) / norms, -1.0, 1.0)
+    return np.clip((en_embeddings * target_embeddings).sum(axis=1) / norms, -1.0, 1.0)
 
 
 def accepted(similarity: np.ndarray, threshold: float) -> np.ndarray:
@@ -42,24 +46,29 @@ def accepted(similarity: np.ndarray, threshold: float) -> np.ndarray:
 
 
 class Verifier:
-    """A bilingual sentence encoder φ such as LaBSE: a local folder or a hub name, no code from the hub is run."""
+    """A bilingual sentence encoder φ such as LaBSE, from its folder; no code from it is run.
+
+    Raises :class:`BncapError`, naming the folder, if it cannot be loaded or lacks a file.
+    """
 
     def __init__(self, path: str) -> None:
         from sentence_transformers import SentenceTransformer
+        from transformers import PreTrainedTokenizerBase
 
-        try:
+        with loading("verifier", path):
             self.encoder = SentenceTransformer(path, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise BncapError(
-                f"verifier {path} cannot be loaded ({error}); put the model in that folder or set BNCAP_MODELS"
-            ) from error
+        # both of these sentence-transformers makes up where a file is missing: a pooling, and an empty vocabulary
+        if not Path(path, "modules.json").is_file():
+            raise BncapError(f"verifier {path} is no sentence-transformers model, or not whole: it has no modules.json")
+        if isinstance(self.encoder.tokenizer, PreTrainedTokenizerBase) and not has_words(self.encoder.tokenizer):
+            raise BncapError(f"verifier {path} lacks its vocabulary file; fetch it anew, whole")
 
-    def similarity(self, en: Sequence[str], bn: Sequence[str]) -> np.ndarray:
+    def similarity(self, en: Sequence[str], target: Sequence[str]) -> np.ndarray:
         """Cosine (Eq. 4) of each pair of texts -> (N,) float32; :data:`EMPTY` where one of the two is blank."""
         similarity = np.full(len(en), EMPTY, dtype=np.float32)
-        filled = [i for i, pair in enumerate(zip(en, bn, strict=True)) if all(text.strip() for text in pair)]
+        filled = [i for i, pair in enumerate(zip(en, target, strict=True)) if all(text.strip() for text in pair)]
         if filled:
-            similarity[filled] = cosine(*(self._encode([texts[i] for i in filled]) for texts in (en, bn)))
+            similarity[filled] = cosine(*(self._encode([texts[i] for i in filled]) for texts in (en, target)))
         return similarity
 
     def _encode(self, texts: list[str]) -> np.ndarray:

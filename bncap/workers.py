@@ -64,6 +64,21 @@ def run_parallel(
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread in here: the order of a sum, and with it the last bit, depends on how many threads share it."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
 def _environment(**variables: str) -> Iterator[None]:
     """Set environment variables for the processes that start meanwhile."""
     before = {name: os.environ.get(name) for name in variables}

@@ -67,3 +67,13 @@ def artifacts_dir(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("BNCAP_ARTIFACTS", str(tmp_path / "artifacts"))
     monkeypatch.setenv("BNCAP_FIGURES", str(tmp_path / "figures"))
     return tmp_path / "artifacts"
+
+
+@pytest.fixture(scope="session")
+def standins(tmp_path_factory) -> Path:
+    """A folder for ``BNCAP_MODELS``: tiny random checkpoints under their hub names."""
+    from bncap.mini.standins import build_standins
+
+    folder = tmp_path_factory.mktemp("models")
+    build_standins(folder)
+    return folder

@@ -53,7 +53,7 @@ def captions_of(variant: str, seed: int) -> list[tuple[str, str, float]]:
 def make_rest(config: Config) -> None:
     """What the report needs beside runs: synthesis, encoders, alignment summaries and a picture for each figure."""
     images = paths.step_dir(config.profile, "02_synthesis", "images", config.data.seed)
-    finish(images, {"counts.json": {"triplets": 40, "real_images": 37}})
+    finish(images, {"counts.json": {"paired": 40, "real_images": 37}})
     for part, kind in (("vit", 0.45), ("cnn", 0.675)):
         folder = paths.step_dir(config.profile, "00_mini_world", part, config.data.seed)
         finish(folder, {"figures.json": {"kind_real": kind, "kind_ood": kind / 3, "kind_synthetic": kind}})

@@ -30,7 +30,7 @@ def write_features(folder):
 
 
 def write_triplets(folder, captions):
-    header = ("caption_id", "image_id", "image", "synthetic", "en", "bn")
+    header = ("caption_id", "image_id", "image", "synthetic", "en", "target")
     rows = [(f"synthetic{i}", i, f"train{i}", "x.png", "", captions[i % len(captions)]) for i in range(PAIRS)]
     artifacts.write_csv(folder / "triplets.csv", header, rows)
 
@@ -40,7 +40,7 @@ def write_runs(config, captioner):
     for variant in ("ce_real", "pal_infonce_ot"):
 
         def files(folder, variant=variant):
-            captioner.save(folder / "initial", {})
+            captioner.save_initial(folder / "initial", {})
             kept = captioner.bridge.projection.weight.detach().clone()
             with torch.no_grad():
                 if variant == "pal_infonce_ot":
@@ -52,9 +52,9 @@ def write_runs(config, captioner):
 
 
 @pytest.fixture
-def world(artifacts_dir, captioner, sentences, monkeypatch):
+def world(artifacts_dir, captioner, mbart_folder, sentences, monkeypatch):
     """Finished inputs of the step; UMAP, whose own test is elsewhere, gives way to the first two dimensions."""
-    config = get_config("smoke", [f"experiment.umap_pairs={PAIRS}"])
+    config = get_config("smoke", [f"experiment.umap_pairs={PAIRS}", f"components.decoder={mbart_folder}"])
     make_step(paths.step_dir("smoke", "02_synthesis", "features", 42), write_features)
     make_step(paths.step_dir("smoke", "02_synthesis", "images", 42), lambda f: write_triplets(f, sentences))
     write_runs(config, captioner)
@@ -106,7 +106,7 @@ def test_runs_that_start_from_different_weights_are_refused(world, captioner):
         captioner.bridge.projection.weight.mul_(-1)
 
     def files(target):
-        captioner.save(target / "initial", {})
+        captioner.save_initial(target / "initial", {})
         captioner.save(target / "best", {})
 
     make_step(folder, files)

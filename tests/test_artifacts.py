@@ -61,6 +61,17 @@ def test_a_plain_file_counts_as_an_input(artifacts_dir, tmp_path):
     assert make(inputs=[source]) == 1
 
 
+def test_each_of_two_inputs_of_one_name_counts(artifacts_dir, tmp_path):
+    sources = [tmp_path / part / "captions.json" for part in ("train", "val")]
+    for source in sources:
+        artifacts.write_text(source, "1")
+    assert make(inputs=sources) == 1
+    assert make(inputs=sources) == 0
+    for source in sources:
+        source.write_text("2")
+        assert make(inputs=sources) == 1
+
+
 def test_the_manifest_records_what_reproduction_needs(artifacts_dir):
     make()
     manifest = artifacts.read_json(step() / "manifest.json")

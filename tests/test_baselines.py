@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from bncap.baselines import BASELINES, build_baseline, load_baseline, load_gpt2
 from bncap.batches import Batch
@@ -268,8 +271,6 @@ def test_a_gpt2_tokenizer_with_an_end_mark_alone_begins_and_pads_with_it(tmp_pat
 
 
 def test_pretrained_gpt2_weights_arrive_and_a_checkpoint_that_lacks_some_is_refused(gpt2_folder, tmp_path, sentences):
-    from safetensors.torch import load_file, save_file
-
     weights = load_file(gpt2_folder / "model.safetensors")
     decoder, _ = load_gpt2(str(gpt2_folder))
     rows = weights["transformer.wte.weight"]
@@ -278,8 +279,65 @@ def test_pretrained_gpt2_weights_arrive_and_a_checkpoint_that_lacks_some_is_refu
     broken = make_gpt2(tmp_path, sentences, eos_token="<s>")
     del weights["transformer.h.1.mlp.c_fc.weight"]
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
-    with pytest.raises(BncapError, match=r"lacks transformer\.h\.1\.mlp\.c_fc\.weight"):
+    with pytest.raises(BncapError, match=r"lacks weights, such as transformer\.h\.1\.mlp\.c_fc\.weight"):
         load_gpt2(str(broken))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_damaged_gpt2_is_an_error_that_names_its_folder(gpt2_folder, tmp_path, file):
+    shutil.copytree(gpt2_folder, tmp_path / "cut")
+    cut(tmp_path / "cut" / file)
+    with pytest.raises(BncapError, match=r"cut: the GPT-2 \w+ cannot be loaded \(.+\); make or fetch it again"):
+        load_gpt2(str(tmp_path / "cut"))
+
+
+def test_a_missing_gpt2_and_another_model_in_its_place_are_errors(tmp_path, mbart_folder):
+    with pytest.raises(BncapError, match="none: there is no such folder"):
+        load_gpt2(str(tmp_path / "none"))
+    with pytest.raises(BncapError, match="holds a model of type mbart, where the GPT-2 decoder should be of type gpt2"):
+        load_gpt2(str(mbart_folder))
+
+
+def test_a_damaged_run_of_a_baseline_is_an_error(model, name, tmp_path):
+    with pytest.raises(BncapError, match="holds no captioner"):
+        load_baseline(name, tmp_path)
+    model.save(tmp_path, {})
+    other = next(other for other in NAMES if other != name)
+    with pytest.raises(BncapError, match="does not hold the baseline|of type|no tokenizer"):
+        load_baseline(other, tmp_path)
+    weights = load_file(tmp_path / "decoder/model.safetensors")
+    lost = next(key for key in sorted(weights) if "bias" in key)
+    del weights[lost]
+    save_file(weights, tmp_path / "decoder/model.safetensors", {"format": "pt"})
+    with pytest.raises(BncapError, match=f"lacks weights, such as {lost}"):
+        load_baseline(name, tmp_path)
+    cut(tmp_path / "decoder/model.safetensors")
+    with pytest.raises(BncapError, match="cannot be loaded"):
+        load_baseline(name, tmp_path)
+    save_file({"projection.weight": torch.zeros(2, 2)}, tmp_path / "bridge.safetensors")
+    model.decoder.save_pretrained(tmp_path / "decoder")
+    with pytest.raises(BncapError, match="does not fit the decoder beside it"):
+        load_baseline(name, tmp_path)
+
+
+def test_the_lstm_shares_a_trimmed_vocabulary_and_keeps_it(settings, sentences, tmp_path):
+    captions = list(sentences[:2])
+    model = build_baseline("cnn_lstm", settings, CHANNELS, captions).eval()
+    whole = build_baseline("cnn_lstm", settings, CHANNELS).eval()
+    kept = model.vocabulary.kept
+    assert model.decoder.config.vocab_size == len(kept) < whole.decoder.config.vocab_size
+    labels, expected = model.labels(captions, MAX_TOKENS), whole.labels(captions, MAX_TOKENS)
+    assert torch.equal(kept[labels.clamp(min=0)][labels.ne(IGNORED)], expected[expected.ne(IGNORED)])
+    sharpen(model)
+    found = caption(model, features(2), Decode(beams=2), 12)
+    assert {t for c in found for t in c.tokens} <= set(kept.tolist())
+    assert all(c.tokens[1] == whole.language_id for c in found)
+    model.save(tmp_path, {})
+    assert caption(load_baseline("cnn_lstm", tmp_path), features(2), Decode(beams=2), 12) == found
 
 
 def test_the_lstm_is_twice_as_wide_as_the_main_decoder(settings):

@@ -116,8 +116,26 @@ def test_wrong_encoders_are_errors_with_a_remedy(checkpoints, tmp_path):
         load_bertscore(checkpoints["with"])
     with pytest.raises(BncapError, match="layers 1 to 2, not 9"):
         load_bertscore(checkpoints["with"], num_layers=9)
-    with pytest.raises(BncapError, match="cannot read"):
+    with pytest.raises(BncapError, match="BERTScore model cannot be loaded"):
         load_bertscore(tmp_path, num_layers=2)
+
+
+@pytest.mark.parametrize("size", [0, 5000])
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_damaged_checkpoint_is_one_line_with_its_folder(checkpoints, tmp_path, file, size):
+    folder = shutil.copytree(checkpoints["with"], tmp_path / "bert")
+    (folder / file).write_bytes((folder / file).read_bytes()[: size // (1 if file == "model.safetensors" else 20)])
+    with pytest.raises(BncapError, match=rf"^{folder}: the BERTScore model cannot be loaded \(.+\); .+$"):
+        load_bertscore(folder, num_layers=2)
+
+
+def test_a_checkpoint_without_any_vocabulary_is_an_error(checkpoints, tmp_path):
+    folder = shutil.copytree(checkpoints["with"], tmp_path / "bert")
+    for path in folder.iterdir():
+        if path.name.startswith(("tokenizer", "vocab", "special")):
+            path.unlink()
+    with pytest.raises(BncapError, match="BERTScore model"):
+        load_bertscore(folder, num_layers=2)
 
 
 def test_a_checkpoint_that_lacks_weights_is_an_error(checkpoints, tmp_path):
@@ -127,5 +145,5 @@ def test_a_checkpoint_that_lacks_weights_is_an_error(checkpoints, tmp_path):
     weights = load_file(folder / "model.safetensors")
     kept = {name: tensor for name, tensor in weights.items() if "layer.1" not in name}
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(BncapError, match="lacks .* weights"):
+    with pytest.raises(BncapError, match=r"half lacks weights, such as \S*layer\.1"):
         load_bertscore(folder, num_layers=2)

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from bncap import captioning, features
-from bncap.artifacts import MANIFEST, write_json
+from bncap.artifacts import MANIFEST, read_json, write_json
+from bncap.config import get_config
 from bncap.errors import BncapError
 
 
@@ -30,13 +31,14 @@ class TinyEncoder:
 
 
 @pytest.fixture
-def run(artifacts_dir, captioner, monkeypatch):
+def run(artifacts_dir, captioner, mbart_folder, monkeypatch):
     """Two finished runs of the main model; the second, of seed 1, was finished last."""
     monkeypatch.setattr(captioning, "Encoder", TinyEncoder)
     monkeypatch.setattr(captioning, "seen_picture", lambda encoder, picture: picture.resize((30, 30)))
     for seed, hour in ((1, 12), (2, 11)):
         folder = artifacts_dir / "smoke" / "04_training" / f"pal_infonce_ot.weights-s{seed}"
-        captioner.save(folder / "best", {})
+        origin = {"profile": "smoke", "encoder": "mini:encoder", "pretrained": str(mbart_folder)}
+        captioner.save(folder / "best", origin)
         write_json(folder / MANIFEST, {"finished": f"2026-01-01T{hour}:00:00+0000"})
     return folder.with_name("pal_infonce_ot.weights-s1")
 
@@ -73,7 +75,32 @@ def test_a_picture_is_turned_as_its_exif_says(run, tmp_path):
 def test_the_run_that_was_finished_last_is_taken_and_named(run, tmp_path, capsys):
     captioning.caption_pictures([picture(tmp_path / "a.png")], "smoke")
     assert "pal_infonce_ot.weights-s1" in capsys.readouterr().err
-    assert captioning.newest_run("smoke") == run / "best"
+    assert captioning.newest_run("smoke") == captioning.newest_run() == run / "best"
+
+
+def test_without_a_main_model_the_newest_of_cross_entropy_alone_is_taken(run, artifacts_dir):
+    own = artifacts_dir / "own" / "04_training" / "ce_real.weights-s1"
+    own.mkdir(parents=True)
+    write_json(own / MANIFEST, {"finished": "2030-01-01T00:00:00+0000"})
+    assert captioning.newest_run() == run / "best"
+    assert captioning.newest_run("own") == own / "best"
+    with pytest.raises(BncapError, match="no trained model under kaggle"):
+        captioning.newest_run("kaggle")
+
+
+def test_a_run_that_does_not_say_its_encoder_is_refused(run, tmp_path):
+    write_json(run / "best" / "captioner.json", {"last_k": 2, "lang": "bn_IN"})
+    with pytest.raises(BncapError, match="which encoder"):
+        captioning.caption_pictures([picture(tmp_path / "a.png")], "smoke")
+
+
+def test_an_exported_decoder_loads_as_a_plain_checkpoint(run, captioner, tmp_path, capsys):
+    from transformers import MBartForConditionalGeneration
+
+    folder = captioning.export(tmp_path / "plain", run=run)
+    again = MBartForConditionalGeneration.from_pretrained(folder)
+    wanted = captioner.decoder.model.decoder.layers[0].fc1.weight
+    assert torch.equal(again.model.decoder.layers[0].fc1.weight, wanted)
 
 
 def test_a_run_may_be_named_by_its_weights_or_by_its_scores(run, tmp_path, capsys):
@@ -110,6 +137,44 @@ def test_what_cannot_be_captioned_is_named(run, tmp_path, make, said):
         captioning.caption_pictures([make(tmp_path)], "smoke")
 
 
+def test_a_file_that_attention_cannot_be_drawn_into_is_named_before_any_work(artifacts_dir, tmp_path):
+    file = picture(tmp_path / "a.png")
+    (tmp_path / "folder.png").mkdir()
+    for bad in (file / "words.png", tmp_path / "words.jpg", tmp_path / "folder.png"):  # there is no model to be loaded
+        with pytest.raises(BncapError, match=bad.name):
+            captioning.caption_pictures([file], attention_png=bad)
+    with pytest.raises(BncapError, match="1 to 20 pictures"):
+        captioning.caption_pictures([file] * 21, attention_png=tmp_path / "words.png")
+
+
+def test_a_folder_of_any_size_is_opened_a_batch_at_a_time(run, tmp_path, monkeypatch):
+    held, most = [], []
+
+    def counting(encoder, pictures):
+        most.append(len(pictures))
+        return TinyEncoder.__call__(encoder, pictures)
+
+    monkeypatch.setattr(captioning, "Encoder", type("Counting", (TinyEncoder,), {"__call__": counting}))
+    for number in range(5):
+        held.append(picture(tmp_path / f"{number}.png"))
+    found = captioning.caption_pictures([tmp_path], "smoke", overrides=["features.batch=2"])
+    assert [f.picture for f in found] == held
+    assert most == [2, 2, 1]
+
+
+@pytest.mark.parametrize("wrong", [{"last_k": "2"}, {"lang": 3}, {"encoder": 5}, {"profile": None}])
+def test_a_record_that_another_program_wrote_is_refused(run, tmp_path, wrong):
+    path = run / "best" / "captioner.json"
+    write_json(path, read_json(path) | wrong)
+    with pytest.raises(BncapError, match=r"captioner\.json"):
+        captioning.caption_pictures([picture(tmp_path / "a.png")], "smoke")
+
+
+def test_a_profile_that_there_is_not_is_said_with_those_there_are(tmp_path):
+    with pytest.raises(BncapError, match="unknown profile 'kagle'.*kaggle"):
+        captioning.caption_pictures([picture(tmp_path / "a.png")], "kagle")
+
+
 def test_a_missing_model_is_told_with_the_command_that_makes_it(artifacts_dir, tmp_path):
     with pytest.raises(BncapError, match=r"run_all\.sh --profile smoke --to 04"):
         captioning.caption_pictures([picture(tmp_path / "a.png")], "smoke")
@@ -142,3 +207,13 @@ def test_a_damaged_model_is_named(run, tmp_path, file):
     with pytest.raises(BncapError, match=r"bridge\.safetensors|decoder|captioner\.json") as error:
         captioning.caption_pictures([picture(tmp_path / "a.png")], "smoke")
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_run_is_used_with_the_settings_that_it_was_made_with(run, tmp_path, monkeypatch):
+    made_with = get_config("smoke", ["world.retrain_encoder=True", "model.max_tokens=5"])
+    write_json(run / MANIFEST, {"finished": "2026-01-01T12:00:00+0000", "config": made_with.as_dict()})
+    seen = []
+    monkeypatch.setattr(captioning, "Encoder", lambda path: seen.append(path) or TinyEncoder(path))
+    (found,) = captioning.caption_pictures([picture(tmp_path / "a.png")], run=run)
+    assert seen[0].endswith("00_mini_world/encoder-s42")  # not the encoder that ships with the package
+    assert len(found.words) <= 5

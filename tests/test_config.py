@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import pytest
 
@@ -95,3 +96,10 @@ def test_table_3_has_seven_rows_and_the_matched_one():
 
 def test_as_dict_holds_every_section():
     assert set(get_config("mini").as_dict()) == {f.name for f in dataclasses.fields(Config)}
+
+
+def test_a_saved_configuration_comes_back_whatever_fields_have_gone_since():
+    config = get_config("smoke", ["experiment.seeds=(1, 2)", "train.epochs=3", "data.lang=hi_IN"])
+    saved = json.loads(json.dumps(config.as_dict()))
+    saved["train"]["gone"] = saved["gone"] = 1
+    assert Config.from_dict(saved) == config

@@ -1,7 +1,5 @@
 """What a step depends on: the settings and inputs that decide whether it is made again."""
 
-from pathlib import Path
-
 import pytest
 
 from bncap import artifacts, experiments, features, paths
@@ -15,9 +13,10 @@ def keys(monkeypatch, artifacts_dir):
     def of(profile, *overrides, variant="ce_real"):
         found = {}
 
-        def note(folder, *, settings, inputs, build, config, quiet=False):
+        def note(folder, *, settings, inputs, build, config, components=(), quiet=False):
             names = [path.relative_to(artifacts_dir) if path.is_relative_to(artifacts_dir) else path for path in inputs]
-            found[folder.parent.name + "/" + folder.name] = settings | {"inputs": sorted(map(str, names))}
+            depends = {"inputs": sorted(map(str, names)), "components": sorted(components)}
+            found[folder.parent.name + "/" + folder.name] = settings | depends
             assert config == get_config(profile, overrides)
             return folder
 
@@ -48,7 +47,7 @@ FEATURES, WEIGHTS, SCORES = "02_synthesis/features-s42", "04_training/ce_real.we
         ("components.decoder=facebook/mbart-large-50-one-to-many-mmt", {WEIGHTS}),
         ("components.bertscore=xlm-roberta-base", {SCORES}),
         ("components.bertscore_layer=8", {SCORES}),
-        ("components.encoder=timm/maxvit_tiny_tf_224.in1k", {FEATURES}),
+        ("components.encoder=timm/maxvit_tiny_tf_224.in1k", {FEATURES, WEIGHTS}),
         ("features.batch=3", {FEATURES}),
         ("decode.beams=2", {SCORES}),
         ("decode.batch=7", {SCORES}),
@@ -68,26 +67,18 @@ def test_the_gpt2_baseline_depends_on_its_own_decoder(keys):
     assert not changed(before, keys("paper", "components.decoder=other/mbart", variant="vit_gpt2"))
 
 
-def test_mini_steps_depend_on_the_pictures_and_the_components_that_notebook_00_made(keys):
+def test_mini_steps_depend_on_the_pictures_and_every_step_on_the_component_that_it_loads(keys):
     found = keys("mini")
     assert "mini/00_mini_world/world-s42" in found[FEATURES]["inputs"]
-    assert "mini/00_mini_world/decoder-s42" in found[WEIGHTS]["inputs"]
-    assert {"mini/00_mini_world/world-s42", "mini/00_mini_world/bertscore-s42"} <= set(found[SCORES]["inputs"])
-    shipped = str(paths.PACKAGE / "mini/checkpoints/maxvit_mini/model.safetensors")
-    assert shipped in found[FEATURES]["inputs"]
-    retrained = keys("mini", "world.retrain_encoder=True")
-    assert "mini/00_mini_world/encoder-s42" in retrained[FEATURES]["inputs"]
+    assert "mini/00_mini_world/world-s42" in found[SCORES]["inputs"]
+    loaded = {step: found[step]["components"] for step in (FEATURES, WEIGHTS, SCORES)}
+    assert loaded == {FEATURES: ["mini:encoder"], WEIGHTS: ["mini:decoder"], SCORES: ["mini:bertscore"]}
 
 
-def test_a_local_component_counts_by_its_weights_and_one_in_the_hubs_cache_by_its_name(tmp_path, monkeypatch):
-    config = get_config("paper")
-    monkeypatch.setenv("BNCAP_MODELS", str(tmp_path))
-    assert artifacts.component_inputs(config, "maker/model") == []
-    folder = tmp_path / "maker/model"
-    folder.mkdir(parents=True)
-    for name in ("config.json", "pytorch_model.bin"):
-        (folder / name).touch()
-    assert artifacts.component_inputs(config, "maker/model") == [folder / "pytorch_model.bin"]
-    (folder / "model.safetensors").touch()
-    assert artifacts.component_inputs(config, "maker/model") == [folder / "model.safetensors"]
-    assert Path(paths.model_path(config, "maker/model")) == folder
+def test_without_a_synthetic_picture_only_cross_entropy_is_trained(artifacts_dir):
+    config = get_config("own", ["data.captions=mine.csv"])
+    folder = paths.step_dir("own", "02_synthesis", "images", 42)
+    for paired, expected in ((0, ["ce_real"]), (3, ["ce_real", "pal_infonce_ot"])):
+        build = lambda where, paired=paired: artifacts.write_json(where / "counts.json", {"paired": paired})  # noqa: E731
+        artifacts.run_step(folder, settings={"paired": paired}, build=build, quiet=True)
+        assert list(experiments.trainable(config)) == expected

@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from bncap import artifacts, features, paths
-from bncap.errors import BncapError
+from bncap import artifacts, deadline, features, paths
+from bncap.config import get_config
+from bncap.errors import BncapError, OutOfTime
 from bncap.features import Encoder, FeatureStore, open_picture
 from bncap.settings import Features
 
@@ -54,7 +55,7 @@ def test_a_half_empty_checkpoint_is_an_error(tmp_path):
     shutil.copytree(SHIPPED, tmp_path / "half")
     weights = load_file(tmp_path / "half/model.safetensors")
     save_file({k: v for i, (k, v) in enumerate(sorted(weights.items())) if i % 2}, tmp_path / "half/model.safetensors")
-    with pytest.raises((RuntimeError, BncapError), match="issing"):
+    with pytest.raises(BncapError, match=r"half: the encoder cannot be loaded .*fetch it again"):
         Encoder(str(tmp_path / "half"))
 
 
@@ -161,3 +162,97 @@ def test_a_picture_broken_after_the_corpus_was_made_is_named_and_no_half_set_is_
     with pytest.raises(BncapError, match=r"3\.png does not decode as a picture"):
         features._extract(SHIPPED, Features(batch=2), "train", pictures, tmp_path)
     assert not (tmp_path / "train.csv").exists() and not (tmp_path / "train.npy").exists()
+
+
+def test_sixteen_bits_of_grey_are_not_cut_off_at_255(tmp_path):
+    levels = np.array([[0, 257 * 100], [257 * 200, 65535]], dtype=np.uint16)
+    Image.fromarray(levels).save(tmp_path / "deep.png")
+    assert np.asarray(open_picture(tmp_path / "deep.png"))[..., 0].tolist() == [[0, 100], [200, 255]]
+
+
+@pytest.mark.parametrize("penultimate", [False, True])
+def test_a_set_stopped_by_the_clock_goes_on_at_its_next_batch_to_the_same_bytes(
+    pictures, tmp_path, monkeypatch, penultimate
+):
+    settings = Features(batch=2, penultimate=penultimate)
+    for folder in ("whole", "parts"):
+        (tmp_path / folder).mkdir()
+    features._extract(SHIPPED, settings, "train", pictures, tmp_path / "whole")
+
+    opened = []
+    monkeypatch.setattr(features, "open_picture", lambda path: opened.append(path.name) or open_picture(path))
+    monkeypatch.setenv(deadline.VARIABLE, "1")
+    for done in (2, 4):
+        with pytest.raises(OutOfTime, match=f"features of the train set, {done} of 5 pictures"):
+            features._extract(SHIPPED, settings, "train", pictures, tmp_path / "parts")
+    assert opened == ["0.png", "1.png", "2.png", "3.png"]
+    monkeypatch.delenv(deadline.VARIABLE)
+    features._extract(SHIPPED, settings, "train", pictures, tmp_path / "parts")
+    assert opened == [f"{i}.png" for i in range(5)]
+    whole, parts = ({p.name: p.read_bytes() for p in (tmp_path / f).iterdir()} for f in ("whole", "parts"))
+    assert whole == parts and len(whole) == 2 + penultimate
+
+
+def test_a_set_killed_at_work_goes_on_from_the_last_batch_noted(pictures, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    opened = []
+
+    def open_three(path):
+        if len(opened) == 3:
+            raise Killed
+        opened.append(path.name)
+        return open_picture(path)
+
+    monkeypatch.setattr(features, "KEPT_EVERY", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "open_picture", open_three)
+        with pytest.raises(Killed):
+            features._extract(SHIPPED, Features(batch=1), "train", pictures, tmp_path)
+    monkeypatch.setattr(features, "open_picture", lambda path: opened.append(path.name) or open_picture(path))
+    features._extract(SHIPPED, Features(batch=1), "train", pictures, tmp_path)
+    assert opened == [f"{i}.png" for i in range(5)]
+
+
+def test_a_set_without_pictures_is_an_empty_list_and_needs_no_encoder(artifacts_dir, monkeypatch):
+    monkeypatch.setattr(features, "Encoder", lambda *a: pytest.fail("loaded for nothing"))
+    folder = paths.step_dir("smoke", "02_synthesis", "features", 42)
+    artifacts.run_step(folder, settings={}, build=lambda f: features._extract(SHIPPED, Features(), "ood", {}, f))
+    store = FeatureStore(folder)
+    assert store.ids("ood") == [] and not len(store.rows("ood", []))
+    with pytest.raises(BncapError, match="no features of id1"):
+        store.rows("ood", ["id1"])
+
+
+@pytest.fixture
+def own(artifacts_dir, tmp_path, pictures):
+    """Five pictures of one's own, two of them for training and each with a synthetic one that came along."""
+    config = get_config("own", [f"data.captions={tmp_path}/captions.csv", f"data.images={tmp_path}"])
+    splits = ("train", "train", "validation", "test", "test")
+    header = ("caption_id", "image_id", "image", "split", "en", "target", "similarity", "synthetic")
+    rows = [(i, i, f"{i}.png", split, "", "बिल्ली", "", "4.png" if i < 2 else "") for i, split in enumerate(splits)]
+    corpus = paths.step_dir("own", "01_data_build", "corpus", 42)
+    artifacts.run_step(corpus, settings={}, build=lambda f: artifacts.write_csv(f / "corpus.csv", header, rows))
+    return config
+
+
+def write_triplets(synthetic):
+    header = ("caption_id", "image_id", "image", "synthetic", "en", "target")
+    rows = [(i, i, f"{i}.png", name, "", "बिल्ली") for i, name in enumerate(synthetic)]
+    images = paths.step_dir("own", "02_synthesis", "images", 42)
+    artifacts.run_step(
+        images, settings={"n": synthetic}, build=lambda f: artifacts.write_csv(f / "triplets.csv", header, rows)
+    )
+
+
+@pytest.mark.parametrize("synthetic", [("", ""), ("4.png", "")])
+def test_pictures_of_ones_own_have_features_with_and_without_synthetic_ones(own, monkeypatch, synthetic):
+    monkeypatch.setattr(features.workers, "run_parallel", lambda f, jobs, *_: [f(*job) for job in jobs])
+    write_triplets(synthetic)
+    store = FeatureStore(features.build_features(own))
+    assert store.ids("train") == ["0.png", "1.png"] and store.ids("ood") == []
+    assert store.ids("test") == ["3.png", "4.png"]
+    assert store.ids("synthetic") == ["0"] * bool(synthetic[0])
+    if synthetic[0]:  # the same file as a test picture
+        torch.testing.assert_close(store.take("synthetic", np.array([0])), store.take("test", np.array([1])))

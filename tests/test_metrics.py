@@ -1,6 +1,7 @@
 import math
 import random
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -115,6 +116,34 @@ def test_meteor_by_hand_with_exact_and_stem_matches():
     assert score(["লাল গাছের"], [["লাল গাছ আছে"]])["METEOR"] == pytest.approx(100 * fmean * (1 - 0.5 * (1 / 2) ** 3))
 
 
+@pytest.mark.parametrize(
+    ("lang", "caption", "reference", "matches"),
+    [
+        ("bn_IN", "লাল গাছের", "লাল গাছ", "exact+stem"),
+        ("en_XX", "Red lamps", "red lamp", "exact+stem:Porter"),
+        ("de_DE", "rote Hunde", "rote Hund", "exact+stem:Snowball"),
+        ("hi_IN", "लाल गेंदें", "लाल गेंद", "exact"),
+        ("uk_UA", "червоні м'ячі", "червоні м'яч", "exact"),
+    ],
+)
+def test_stem_matches_count_where_the_signature_names_a_stemmer(lang, caption, reference, matches):
+    found = score([caption], [[reference]], lang)
+    assert f"; METEOR|match:{matches}|alpha" in found["signature"]
+    matched = 2 if "stem" in matches else 1
+    # one chunk; precision and recall are equal
+    assert found["METEOR"] == pytest.approx(100 * matched / 2 * (1 - 0.5 / matched**3))
+
+
+def test_english_meteor_is_that_of_nltks_own_stemmer():
+    hypotheses = ["two dogs running in the snow", "a red balls"]
+    references = [["two dog run over snow", "dogs in snow"], ["a red ball is rolling"]]
+    expected = [
+        meteor_score([ref.split() for ref in refs], caption.split(), wordnet=SimpleNamespace(synsets=lambda word: []))
+        for caption, refs in zip(hypotheses, references, strict=True)
+    ]
+    assert score(hypotheses, references, "en_XX")["METEOR"] == pytest.approx(100 * sum(expected) / 2)
+
+
 def test_meteor_is_the_mean_over_captions_of_the_best_reference():
     class Stemmer:
         def stem(self, token):
@@ -138,8 +167,9 @@ def test_meteor_is_the_mean_over_captions_of_the_best_reference():
     )
 
 
-def test_meteor_keeps_the_case_of_languages_other_than_english():
-    assert score(["Ein Ball"], [["ein ball"]], lang="de_DE")["METEOR"] == 0
+def test_meteor_keeps_the_case_of_languages_without_a_stemmer_for_lower_case():
+    assert score(["Червоний М'яч"], [["червоний м'яч"]], lang="uk_UA")["METEOR"] == 0
+    assert score(["Ein Ball"], [["ein ball"]], lang="de_DE")["METEOR"] == pytest.approx(93.75)
     assert score(["A Ball"], [["a ball"]], lang="en_XX")["METEOR"] > 90
 
 

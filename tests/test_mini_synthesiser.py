@@ -76,3 +76,9 @@ def test_a_prompt_cut_short_or_of_something_else_is_painted_all_the_same(painted
 def test_a_seed_is_needed_for_each_prompt():
     with pytest.raises(ValueError, match="one seed for each prompt"):
         MiniSynthesiser().draw(["A photo of: A hat."], NEGATIVE, [])
+
+
+def test_the_part_in_the_target_language_is_not_read_whatever_language_that_is(painted):
+    for language in ("Bengali", "Hindi", "English"):
+        MiniSynthesiser().draw([f"A photo of: A red ball. In {language}: A green hat."], NEGATIVE, [1])
+    assert [[(o.colour, o.kind) for o in scene.objects] for scene in painted] == [[("red", "ball")]] * 3

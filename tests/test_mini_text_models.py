@@ -7,11 +7,12 @@ import random
 import pytest
 import torch
 
-from bncap.mini import text_models
-from bncap.mini.corpus import BENGALI_CHARACTERS, parallel_captions
+from bncap.mini import corpus
+from bncap.mini.corpus import BENGALI_CHARACTERS, Texts, characters_near, mini_texts, parallel_captions
 from bncap.mini.grammar import captions_en, parse_en, say_bn
 from bncap.mini.scene import sample_scene
-from bncap.mini.text_models import TEXT_MODELS
+from bncap.mini.sentence_encoder import train_sentence_encoder
+from bncap.mini.text_models import TEXT_MODELS, train_bert, train_mbart
 
 SEED = 3
 
@@ -21,7 +22,7 @@ def small_corpus():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text_models, "SENTENCES", 600)
+        patch.setattr(corpus, "SENTENCES", 600)
         yield
     torch.set_num_threads(threads)
 
@@ -29,9 +30,10 @@ def small_corpus():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Folder and figures of each model, trained for a few steps."""
-    root = tmp_path_factory.mktemp("text-models")
-    steps = {"mbart": 25, "sentence-encoder": 60, "bert": 25, "gpt2": 25}
-    return {name: (root / name, train(root / name, SEED, steps[name])) for name, train in TEXT_MODELS.items()}
+    root, texts = tmp_path_factory.mktemp("text-models"), mini_texts(SEED)
+    figures = {name: train(root / name, texts, SEED, 25) for name, train in TEXT_MODELS.items()}
+    figures["verifier"] = train_sentence_encoder(root / "verifier", SEED, 60)
+    return {name: (root / name, measured) for name, measured in figures.items()}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def sentences() -> list[str]:
 def test_mbart_loads_as_the_real_one_and_frames_a_caption_as_it_does(trained, sentences):
     from transformers import MBart50Tokenizer, MBartForConditionalGeneration
 
-    folder, figures = trained["mbart"]
+    folder, figures = trained["decoder"]
     tokenizer = MBart50Tokenizer.from_pretrained(folder, src_lang="bn_IN", tgt_lang="bn_IN")
     assert tokenizer.convert_tokens_to_ids(["<s>", "<pad>", "</s>", "<unk>"]) == [0, 1, 2, 3]
     assert tokenizer.model_max_length == 128
@@ -69,8 +71,8 @@ def test_mbart_loads_as_the_real_one_and_frames_a_caption_as_it_does(trained, se
 def test_no_tokenizer_lacks_a_character_of_bengali(trained):
     from transformers import AutoTokenizer, MBart50Tokenizer
 
-    mbart = MBart50Tokenizer.from_pretrained(trained["mbart"][0], src_lang="bn_IN", tgt_lang="bn_IN")
-    bert = AutoTokenizer.from_pretrained(trained["bert"][0])
+    mbart = MBart50Tokenizer.from_pretrained(trained["decoder"][0], src_lang="bn_IN", tgt_lang="bn_IN")
+    bert = AutoTokenizer.from_pretrained(trained["bertscore"][0])
     gpt2 = AutoTokenizer.from_pretrained(trained["gpt2"][0])
     for char in BENGALI_CHARACTERS:
         word = f"ক{char}"
@@ -82,7 +84,7 @@ def test_no_tokenizer_lacks_a_character_of_bengali(trained):
 def test_bert_scores_a_right_caption_above_a_wrong_one_through_automodel(trained, sentences):
     from transformers import AutoModel, AutoTokenizer
 
-    folder, figures = trained["bert"]
+    folder, figures = trained["bertscore"]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder).eval()
     assert tokenizer.model_max_length == 128 and model.config.num_hidden_layers == 2
@@ -110,7 +112,7 @@ def test_gpt2_takes_cross_attention_when_it_is_loaded(trained, sentences):
 def test_the_sentence_encoder_ranks_a_translation_above_other_sentences(trained):
     from sentence_transformers import SentenceTransformer
 
-    folder, figures = trained["sentence-encoder"]
+    folder, figures = trained["verifier"]
     model = SentenceTransformer(str(folder), device="cpu")
     english, bengali = zip(*parallel_captions(SEED + 9, 100), strict=True)
     u, v = model.encode(list(english)), model.encode(list(bengali))
@@ -120,13 +122,65 @@ def test_the_sentence_encoder_ranks_a_translation_above_other_sentences(trained)
     assert figures["precision"] > 0.88 and figures["recall"] > 0.5  # 0.85 if every pair is accepted
 
 
-@pytest.mark.parametrize("name", ["mbart", "bert", "gpt2", "sentence-encoder"])
+@pytest.mark.parametrize("name", [*TEXT_MODELS, "verifier"])
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(name, tmp_path):
-    train = TEXT_MODELS[name]
-    figures = [train(tmp_path / folder / name, seed, 3) for folder, seed in (("a", 1), ("b", 1), ("c", 2))]
+    figures = []
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
+        out = tmp_path / folder / name
+        verifier = name == "verifier"
+        figures.append(
+            train_sentence_encoder(out, seed, 3) if verifier else TEXT_MODELS[name](out, mini_texts(seed), seed, 3)
+        )
     first, second, other = ((tmp_path / folder / name) for folder in "abc")
     names = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
     assert names and figures[0] == figures[1]
     for path in names:
         assert (first / path).read_bytes() == (second / path).read_bytes(), path
     assert (first / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()
+
+
+OTHERS = {
+    "hi_IN": (["नदी पर एक लाल नाव है।", "घास पर काला कुत्ता"] * 9, "पहाड़ की ऊँची चोटी"),
+    "ja_XX": (["犬が公園で走っている。", "白い猫が椅子の上で寝る"] * 9, "ねこがはしる"),
+    "th_TH": (["ผู้ชายกำลังขี่จักรยานบนถนน" * 6, "แมวสีขาว"] * 9, "สุนัขวิ่ง"),
+    "de_DE": (["Ein Hund läuft über die Straße."] * 9, "Größe, Käfer & Öl"),
+    "ur_PK": (["ایک کتا پارک میں دوڑ رہا ہے۔"] * 9, "سفید بلی"),
+    "xh_ZA": (["inja"] * 30, "ikati emnyama"),
+    "ta_IN": (["நாய்"], "வெள்ளை பூனை"),
+}
+
+
+@pytest.mark.parametrize("lang", OTHERS)
+def test_from_a_handful_of_captions_in_any_language_new_words_come_apart_and_are_never_unknown(lang, tmp_path):
+    from transformers import AutoTokenizer
+
+    from bncap.model import load_tokenizer
+
+    captions, new = OTHERS[lang]
+    texts = Texts(lang, captions, captions[:1], captions, captions, characters_near(captions))
+    train_mbart(tmp_path / "decoder", texts, SEED, 2)
+    train_bert(tmp_path / "bert", texts, SEED, 2)
+    mbart = load_tokenizer(str(tmp_path / "decoder"), lang)
+    bert = AutoTokenizer.from_pretrained(tmp_path / "bert")
+    for text in (*captions, new):
+        ids = mbart(text_target=text)["input_ids"]
+        assert mbart.unk_token_id not in ids and mbart.decode(ids, skip_special_tokens=True) == text
+        assert bert.unk_token_id not in bert(text)["input_ids"]
+
+
+def test_words_that_recur_are_pieces_and_rare_ones_are_not(tmp_path):
+    rng = random.Random(0)
+    rare = ["".join(rng.choices("bdfgklmnprst", k=9)) for _ in range(400)]
+    captions = [f"A brown dog runs in the {word} ." for word in rare]
+    train_mbart(tmp_path, Texts("en_XX", captions, captions[:9], captions, captions, characters_near(captions)), 1, 1)
+    from bncap.model import load_tokenizer
+
+    tokens = load_tokenizer(str(tmp_path), "en_XX").tokenize(captions[0])
+    assert tokens[:6] == ["▁A", "▁brown", "▁dog", "▁runs", "▁in", "▁the"] and len(tokens) > 8
+
+
+def test_the_characters_near_a_text_are_those_of_its_script_with_ascii_and_of_han_those_that_occur():
+    near = characters_near(["नदी\u200d।", "犬 ▁"])
+    assert {"ऑ", "९", "़", "।", "犬", "A", "~", "\u200d"} <= set(near)
+    assert not {"猫", " ", "\n", "▁", "অ", "\u0958"} & set(near)  # the last is two characters in NFC
+    assert near == "".join(sorted(set(near)))

@@ -1,4 +1,7 @@
 import copy
+import dataclasses
+import json
+import shutil
 
 import pytest
 import torch
@@ -8,7 +11,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from bncap import decode
 from bncap.errors import BncapError
-from bncap.model import IGNORED, Bridge, Captioner, load_captioner, load_decoder, load_tokenizer, shift_right
+from bncap.model import IGNORED, Bridge, Captioner, load_captioner, load_initial, shift_right
+from bncap.pretrained import load_decoder, load_tokenizer
 from bncap.settings import Decode
 
 BEAMS = Decode(beams=3, batch=2, no_repeat_ngram=0)
@@ -130,6 +134,21 @@ def test_a_beams_score_is_its_log_probability_over_its_length(captioner, feature
     torch.testing.assert_close(scores[0], picked.sum() / labels.shape[1], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_the_log_probability_is_that_of_teacher_forcing_given_the_language(captioner, features, beams):
+    settings = dataclasses.replace(BEAMS, beams=beams, no_repeat_ngram=0)
+    eos = captioner.tokenizer.eos_token_id
+    with torch.no_grad():
+        captioner.decoder.final_logits_bias[0, eos] = 3.0  # so that captions end
+    for feature, found in zip(features, decode.caption(captioner, features, settings, 12), strict=True):
+        tokens = list(found.tokens[1:])
+        labels = torch.tensor([tokens[: tokens.index(eos) + 1]])
+        logits, _ = captioner(captioner.bridge(feature[None]), labels)
+        chosen = logits.log_softmax(-1).gather(2, labels[..., None])[0, 1:, 0]  # the language token is forced
+        assert found.log_probability == pytest.approx(chosen.sum().item(), abs=1e-4)
+        assert found.score == pytest.approx(found.log_probability / labels.shape[1] ** settings.length_penalty)
+
+
 def test_captions_do_not_depend_on_the_batch(captioner, features):
     together = decode.caption(captioner, features, BEAMS, 8)
     apart = [decode.caption(captioner, f[None], BEAMS, 8)[0] for f in features]
@@ -187,11 +206,71 @@ def test_too_many_tapped_layers_are_an_error(mbart_folder):
 
 
 def test_a_checkpoint_without_a_weight_is_an_error(mbart_folder, tmp_path):
-    import shutil
-
     shutil.copytree(mbart_folder, tmp_path / "half")
     weights = load_file(tmp_path / "half/model.safetensors")
     del weights["model.decoder.layers.0.fc1.weight"]
     save_file(weights, tmp_path / "half/model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BncapError, match="lacks weights, such as model.decoder.layers.0.fc1.weight"):
         load_decoder(str(tmp_path / "half"))
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
+def test_a_truncated_file_is_an_error_that_names_the_folder(mbart_folder, tmp_path, name):
+    shutil.copytree(mbart_folder, tmp_path / "cut")
+    halve(tmp_path / "cut" / name)
+    load = load_tokenizer if "tokenizer" in name else lambda path, _: load_decoder(path)
+    with pytest.raises(BncapError, match=r"cut: the \w+ cannot be loaded \(.+\); make or fetch it again") as raised:
+        load(str(tmp_path / "cut"), "bn_IN")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_folder_and_one_of_another_model_are_errors(tmp_path):
+    for load in (load_decoder, lambda path: load_tokenizer(path, "bn_IN")):
+        with pytest.raises(BncapError, match="none: there is no such folder"):
+            load(str(tmp_path / "none"))
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(BncapError, match="holds a model of type gpt2, where the decoder should be of type mbart"):
+        load_decoder(str(tmp_path))
+    with pytest.raises(BncapError, match="no tokenizer of mBART-50 is there"):
+        load_tokenizer(str(tmp_path), "bn_IN")
+
+
+def test_weights_of_another_shape_than_the_configuration_says_are_an_error(mbart_folder, tmp_path):
+    shutil.copytree(mbart_folder, tmp_path / "odd")
+    settings = json.loads((tmp_path / "odd/config.json").read_text())
+    (tmp_path / "odd/config.json").write_text(json.dumps(settings | {"max_position_embeddings": 32}))
+    with pytest.raises(BncapError, match="embed_positions.weight has another shape"):
+        load_decoder(str(tmp_path / "odd"))
+
+
+def test_a_folder_without_a_whole_captioner_is_an_error(captioner, tmp_path):
+    with pytest.raises(BncapError, match=r"holds no captioner \(no captioner.json\)"):
+        load_captioner(tmp_path)
+    captioner.save(tmp_path, {})
+    record = json.loads((tmp_path / "captioner.json").read_text())
+    for broken, message in (([], "is no record of a captioner"), ({"lang": "bn_IN"}, "lacks last_k or lang")):
+        (tmp_path / "captioner.json").write_text(json.dumps(broken))
+        with pytest.raises(BncapError, match=message):
+            load_captioner(tmp_path)
+    (tmp_path / "captioner.json").write_text(json.dumps(record))
+    bridges = load_file(tmp_path / "bridge.safetensors")
+    for foreign in ({"bridge.projection.weight": torch.zeros(7, 12)}, bridges | {"bridge.norm.weight": torch.ones(7)}):
+        save_file(foreign, tmp_path / "bridge.safetensors")
+        with pytest.raises(BncapError, match="does not fit the decoder"):
+            load_captioner(tmp_path)
+    halve(tmp_path / "bridge.safetensors")
+    with pytest.raises(BncapError, match="bridge.safetensors cannot be read"):
+        load_captioner(tmp_path)
+
+
+def test_an_initial_state_of_a_multi_scale_captioner_comes_back(mbart_folder, tmp_path):
+    path = str(mbart_folder)
+    model = Captioner(load_decoder(path), load_tokenizer(path, "bn_IN"), 12, 1, penultimate_channels=6)
+    model.save_initial(tmp_path, {})
+    again, record = load_initial(tmp_path, path)
+    assert record["last_k"] == again.last_k == 1
+    assert torch.equal(again.penultimate_bridge.projection.weight, model.penultimate_bridge.projection.weight)

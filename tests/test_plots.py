@@ -44,7 +44,8 @@ def write_samples(folder):
     sides = {"stem": (56, 0), "stage 1": (28, 7), "stage 2": (14, 7), "stage 3": (7, 7)}
     stages = [{"name": n, "side": side, "channels": 32, "window": window} for n, (side, window) in sides.items()]
     triplet = {
-        "en": "a red ball to the left of a small blue bird on the green grass", "bn": BENGALI, "prompt": BENGALI * 2,
+        "en": "a red ball to the left of a small blue bird on the green grass",
+        "target": BENGALI, "prompt": BENGALI * 2,
         "similarity": 0.81, "threshold": 0.55, "real": names[0], "synthetic": names[1], "weights": kept,
     }  # fmt: skip
     maps = {n: rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for n, (side, _) in sides.items()}

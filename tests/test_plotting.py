@@ -1,4 +1,4 @@
-"""Figures: shaped Bengali, reproducible bytes, contact sheets."""
+"""Figures: shaped letters, reproducible bytes, contact sheets."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def ink(path) -> np.ndarray:
     return (np.asarray(Image.open(path).convert("L")) < 128).any(axis=0)
 
 
-def test_bengali_is_drawn_in_its_own_font_without_missing_glyphs(tmp_path, recwarn):
-    plotting.save(draw(), tmp_path / "a.png")
+def test_bengali_is_drawn_in_its_own_font_without_missing_glyphs(recwarn):
+    draw().canvas.draw()
     assert findfont("Hind Siliguri").endswith("HindSiliguri-Regular.ttf")
     assert not [w for w in recwarn if "missing from font" in str(w.message)]
 
@@ -81,3 +81,9 @@ def test_wrapping_counts_letters_not_combining_marks_and_breaks_no_word():
 def test_pictures_side_by_side_have_one_height():
     row = plotting.side_by_side(Image.new("RGB", (10, 20)), Image.new("L", (40, 40), 255), gap=3)
     assert row.size == (10 + 3 + 20, 20) and row.getpixel((25, 5)) == (255, 255, 255)
+
+
+def test_a_line_of_a_script_without_blanks_ends_after_any_letter_with_its_marks():
+    assert plotting.wrap("犬が走っている", 3).split("\n") == ["犬が走", "ってい", "る"]
+    assert plotting.wrap("กี่ดี", 1) == "กี่\nดี"
+    assert plotting.wrap("একটি বিড়ালবিড়ালবিড়াল", 4).split("\n") == ["একটি", "বিড়ালবিড়ালবিড়াল"]

@@ -73,13 +73,13 @@ def test_an_override_reaches_the_notebook(series, artifacts_dir):
 
 def test_a_failing_notebook_says_where_what_and_how_to_go_on(series, artifacts_dir, monkeypatch, capsys):
     notebook(series / "02_second.ipynb", "x = 1", "# a comment\nraise ValueError('broken thing')")
-    code = cli.main(["run", "--profile", "smoke"])
+    code = cli.main(["run", "--profile", "smoke", "--seed", "7", "--set", "train.epochs=2"])
     error = capsys.readouterr().err.strip().splitlines()[-3:]
     assert code == 1
     assert error[0].startswith("error: 02_second.ipynb failed in code cell 3")
     assert error[1] == "ValueError: broken thing"
-    assert "./run_all.sh --profile smoke --from 02" in error[2]
-    assert artifacts.is_finished(artifacts_dir / "smoke/01_first/x-s42")
+    assert "./run_all.sh --profile smoke --seed 7 --set train.epochs=2 --from 02" in error[2]
+    assert artifacts.is_finished(artifacts_dir / "smoke/01_first/x-s7")
 
 
 def test_notebooks_are_selected_by_number(series):

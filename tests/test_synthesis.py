@@ -1,46 +1,73 @@
-"""Triplets, seeds, sidecars and exact regeneration; Kandinsky's classes with tiny random weights."""
+"""Triplets, tar shards and sidecars: what is drawn, resumed, shared and merged; real pipelines with random weights."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import io
-import json
-from pathlib import Path
+import shutil
+import tarfile
+import time
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from bncap import paths
-from bncap.artifacts import file_hash, read_csv, read_json, run_step, write_csv
+from bncap import artifacts, paths, synthesis
+from bncap.artifacts import read_csv, read_json
+from bncap.audit import audit
 from bncap.config import get_config
 from bncap.corpus import Pair
-from bncap.errors import BncapError
-from bncap.kandinsky import KandinskySynthesiser
+from bncap.drawing import Estimate, image_seed
+from bncap.errors import BncapError, OutOfTime
 from bncap.mini.synthesiser import MiniSynthesiser
-from bncap.prompts import english_part, joint_prompt, target_part
-from bncap.synthesis import build_images, draw_pairs, fit_prompt, image_seed, load_synthesiser, regenerate
+from bncap.pictures import Pictures
+from bncap.prompts import joint_prompt
+from bncap.synthesis import build_images, draw_pairs, draw_shards
 
 PAIRS = [
     Pair(10 * image + k, str(image), f"train2014/{image}.jpg", "train", f"A red ball {image} {k}.", "একটি লাল বল।", 0.9)
     for image in range(30)
     for k in range(5)
 ]  # fmt: skip
+SMALL = ("data.triplets=7", "synthesis.batch=2", "synthesis.shard=3")  # tar shards of 3, 3 and 1 pictures
+KANDINSKY = (
+    "components.synthesiser=kandinsky-community/kandinsky-2-1",
+    "components.synthesiser_prior=kandinsky-community/kandinsky-2-1-prior",
+    "synthesis.side=64", "synthesis.stored_side=32", "synthesis.prior_steps=2", "synthesis.steps=2",
+)  # fmt: skip
+
+
+def write_corpus(pairs):
+    header = [field.name for field in dataclasses.fields(Pair)]
+    rows = [dataclasses.astuple(pair) for pair in pairs]
+    digest = hashlib.sha256(repr(rows).encode()).hexdigest()
+    artifacts.run_step(
+        paths.step_dir("smoke", "01_data_build", "corpus", 42),
+        settings={"pairs": digest},
+        build=lambda folder: artifacts.write_csv(folder / "corpus.csv", header, rows),
+        quiet=True,
+    )
 
 
 @pytest.fixture
-def config(tmp_path, monkeypatch):
-    monkeypatch.setenv("BNCAP_ARTIFACTS", str(tmp_path / "artifacts"))
-    made = get_config("smoke", ["data.triplets=7", "synthesis.batch=3"])
-    rows = [(p.caption_id, p.image_id, p.image, p.split, p.en, p.bn, p.similarity) for p in PAIRS]
-    header = ("caption_id", "image_id", "image", "split", "en", "bn", "similarity")
-    run_step(
-        paths.step_dir("smoke", "01_data_build", "corpus", 42),
-        settings={},
-        build=lambda folder: write_csv(folder / "corpus.csv", header, rows),
-        quiet=True,
-    )
-    return made
+def config(artifacts_dir):
+    write_corpus(PAIRS)
+    return get_config("smoke", SMALL)
+
+
+@pytest.fixture
+def prompts_drawn(monkeypatch):
+    """The prompts that the mini synthesiser is given, call by call."""
+    calls = []
+    draw = MiniSynthesiser.draw
+    monkeypatch.setattr(MiniSynthesiser, "draw", lambda self, p, n, s: calls.append(p) or draw(self, p, n, s))
+    return calls
+
+
+def shard(number, count=3):
+    return paths.step_dir("smoke", "02_synthesis", f"pictures.{number:04d}of{count:04d}", 42)
 
 
 def test_the_draw_takes_at_most_so_many_captions_of_an_image_and_is_sorted():
@@ -69,186 +96,230 @@ def test_image_seeds_differ_by_caption_and_by_base_seed():
 
 def test_every_triplet_has_a_picture_and_a_sidecar_whose_hashes_hold(config):
     folder = build_images(config)
-    rows = read_csv(folder / "triplets.csv")
-    assert len(rows) == 7 == read_json(folder / "counts.json")["triplets"]
+    rows, store = read_csv(folder / "triplets.csv"), Pictures(config)
+    counts = read_json(folder / "counts.json")
+    assert len(rows) == 7 == counts["triplets"] == counts["paired"] == counts["drawn_images"]
     by_id = {str(p.caption_id): p for p in PAIRS}
     for row in rows:
-        sidecar = read_json((folder / row["synthetic"]).with_suffix(".json"))
+        sidecar, content = store.sidecar(row["synthetic"]), store.find(row["synthetic"]).read()
         pair = by_id[row["caption_id"]]
-        assert (row["image"], row["en"], row["bn"]) == (pair.image, pair.en, pair.bn)
-        assert sidecar["prompt"] == joint_prompt(pair.en, pair.bn)
-        assert sidecar["image_sha256"] == file_hash(folder / row["synthetic"])
+        assert (row["image"], row["en"], row["target"]) == (pair.image, pair.en, pair.target)
+        assert sidecar["prompt"] == joint_prompt(pair.en, pair.target)
+        assert sidecar["prompt_sha256"] == hashlib.sha256(sidecar["prompt"].encode()).hexdigest()
+        assert sidecar["image_sha256"] == hashlib.sha256(content).hexdigest()
+        pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        assert sidecar["drawn_sha256"] == hashlib.sha256(pixels.tobytes()).hexdigest()
         assert sidecar["negative_prompt"] == config.synthesis.negative_prompt
 
 
-def test_each_picture_is_made_again_to_the_byte_from_its_sidecar(config):
-    for sidecar in sorted((build_images(config) / "images").glob("*.json")):
-        assert regenerate(sidecar, config) == sidecar.with_suffix(".png").read_bytes()
-
-
-def test_regeneration_with_other_models_is_refused(config):
-    sidecar = sorted((build_images(config) / "images").glob("*.json"))[0]
-    record = read_json(sidecar)
-    record["components"]["synthesiser"] = "another/model"
-    copy = sidecar.parents[2] / "copy.json"
-    copy.write_text(json.dumps(record))
-    with pytest.raises(BncapError, match="another/model"):
-        regenerate(copy, config)
-
-
-def test_an_interrupted_run_keeps_whole_pictures_and_mends_the_others(config, monkeypatch):
-    folder = build_images(config)
-    pictures = sorted((folder / "images").glob("*.png"), key=lambda path: int(path.stem))
-    before = {p.name: p.read_bytes() for p in pictures}
-    key = read_json(folder / "manifest.json")["key"]
-    (folder / "manifest.json").unlink()
-    (folder / ".working.json").write_text(json.dumps({"key": key}))
-    pictures[-1].write_bytes(b"half a picture")  # in the last batch, which holds one picture
-
-    drawn: list[str] = []
-    draw = MiniSynthesiser.draw
-    monkeypatch.setattr(MiniSynthesiser, "draw", lambda self, p, n, s: drawn.extend(p) or draw(self, p, n, s))
+def test_a_tar_shard_holds_so_many_pictures_and_nothing_else_is_left(config):
     build_images(config)
-    assert len(drawn) == 3 and len(set(drawn)) == 1  # one batch, filled up with its only request
-    assert {p.name: p.read_bytes() for p in pictures} == before
+    ids = []
+    for number, size in enumerate((3, 3, 1)):
+        assert {path.name for path in shard(number).iterdir()} == {
+            "pictures.tar", "index.csv", "prompts.csv", "manifest.json"}  # fmt: skip
+        with tarfile.open(shard(number) / "pictures.tar") as archive:
+            names = archive.getnames()
+        assert len(names) == 2 * size
+        ids += [int(name.removesuffix(".png")) for name in names[::2]]
+    assert ids == sorted(ids) == [p.caption_id for p in draw_pairs(PAIRS, 7, 2, 42)]
+
+
+def test_an_interrupted_shard_keeps_whole_pictures_and_mends_the_others(config, monkeypatch, prompts_drawn):
+    config = get_config("smoke", ["data.triplets=7", "synthesis.batch=3", "synthesis.shard=7"])
+    build_images(config)
+    before = (shard(0, 1) / "pictures.tar").read_bytes()
+    shutil.rmtree(shard(0, 1))
+    assert len(prompts_drawn) == 3
+    with monkeypatch.context() as patch:
+        patch.setattr("bncap.pictures.pack", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build_images(config)
+    loose = sorted((shard(0, 1) / "loose").glob("*.png"), key=lambda path: int(path.stem))
+    assert len(loose) == 7
+    loose[-1].write_bytes(b"half a picture")  # in the last batch, which holds one picture
+
+    prompts_drawn.clear()
+    build_images(config)
+    assert len(prompts_drawn) == 1 and len(prompts_drawn[0]) == 3  # one batch, filled up with its only request
+    assert len(set(prompts_drawn[0])) == 1
+    assert (shard(0, 1) / "pictures.tar").read_bytes() == before
+
+
+def test_a_shard_interrupted_after_packing_is_not_drawn_again(config, monkeypatch, prompts_drawn):
+    with monkeypatch.context() as patch:
+        patch.setattr("bncap.drawing.shutil.rmtree", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            draw_shards(config, (3, 3))
+    assert (shard(2) / "loose").is_dir() and len(prompts_drawn) == 1
+    draw_shards(config, (3, 3))
+    assert not (shard(2) / "loose").exists() and len(prompts_drawn) == 1
+
+
+def test_when_the_time_is_up_the_batch_is_finished_and_the_next_session_goes_on(config, monkeypatch, prompts_drawn):
+    monkeypatch.setenv("BNCAP_DEADLINE", str(time.time() - 1))
+    with pytest.raises(OutOfTime, match=r"tar shard 0 of 3 .*, 2 of 3 pictures"):
+        build_images(config)
+    assert len(prompts_drawn) == 1 and len(list((shard(0) / "loose").glob("*.png"))) == 2
+    with pytest.raises(OutOfTime, match=r"tar shard 0 of 3 .* finished"):
+        build_images(config)
+    assert artifacts.is_finished(shard(0)) and not shard(1).exists() and len(prompts_drawn) == 2
+    monkeypatch.delenv("BNCAP_DEADLINE")
+    build_images(config)
+    assert len(prompts_drawn) == 5
+
+
+def test_parts_share_the_shards_and_a_merge_draws_none_again(config, prompts_drawn):
+    draw_shards(config, (1, 2))
+    assert [artifacts.is_finished(shard(n)) for n in range(3)] == [True, False, True]
+    draw_shards(config, (2, 2))
+    drawn = len(prompts_drawn)
+    build_images(config)
+    assert artifacts.is_finished(shard(1)) and len(prompts_drawn) == drawn == 5
+
+
+def test_a_machine_with_several_gpus_starts_a_process_for_each(config, monkeypatch):
+    started = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(synthesis.workers, "run_parallel", lambda f, jobs, n, label: started.append((f, jobs, n)))
+    draw_shards(config)
+    [(function, jobs, processes)] = started
+    assert processes == 2 and [job[1:] for job in jobs] == [(1, 2), (2, 2)]
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    seen = []
+    monkeypatch.setattr(
+        synthesis, "draw_shards", lambda config, part: seen.append((part, synthesis.os.environ["CUDA_VISIBLE_DEVICES"]))
+    )
+    function(*jobs[1])
+    assert seen == [((2, 2), "7")]
+
+
+def test_a_foreign_shard_among_the_inputs_is_refused_by_its_name(config, artifacts_dir, monkeypatch, prompts_drawn):
+    draw_shards(config, (2, 3))
+    inputs = artifacts_dir.parent / "inputs"
+    (inputs / "smoke/02_synthesis").mkdir(parents=True)
+    shutil.move(shard(1), inputs / "smoke/02_synthesis")
+    monkeypatch.setenv("BNCAP_INPUTS", str(inputs))
+    other = get_config("smoke", [*SMALL, "synthesis.negative_prompt=blurred"])
+    with pytest.raises(
+        BncapError, match=r"tar shard 1 of 3 .* is foreign: .*pictures\.0001of0003-s42.*negative_prompt"
+    ):
+        build_images(other)
+    assert len(prompts_drawn) == 2, "drawn before the shards were looked at"
+    folder = build_images(config)  # the settings that it was drawn with
+    assert not (artifacts_dir / "smoke/02_synthesis/pictures.0001of0003-s42").exists()
+    assert all(Pictures(config).find(row["synthetic"]).read() for row in read_csv(folder / "triplets.csv"))
+
+
+def test_a_shard_depends_on_its_own_captions_and_not_on_the_rest_of_the_corpus(config, prompts_drawn):
+    build_images(config)
+    drawn = draw_pairs(PAIRS, 7, 2, 42)
+    changed = {drawn[-1].caption_id: "A blue ball."}
+    write_corpus([dataclasses.replace(p, en=changed.get(p.caption_id, p.en)) for p in PAIRS])
+    prompts_drawn.clear()
+    build_images(config)
+    assert len(prompts_drawn) == 1 and "A blue ball." in prompts_drawn[0][0]
+
+
+def test_the_list_of_triplets_changes_its_hash_with_any_picture(config, monkeypatch):
+    before = read_json(build_images(config) / "counts.json")["pictures_sha256"]
+    assert read_json(build_images(config) / "counts.json")["pictures_sha256"] == before
+    other = build_images(get_config("smoke", [*SMALL, "synthesis.stored_side=56"]))
+    assert read_json(other / "counts.json")["pictures_sha256"] != before
+
+
+def test_pictures_that_the_data_set_brings_are_used_and_none_is_drawn_for_them(config, artifacts_dir, tmp_path):
+    brought = dataclasses.replace(PAIRS[0], synthetic="synthetic/0.png")
+    write_corpus([brought, *PAIRS[5:7]])
+    with pytest.raises(BncapError, match=r"synthetic/0\.png, the synthetic picture of caption 0, is missing"):
+        build_images(config)
+    world = paths.dataset_roots(config)[0]
+    (world / "synthetic").mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(world / "synthetic/0.png")
+    rows = read_csv(build_images(config) / "triplets.csv")
+    assert [row["synthetic"] for row in rows] == [
+        "synthetic/0.png", "pictures.0000of0001-s42/10.png", "pictures.0000of0001-s42/11.png"]  # fmt: skip
+    none = build_images(get_config("smoke", [*SMALL, "components.synthesiser=none"]))
+    assert [row["synthetic"] for row in read_csv(none / "triplets.csv")] == ["synthetic/0.png", "", ""]
+    assert read_json(none / "counts.json")["paired"] == 1
+
+
+def test_without_a_synthesiser_no_caption_has_a_synthetic_picture(config, prompts_drawn):
+    folder = build_images(get_config("smoke", [*SMALL, "components.synthesiser=none"]))
+    assert {row["synthetic"] for row in read_csv(folder / "triplets.csv")} == {""}
+    counts = read_json(folder / "counts.json")
+    assert (counts["triplets"], counts["paired"], counts["prompts"]) == (7, 0, 0) and not prompts_drawn
+    assert not (folder / "prompts.csv").exists()
+
+
+def test_the_counts_say_how_many_prompts_were_cut_and_how_many_words_are_left(config):
+    folder = build_images(get_config("smoke", [*SMALL, "synthesis.target_tokens=5"]))  # two words beside the fixed ones
+    counts, rows = read_json(folder / "counts.json"), read_csv(folder / "prompts.csv")
+    assert [int(row["caption_id"]) for row in rows] == [p.caption_id for p in draw_pairs(PAIRS, 7, 2, 42)]
+    assert {(row["target_words"], row["target_words_kept"]) for row in rows} == {("3", "2")}
+    assert (counts["prompts_cut"], counts["prompts_cut_share"]) == (7, 1.0)
+    assert (counts["target_words"], counts["target_words_kept"]) == (21, 14)
+    assert counts["target_words_kept_share"] == 0.6667 and counts["en_words_kept_share"] == 1.0
+    sidecar = Pictures(config).sidecar(read_csv(folder / "triplets.csv")[0]["synthetic"])
+    assert sidecar["cut_target"] == ["একটি"] and sidecar["prompt"].endswith("In Bengali: লাল বল।")
+
+
+def test_an_estimate_is_printed_once_from_the_first_batches_with_three_pictures(config, capsys):
+    build_images(config)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("synthesis estimate")]
+    assert len(lines) == 1 and "7 pictures to draw" in lines[0] and "measured on the first 3)" in lines[0]
+
+
+def test_an_estimate_counts_hours_sessions_and_gigabytes(capsys):
+    estimate = Estimate(110_000, "part 1 of 2, ")
+    estimate.add(2, 12.0, 200_000)
+    assert not capsys.readouterr().out
+    estimate.add(2, 8.0, 200_000)
+    estimate.add(2, 800.0, 200_000)
+    assert capsys.readouterr().out.splitlines() == [
+        "synthesis estimate: part 1 of 2, 110,000 pictures to draw, 5 s each (measured on the first 4): 152.8 hours, "
+        "13 kernel sessions of 12 h, 11.00 GB"
+    ]
 
 
 def test_a_corpus_without_accepted_training_pairs_is_an_error_that_says_what_to_do(config):
-    folder = paths.step_dir("smoke", "01_data_build", "corpus", 42)
-    header = (folder / "corpus.csv").read_text().splitlines()[0].split(",")
-    run_step(folder, settings={"pairs": 0}, build=lambda f: write_csv(f / "corpus.csv", header, []), quiet=True)
+    write_corpus([])
     with pytest.raises(BncapError, match=r"data\.threshold"):
         build_images(config)
 
 
-@pytest.fixture(scope="module")
-def tiny_kandinsky(tmp_path_factory) -> tuple[Path, Path]:
-    """Folders of a random prior and decoder of a few thousand weights, with tokenizers that spell words out."""
-    from diffusers import (
-        DDIMScheduler,
-        KandinskyPipeline,
-        KandinskyPriorPipeline,
-        PriorTransformer,
-        UnCLIPScheduler,
-        UNet2DConditionModel,
-        VQModel,
-    )
-    from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
-    from transformers import (
-        CLIPImageProcessor,
-        CLIPTextConfig,
-        CLIPTextModelWithProjection,
-        CLIPTokenizer,
-        CLIPVisionConfig,
-        CLIPVisionModelWithProjection,
-        XLMRobertaTokenizer,
-    )
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    torch.manual_seed(0)
-    root, width = tmp_path_factory.mktemp("kandinsky"), 32
-    letters = [*bytes_to_unicode().values()]
-    clip_vocabulary = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
-    clip = CLIPTokenizer(vocab={t: i for i, t in enumerate(clip_vocabulary)}, merges=[], model_max_length=77)
-    pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁", *map(chr, range(33, 127)), *map(chr, range(0x980, 0xA00)), "<mask>"]
-    xlmr = XLMRobertaTokenizer(vocab=[(piece, -1.0) for piece in pieces], model_max_length=77)
-
-    text = {"hidden_size": width, "intermediate_size": 37, "num_attention_heads": 4, "num_hidden_layers": 1}
-    KandinskyPriorPipeline(
-        prior=PriorTransformer(
-            num_attention_heads=2, attention_head_dim=8, embedding_dim=width, num_layers=1, num_embeddings=77
-        ),
-        image_encoder=CLIPVisionModelWithProjection(
-            CLIPVisionConfig(**text, projection_dim=width, image_size=32, patch_size=16)
-        ),
-        text_encoder=CLIPTextModelWithProjection(
-            CLIPTextConfig(**text, projection_dim=width, vocab_size=len(clip_vocabulary), eos_token_id=513)
-        ),
-        tokenizer=clip,
-        scheduler=UnCLIPScheduler(variance_type="fixed_small_log", prediction_type="sample", clip_sample=True),
-        image_processor=CLIPImageProcessor(),
-    ).save_pretrained(root / "prior")
-    mclip = MCLIPConfig(
-        **text, vocab_size=len(pieces), max_position_embeddings=80, transformerDimSize=width, imageDimSize=width
-    )
-    KandinskyPipeline(
-        text_encoder=MultilingualCLIP(mclip),
-        tokenizer=xlmr,
-        unet=UNet2DConditionModel(
-            in_channels=4, out_channels=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
-            down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-            up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-            mid_block_type="UNetMidBlock2DSimpleCrossAttn", addition_embed_type="text_image",
-            addition_embed_type_num_heads=2, attention_head_dim=4, cross_attention_dim=32, encoder_hid_dim=width,
-            encoder_hid_dim_type="text_image_proj", resnet_time_scale_shift="scale_shift",
-        ),
-        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="linear", clip_sample=False),
-        movq=VQModel(
-            block_out_channels=(8, 8, 8, 16), down_block_types=("DownEncoderBlock2D",) * 4, latent_channels=4,
-            up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=1, norm_num_groups=4, num_vq_embeddings=12,
-            vq_embed_dim=4,
-        ),
-    ).save_pretrained(root / "decoder")  # fmt: skip
-    return root / "prior", root / "decoder"
+def test_shares_of_the_prompt_that_exceed_what_is_read_are_an_error(config):
+    with pytest.raises(BncapError, match=r"english_tokens \+ synthesis.target_tokens = 87: .* 77 tokens"):
+        build_images(get_config("smoke", ["synthesis.target_tokens=50"]))
 
 
-@pytest.fixture(scope="module")
-def kandinsky(tiny_kandinsky) -> KandinskySynthesiser:
-    prior, decoder = map(str, tiny_kandinsky)
-    return KandinskySynthesiser(prior, decoder, 64, "cpu", prior_steps=2, steps=2)
+@pytest.fixture
+def models(standins, monkeypatch):
+    monkeypatch.setenv("BNCAP_MODELS", str(standins))
 
 
-def draw(kandinsky, prompts, seeds, negative="low quality") -> list[bytes]:
-    return [np.asarray(picture).tobytes() for picture in kandinsky.draw(prompts, negative, seeds)]
+def test_pictures_by_kandinsky_are_made_again_from_their_sidecars_alone(config, models):
+    settings = (*KANDINSKY, "data.triplets=3", "synthesis.batch=2")
+    folder = build_images(get_config("smoke", settings))
+    names = [row["synthetic"] for row in read_csv(folder / "triplets.csv")]
+    store = Pictures(config)
+    sidecars = [store.sidecar(name) for name in names]
+    assert [sidecar["position"] for sidecar in sidecars] == [0, 1, 0]
+    assert sidecars[0]["sampling"] == {
+        "prior_steps": 2, "steps": 2, "guidance": 4.0, "arithmetic": "torch.float32 on cpu"}  # fmt: skip
+    assert set(sidecars[0]["components"]) == {"synthesiser", "synthesiser_prior"}
+    assert all(len(part["sha256"]) == 64 for part in sidecars[0]["components"].values())
+    assert Image.open(io.BytesIO(store.find(names[0]).read())).size == (32, 32)
+    assert sidecars[0]["drawn_sha256"] != sidecars[1]["drawn_sha256"]
+    models_only = get_config("smoke", KANDINSKY[:2])
+    assert audit(models_only, 3)[1]
 
 
-def test_kandinsky_draws_pictures_of_the_side_asked_for(kandinsky):
-    pictures = kandinsky.draw(["a cat", "a dog"], "watermark", [1, 2])
-    assert [(p.size, p.mode) for p in pictures] == [((64, 64), "RGB")] * 2
-
-
-def test_kandinsky_gives_the_same_picture_for_the_same_seed_whatever_its_neighbours(kandinsky):
-    first = draw(kandinsky, ["a cat", "a dog", "a hat"], [1, 2, 3])
-    assert draw(kandinsky, ["a cat", "a dog", "a hat"], [1, 2, 3]) == first
-    assert draw(kandinsky, ["a fish", "a dog", "a key"], [7, 2, 8])[1] == first[1]
-
-
-def test_kandinsky_draws_otherwise_for_another_seed_prompt_or_negative_prompt(kandinsky):
-    here = draw(kandinsky, ["a cat", "a cat", "a dog"], [1, 2, 1])
-    assert len(set(here)) == 3
-    assert draw(kandinsky, ["a cat", "a cat", "a dog"], [1, 2, 1], "watermark")[0] != here[0]
-
-
-def test_a_long_prompt_is_cut_to_the_77_tokens_of_both_encoders(kandinsky):
-    en = "A large brown dog and two small cats are sitting on the edge of a wooden boat near the harbour."
-    bn = "একটি বড় বাদামী কুকুর এবং দুটি ছোট বিড়াল বন্দরের কাছে একটি কাঠের নৌকার কিনারায় বসে আছে।"
-    cut = fit_prompt(en, bn, get_config("paper").synthesis, "bn_IN", kandinsky.count_tokens)
-    prompt = joint_prompt(cut.en, cut.target)
-    for tokenizer in (kandinsky.prior.tokenizer, kandinsky.decoder.tokenizer):
-        assert len(tokenizer(prompt).input_ids) <= 77 < len(tokenizer(joint_prompt(en, bn)).input_ids)
-    assert kandinsky.count_tokens(english_part(cut.en)) < 37 and kandinsky.count_tokens(target_part(cut.target)) < 40
-    assert cut.en and cut.target and cut.cut_en and cut.cut_target
-
-
-def test_pictures_by_kandinsky_are_made_again_from_their_sidecars_alone(config, tiny_kandinsky, monkeypatch):
-    models = config_models(tiny_kandinsky, monkeypatch)
-    kandinsky_config = get_config("smoke", ["data.triplets=3", "synthesis.batch=2", "synthesis.side=64", *models])
-    monkeypatch.setattr(KandinskySynthesiser.__init__, "__kwdefaults__", {"prior_steps": 2, "steps": 2})
-    sidecars = sorted((build_images(kandinsky_config) / "images").glob("*.json"))
-    assert len(sidecars) == 3
-    assert read_json(sidecars[0])["components"]["decoder_revision"].startswith("sha256:")
-    for sidecar in sidecars[1:]:  # places 1 and 0 of a batch
-        again = regenerate(sidecar, get_config("smoke", models))
-        assert again == sidecar.with_suffix(".png").read_bytes()
-        assert Image.open(io.BytesIO(again)).size == (64, 64)
-
-
-def test_missing_weights_are_an_error_that_says_where_to_put_them(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(BncapError, match="BNCAP_MODELS/nobody/nothing"):
-        load_synthesiser(get_config("paper", ["components.synthesiser_prior=nobody/nothing"]))
-
-
-def config_models(folders: tuple[Path, Path], monkeypatch) -> list[str]:
-    monkeypatch.setenv("BNCAP_MODELS", str(folders[0].parent))
-    return ["components.synthesiser=decoder", "components.synthesiser_prior=prior"]
+def test_other_steps_make_other_pictures_under_another_key(config, models):
+    settings = (*KANDINSKY, "data.triplets=1", "synthesis.batch=1")
+    key = {}
+    for guidance in (1.5, 6.0):
+        build_images(get_config("smoke", [*settings, f"synthesis.guidance={guidance}"]))
+        key[guidance] = read_json(shard(0, 1) / "manifest.json")["key"], (shard(0, 1) / "index.csv").read_text()
+    assert key[1.5][0] != key[6.0][0] and key[1.5][1] != key[6.0][1]

@@ -1,11 +1,13 @@
 import random
+import subprocess
+import sys
 import unicodedata
 
 import pytest
 import sentencepiece
 
 from bncap.errors import BncapError
-from bncap.text import LANGUAGES, iso, language_name, normalise, stem, tokenise
+from bncap.text import LANGUAGES, iso, language_name, normalise, share_in_script, stem, stemmer_name, tokenise
 
 ZWNJ, ZWJ, NUKTA, HASANTA = "\u200c", "\u200d", "\u09bc", "\u09cd"
 CAPTIONS = (
@@ -153,11 +155,48 @@ def test_inflected_and_bare_nouns_share_a_stem(noun):
     assert {stem(noun + ending, "bn") for ending in endings} == {stem(noun, "bn")}
 
 
-def test_stemming_twice_changes_nothing_and_other_languages_have_no_stemmer():
+def test_stemming_bengali_twice_changes_nothing():
     for token in (token for caption in CAPTIONS for token in tokenise(caption, "bn")):
         assert stem(stem(token, "bn_IN"), "bn") == stem(token, "bn")
-    assert stem("lamps", "en") == "lamps"
-    assert stem("गाड़ियों", "hi_IN") == "गाड़ियों"
+
+
+@pytest.mark.parametrize(
+    ("lang", "words", "root"),
+    [
+        # the examples of Porter's paper, and of Snowball's pages
+        ("en", ("caresses",), "caress"), ("en", ("ponies",), "poni"), ("en_XX", ("relational",), "relat"),
+        ("en_XX", ("dog", "dogs"), "dog"), ("de_DE", ("Hund", "Hunde", "Hunden"), "hund"),
+        ("es_XX", ("perro", "perros", "perras"), "perr"), ("ru_RU", ("собака", "собаки", "собакой"), "собак"),
+        ("sv_SE", ("hund", "hundar", "hundarna"), "hund"), ("fi_FI", ("koira", "koirat"), "koira"),
+        ("ar_AR", ("الكلاب", "كلاب"), "كلاب"),
+    ],
+)  # fmt: skip
+def test_languages_with_a_stemmer_of_nltk_lose_their_endings(lang, words, root):
+    assert {stem(word, lang) for word in words} == {root}
+
+
+@pytest.mark.parametrize("code", sorted(LANGUAGES))
+def test_a_language_has_a_stemmer_exactly_where_its_name_says_so(code):
+    names = {"bn_IN": "bncap-1 light", "en_XX": "Porter"} | {
+        f"{lang}": "Snowball"
+        for lang in ["ar_AR", "de_DE", "es_XX", "fi_FI", "fr_XX", "it_IT", "nl_XX", "pt_XX", "ro_RO", "ru_RU", "sv_SE"]
+    }  # fmt: skip
+    assert stemmer_name(code) == stemmer_name(code[:2]) == names.get(code, "")
+    words = ["lamps", "गाड़ियों", "小さい", "kedilerin", "бачили"]
+    if not stemmer_name(code):
+        assert [stem(word, code) for word in words] == words
+
+
+def test_a_stem_does_not_depend_on_the_words_stemmed_before_and_is_never_empty():
+    rng = random.Random(0)
+    prefixes, suffixes = ("", "ال", "و", "ب", "لل", "سي"), ("", "ون", "ات", "ها", "ة", "وا", "تم")
+    words = [
+        rng.choice(prefixes) + "".join(rng.choices("بتجحدرسعفقكلمنهي", k=3)) + rng.choice(suffixes) for _ in range(500)
+    ]
+    forwards = {word: stem(word, "ar") for word in words}
+    stem.cache_clear()
+    assert {word: stem(word, "ar") for word in reversed(words)} == forwards
+    assert all(stem(token, code) for code in LANGUAGES for token in ("'", "s", "-", "।", "e", "ال"))
 
 
 def test_languages_are_those_of_the_mbart50_tokenizer():
@@ -179,3 +218,27 @@ def test_an_unknown_language_is_an_error_with_close_matches(wrong, hint):
         with pytest.raises(BncapError, match="unknown language") as error:
             function(wrong)
         assert hint in str(error.value)
+
+
+def test_importing_the_module_leaves_nltk_alone():
+    code = "import sys, bncap.text; sys.exit('nltk' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "lang", "share"),
+    [
+        ("একটি লাল বল।", "bn_IN", 1.0), ("a red ball", "bn_IN", 0.0), ("एक কখ", "hi_IN", 0.5), ("123 !", "ta_IN", 1.0),
+        ("a red ball", "en_XX", 1.0), ("犬が走る", "ja_XX", 1.0), ("犬が", "zh_CN", 0.5), ("красный", "ru_RU", 1.0),
+    ],
+)  # fmt: skip
+def test_the_share_of_letters_in_a_languages_script(text, lang, share):
+    assert share_in_script([text], lang) == pytest.approx(share, abs=0.34 if share == 0.5 else 0)
+
+
+def test_every_language_has_a_script_that_its_name_for_itself_is_written_in():
+    own = {"ka": "ქართული", "he": "עברית", "si": "සිංහල", "ml": "മലയാളം", "te": "తెలుగు", "gu": "ગુજરાતી", "th": "ไทย",
+           "km": "ខ្មែរ", "my": "မြန်မာ", "ko": "한국어", "fa": "فارسی", "ur": "اردو", "ps": "پښتو", "mk": "македонски",
+           "mn": "монгол", "kk": "қазақ", "uk": "українська", "mr": "मराठी", "ne": "नेपाली", "vi": "tiếng việt",
+           "az": "azərbaycan", "hr": "hrvatski", "ar": "العربية", "ta": "தமிழ்"}  # fmt: skip
+    assert all(share_in_script([name], code) == 1 for code, name in own.items())

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from bncap import artifacts, checkpoints, objective, train
 from bncap.batches import Triplets
 from bncap.config import VARIANTS, get_config
-from bncap.errors import BncapError
+from bncap.errors import BncapError, OutOfTime
 from bncap.features import FeatureStore
 from bncap.settings import override
 from bncap.train import Validation
@@ -38,7 +38,7 @@ def write_store(folder, triplets, seed=0, unpaired=()):
             [i, pictures[i], pictures[i], "" if i in unpaired else f"{i}.png", "", f"একটি {words[i % 5]} আছে।"]
             for i in range(triplets)
         ]
-        header = ["caption_id", "image_id", "image", "synthetic", "en", "bn"]
+        header = ["caption_id", "image_id", "image", "synthetic", "en", "target"]
         artifacts.write_csv(target / "triplets.csv", header, rows)
 
     artifacts.run_step(store, settings={"seed": seed}, build=features, quiet=True)
@@ -114,6 +114,31 @@ def test_a_killed_run_goes_on_to_the_same_bytes(data, validation, captioner, tmp
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "cut" / file).read_bytes(), file
 
 
+@pytest.mark.parametrize("step", [2, 3, 4], ids=["within an epoch", "at its last step", "in the next"])
+def test_a_run_whose_time_is_up_goes_on_to_the_same_bytes(step, data, validation, captioner, tmp_path, monkeypatch):
+    start, triplets = weights(captioner), data()
+    train.train(captioner, triplets, validation, CONFIG, 7, tmp_path / "whole")
+    expected = weights(captioner)
+    checkpoints.put_weights(captioner, start)
+    asked = iter(range(1, 100))
+    monkeypatch.setattr(train.deadline, "reached", lambda: next(asked) >= step)
+    with pytest.raises(OutOfTime, match=f"step {step} of 9"):
+        train.train(captioner, triplets, validation, CONFIG, 7, tmp_path / "stopped")
+    monkeypatch.undo()
+    checkpoints.put_weights(captioner, start)  # as a new process would begin
+    train.train(captioner, triplets, validation, CONFIG, 7, tmp_path / "stopped")
+    assert all(torch.equal(expected[name], p) for name, p in weights(captioner).items())
+    for name in ("steps.csv", "validation.csv"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
+
+
+def test_what_only_an_unfinished_run_needs_is_removed(data, validation, captioner, tmp_path):
+    run = tmp_path / "run"
+    train.train(captioner, data(), validation, CONFIG, 7, run)
+    train.tidy(run)
+    assert sorted(path.name for path in run.iterdir()) == ["steps.csv", "validation.csv"]
+
+
 def test_a_checkpoint_interrupted_while_it_took_its_place_is_found(captioner, tmp_path):
     optimizer = torch.optim.AdamW(captioner.parameters(), lr=0.1)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=3)
@@ -121,7 +146,10 @@ def test_a_checkpoint_interrupted_while_it_took_its_place_is_found(captioner, tm
     parts = (captioner, optimizer, scheduler, scaler)
     checkpoints.save(tmp_path / "last", *parts, {"step": 3})
     (tmp_path / "last").rename(tmp_path / ".last.new")
+    (tmp_path / "last").mkdir()  # the old one, half removed
+    (tmp_path / "last" / "model.safetensors").touch()
     assert checkpoints.load(tmp_path / "last", *parts) == {"step": 3}
+    assert checkpoints.load(tmp_path / "last", *parts) == {"step": 3} and not (tmp_path / ".last.new").exists()
 
 
 def test_the_step_log_holds_raw_and_weighted_terms(data, validation, captioner, tmp_path):
@@ -231,7 +259,7 @@ def test_ce_on_synthetic_pictures_averages_over_both(data, captioner):
 
 def test_the_compute_matched_row_sees_as_many_further_real_captions(data):
     config = override(CONFIG, VARIANTS["ce_real_matched"].overrides)
-    batches = list(train._batches(data(), config, 7, 0))
+    batches = list(train._batches(data(), config, 7, 0, 0))
     assert [len(b.labels) for b, _ in batches] == [len(e.labels) for _, e in batches] == [4, 4, 2]
     assert any(not torch.equal(b.real, e.real) for b, e in batches)
 

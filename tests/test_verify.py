@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -85,8 +87,57 @@ def test_an_empty_side_has_the_lowest_similarity(tmp_path):
 
 
 def test_a_verifier_that_cannot_be_loaded_is_named(tmp_path):
-    with pytest.raises(BncapError, match="verifier .*nowhere cannot be loaded"):
+    with pytest.raises(BncapError, match="nowhere: there is no such folder to load the verifier from"):
         Verifier(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("file", "keep"),
+    [
+        ("modules.json", 0), ("tokenizer.json", 0), ("model.safetensors", 0), ("2_Dense/model.safetensors", 0),
+        ("config.json", 0.5), ("modules.json", 0.5), ("model.safetensors", 0.5), ("1_Pooling/config.json", 0.5),
+    ],
+)  # fmt: skip
+def test_a_verifier_with_a_missing_or_truncated_file_is_one_line_that_names_it(labse, tmp_path, file, keep):
+    folder = shutil.copytree(labse, tmp_path / "labse")
+    path = folder / file
+    content = path.read_bytes()
+    path.unlink()
+    if keep:
+        path.write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(BncapError, match="verifier") as error:
+        Verifier(str(folder))
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_verifier_of_labses_modules_pools_the_first_token_and_normalises(labse):
+    verifier = Verifier(str(labse))
+    vectors = verifier._encode(["red", "নীল blue"])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    bert, dense = verifier.encoder[0].model, verifier.encoder[2].linear
+    with torch.inference_mode():
+        first = bert(torch.tensor([[2, 8, 7, 3]])).last_hidden_state[:, 0]
+        expected = torch.nn.functional.normalize(torch.tanh(dense(first)))
+    np.testing.assert_allclose(vectors[1], expected[0].numpy(), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def labse(tmp_path_factory):
+    """A tiny random encoder of LaBSE's modules: BERT, its first token, dense with tanh, unit length."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    bert = tmp_path_factory.mktemp("bert")
+    (bert / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nred\nলাল\nblue\nনীল", "utf-8")
+    BertTokenizerFast(str(bert / "vocab.txt"), strip_accents=False).save_pretrained(bert)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=9, max_position_embeddings=32, **sizes)).save_pretrained(bert)
+    parts = [Transformer(str(bert)), Pooling(16, pooling_mode="cls"), Dense(16, 16), Normalize()]
+    folder = tmp_path_factory.mktemp("labse")
+    SentenceTransformer(modules=parts, device="cpu").save(str(folder), create_model_card=False)
+    return folder
 
 
 def save_encoder(path):

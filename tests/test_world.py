@@ -9,13 +9,14 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from bncap import artifacts
-from bncap.captions import read_boxes, read_coco, read_flickr_csv
+from bncap import artifacts, hub
+from bncap.captions import read_boxes
 from bncap.config import get_config
-from bncap.mini import encoder, text_models, world
+from bncap.mini import corpus, encoder, sentence_encoder, text_models, world
+from bncap.mini.corpus import Texts, mini_texts
 from bncap.mini.grammar import parse_en
 from bncap.mini.scene import COLOURS, OOD_BACKGROUNDS
-from bncap.paths import model_path
+from bncap.readers import read_coco, read_flickr_csv
 
 SIZES = ("world.train_images=9", "world.validation_images=2", "world.test_images=3", "world.ood_images=4")
 SPLITS = (("train2014", 9), ("val2014", 5))
@@ -105,12 +106,16 @@ def trained(tmp_path, monkeypatch):
     calls = []
 
     def train_text(name):
-        def train(out, seed, steps):
+        def train(out, texts, seed, steps):
+            assert isinstance(texts, Texts)
             calls.append((name, seed, steps))
             save_file({"a": np.zeros(5)}, out / "model.safetensors")
             return {"loss": 1.5}
 
         return train
+
+    def train_verifier(out, seed, steps):
+        return train_text("verifier")(out, mini_texts(1), seed, steps)
 
     def train_image(arch, out, seed, steps=None, progress=True):
         calls.append((arch, seed, steps))
@@ -119,6 +124,8 @@ def trained(tmp_path, monkeypatch):
     monkeypatch.setenv("BNCAP_ARTIFACTS", str(tmp_path))
     monkeypatch.setattr(world, "run_parallel", lambda function, tuples, jobs, label: [function(*t) for t in tuples])
     monkeypatch.setattr(text_models, "TEXT_MODELS", {name: train_text(name) for name in text_models.TEXT_MODELS})
+    monkeypatch.setattr(corpus, "SENTENCES", 1)
+    monkeypatch.setattr(sentence_encoder, "train_sentence_encoder", train_verifier)
     monkeypatch.setattr(encoder, "pretrain_classifier", train_image)
     monkeypatch.setattr(encoder, "evaluate", lambda folder, style, n, seed: {"kind": 0.5, "colour": 0.25})
     return calls
@@ -129,7 +136,7 @@ def test_each_component_is_trained_once_into_the_folder_where_it_is_looked_for(t
     folders = world.build_models(config)
     assert set(folders) == {"decoder", "verifier", "bertscore", "gpt2", "vit", "cnn"} and len(trained) == 6
     for part, folder in folders.items():
-        assert str(folder) == model_path(config, f"mini:{part}")
+        assert str(folder) == hub.path(config, f"mini:{part}")
     assert artifacts.read_json(folders["decoder"] / "figures.json") == {"loss": 1.5}
     assert artifacts.read_json(folders["vit"] / "figures.json")["kind_ood"] == 0.5
     assert world.build_models(config) == folders and len(trained) == 6
@@ -138,7 +145,7 @@ def test_each_component_is_trained_once_into_the_folder_where_it_is_looked_for(t
 def test_the_number_of_steps_scales_and_another_number_trains_anew(trained):
     world.build_models(get_config("smoke", ["world.model_steps=0.5"]))
     steps = {name: count for name, _, count in trained}
-    assert steps["mbart"] == text_models.TEXT_MODEL_STEPS["mbart"] // 2
+    assert steps["decoder"] == text_models.TEXT_MODEL_STEPS["decoder"] // 2
     assert steps["bncap_cnn_mini"] == encoder.RECIPES["bncap_cnn_mini"].steps // 2
     world.build_models(get_config("smoke", ["world.model_steps=0.000001"]))
     assert {count for _, _, count in trained[6:]} == {2} and len(trained) == 12
@@ -158,3 +165,11 @@ def test_each_model_is_described_with_what_it_stands_for_its_size_and_its_figure
     assert records["verifier"]["stands for"] == "sentence-transformers/LaBSE"
     assert (records["cnn"]["parameters"], records["gpt2"]["parameters"]) == (10, 5)
     assert records["decoder"]["measured"] == "loss 1.5" and "kind_ood 0.5" in records["encoder"]["measured"]
+
+
+def test_only_the_components_that_the_configuration_names_are_made(trained):
+    real = [f"components.{part}=somebody/{part}" for part in world.TRAINED_PARTS if part != "verifier"]
+    assert set(world.build_models(get_config("smoke", real))) == {"verifier"}
+    assert [name for name, _, _ in trained] == ["verifier"]
+    assert [record["component"] for record in world.describe_models(get_config("smoke", real))] == ["verifier"]
+    assert world.build_models(get_config("kaggle")) == {} and world.describe_models(get_config("kaggle")) == []

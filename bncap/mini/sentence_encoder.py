@@ -14,6 +14,8 @@ from bncap.mini.grammar import captions_en, parse_en, say_bn
 from bncap.mini.scene import sample_scene
 from bncap.mini.translator import MiniTranslator, misread
 
+STEPS = 600
+"""Training steps where ``world.model_steps`` is 1."""
 WIDTH = 64
 SCALE = 20.0
 """Inverse temperature of the ranking loss; the usual one for cosine similarities."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 from PIL import Image
 
@@ -28,7 +29,7 @@ class MiniSynthesiser:
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: give one seed for each prompt")
         return [
-            paint(_imagine(parse_en(prompt.split("In Bengali:")[0]), random.Random(seed)), "synthetic", seed)
+            paint(_imagine(parse_en(re.split(r"\bIn [A-Z]\w+:", prompt)[0]), random.Random(seed)), "synthetic", seed)
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
 

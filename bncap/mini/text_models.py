@@ -1,56 +1,56 @@
-"""The mini world's language models, each of the real one's class and saved in the real one's format.
+"""Small language models, each of the real one's class and saved in the real one's format.
 
-All of them learn from generated in-domain sentences alone, never from the data splits or from the words and patterns of
-the out-of-domain set.  The same seed gives the same weights on one thread.
+All of them learn from :class:`bncap.mini.corpus.Texts`: in the mini world generated in-domain sentences, none of the
+data splits' and without the words and patterns of the out-of-domain set; of a user's own data the training captions.
+The same texts and seed give the same weights on one thread.
 """
 
 from __future__ import annotations
 
 import random
 import re
-import string
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 
-from bncap.mini.corpus import BENGALI_CHARACTERS, parallel_captions
-from bncap.mini.sentence_encoder import train_sentence_encoder
+from bncap.mini.corpus import Texts
+from bncap.text import UNSPACED, iso, normalise, tokenise
 
-SENTENCES = 6000
-"""Generated captions that a model learns from; 500 more are held out to measure it."""
 BATCH = 32
 WIDTH, LAYERS, HEADS, MAX_TOKENS = 96, 2, 4, 128
+RECURRING = 3
+"""A word that occurs so often is worth a piece of its own."""
 
 Batch = dict[str, torch.Tensor]
 
 
-def train_tokenizer(out: Path, seed: int):
+def train_tokenizer(out: Path, texts: Texts):
     """Train sentencepiece (unigram) and save it in ``out`` as an ``MBart50Tokenizer``; returns that.
 
-    Each common word is a piece, some 400 in all, and so is every character of Bengali and of ASCII: words out of domain
-    come apart but are never unknown.  It takes text as it stands (NFC), without a character map of its own.
+    Recurring words are pieces, and so is each of ``texts.characters``: rare words come apart but are never unknown.
+    It takes text as it stands (NFC), without a character map of its own.
     """
     import sentencepiece
     from transformers import MBart50Tokenizer
 
     out.mkdir(parents=True, exist_ok=True)
-    texts = [text for pair in parallel_captions(seed, 3000) for text in pair]
     # The trainer considers only what recurs in different words: each word with a comma too, or it would spell out those
     # that always look the same, the commonest among them.
-    texts += sorted({f"{word}," for text in texts for word in re.findall(r"[^\s,.।]+", text)})
+    words = _recurring(texts.spelt)
+    lines = [*texts.spelt, *(f"{word}," for word in words)]
     model_file = out / "sentencepiece.bpe.model"
     with model_file.open("wb") as file:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
+            sentence_iterator=iter(lines),
             model_writer=file,
             model_type="unigram",
-            vocab_size=800,
+            vocab_size=max(800, 2 * len(words) + len(texts.characters) + 200),
             hard_vocab_limit=False,
             character_coverage=1.0,
-            required_chars=BENGALI_CHARACTERS + "।॥" + string.printable.strip(),
+            required_chars=texts.characters,
             normalization_rule_name="identity",
             num_threads=1,
             minloglevel=2,
@@ -58,20 +58,20 @@ def train_tokenizer(out: Path, seed: int):
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
     # The class itself puts the pieces in mBART's order and adds the language codes and <mask>.
     vocab = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(len(pieces))]
-    tokenizer = MBart50Tokenizer(vocab=vocab, src_lang="bn_IN", tgt_lang="bn_IN", model_max_length=MAX_TOKENS)
+    tokenizer = MBart50Tokenizer(vocab=vocab, src_lang=texts.lang, tgt_lang=texts.lang, model_max_length=MAX_TOKENS)
     tokenizer.save_pretrained(out)
     return tokenizer
 
 
-def train_mbart(out: Path, seed: int, steps: int) -> dict[str, float]:
-    """Denoising-pretrain an ``MBartForConditionalGeneration`` on Bengali and save it, encoder and tokenizer too.
+def train_mbart(out: Path, texts: Texts, seed: int, steps: int) -> dict[str, float]:
+    """Denoising-pretrain an ``MBartForConditionalGeneration`` and save it, encoder and tokenizer too.
 
-    A third of the words is masked in spans, each span by one <mask>; source and labels are ``bn_IN … </s>``, the
+    A third of the words is masked in spans, each span by one <mask>; source and labels are ``lang … </s>``, the
     decoder starts from ``</s>``, as in mBART-50.  Returns the loss and token accuracy on held-out noised sentences.
     """
     from transformers import MBartConfig, MBartForConditionalGeneration
 
-    tokenizer = train_tokenizer(out, seed)
+    tokenizer = train_tokenizer(out, texts)
     torch.manual_seed(seed)
     config = MBartConfig(
         vocab_size=len(tokenizer),
@@ -90,39 +90,37 @@ def train_mbart(out: Path, seed: int, steps: int) -> dict[str, float]:
     model.config.tokenizer_class = "MBart50Tokenizer"
 
     def batch(sentences: list[str], rng: random.Random) -> Batch:
-        noised = [_mask_spans(sentence, rng, tokenizer.mask_token) for sentence in sentences]
-        encoded = tokenizer(noised, text_target=sentences, padding=True, return_tensors="pt")
+        noised = [_mask_spans(sentence, texts.lang, rng, tokenizer.mask_token) for sentence in sentences]
+        encoded = tokenizer(noised, text_target=sentences, padding=True, truncation=True, return_tensors="pt")
         return dict(encoded) | {"labels": _ignore_padding(encoded["labels"], tokenizer.pad_token_id)}
 
-    return _fit(model, batch, out, seed, steps, learning_rate=2e-3)
+    return _fit(model, batch, out, texts, seed, steps, learning_rate=2e-3)
 
 
-def train_bert(out: Path, seed: int, steps: int) -> dict[str, float]:
+def train_bert(out: Path, texts: Texts, seed: int, steps: int) -> dict[str, float]:
     """Train a ``BertForMaskedLM`` with a WordPiece tokenizer, for BERTScore; layer 2 is its last.
 
-    The pieces are the in-domain words and every character of Bengali and of ASCII, first in a word or inside it.
-    Returns the loss and accuracy on the masked pieces of held-out sentences.
+    The pieces are the words and each of ``texts.characters``, first in a word or inside it.  Text is normalised, as
+    BERTScore compares it.  Returns the loss and accuracy on the masked pieces of held-out sentences.
     """
-    from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+    from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, PreTrainedTokenizerFast
 
-    characters = sorted(set(BENGALI_CHARACTERS + "।॥" + string.printable.strip()))
-    words = Counter(word for text in _bengali(seed, 3000) for word in re.findall(r"[^\s,.।]{2,}", text))
-    pieces = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        *characters,
-        *(f"##{c}" for c in characters),
-        *sorted(words),
-    ]
+    characters = sorted(set(texts.characters))
+    words = {word for text in texts.words for word in tokenise(text, texts.lang) if len(word) > 1}
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    pieces = [*special, *characters, *(f"##{c}" for c in characters), *sorted(words)]
     tokenizer = BertTokenizerFast(
         vocab={piece: i for i, piece in enumerate(pieces)},
         do_lower_case=False,
         strip_accents=False,
         model_max_length=MAX_TOKENS,
     )
+    if iso(texts.lang) in UNSPACED:
+        # BERT's own class takes a stretch of more than 100 characters without a blank for an unknown word
+        backend = tokenizer.backend_tokenizer
+        backend.model.max_input_chars_per_word = 10_000
+        special = tokenizer.special_tokens_map
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=MAX_TOKENS, **special)
     tokenizer.save_pretrained(out)
     torch.manual_seed(seed)
     config = BertConfig(
@@ -136,16 +134,18 @@ def train_bert(out: Path, seed: int, steps: int) -> dict[str, float]:
     )
 
     def batch(sentences: list[str], rng: random.Random) -> Batch:
-        encoded = dict(tokenizer(sentences, padding=True, return_tensors="pt", return_special_tokens_mask=True))
+        written = [normalise(sentence, texts.lang) for sentence in sentences]
+        options = {"padding": True, "truncation": True, "return_tensors": "pt", "return_special_tokens_mask": True}
+        encoded = dict(tokenizer(written, **options))
         ids, special = encoded.pop("input_ids"), encoded.pop("special_tokens_mask").bool()
         drawn = torch.tensor([[rng.random() < 0.2 for _ in row] for row in special.tolist()]) & ~special
         labels = ids.masked_fill(~drawn, -100)
         return encoded | {"labels": labels, "input_ids": ids.masked_fill(drawn, tokenizer.mask_token_id)}
 
-    return _fit(BertForMaskedLM(config), batch, out, seed, steps, learning_rate=2e-3)
+    return _fit(BertForMaskedLM(config), batch, out, texts, seed, steps, learning_rate=2e-3)
 
 
-def train_gpt2(out: Path, seed: int, steps: int) -> dict[str, float]:
+def train_gpt2(out: Path, texts: Texts, seed: int, steps: int) -> dict[str, float]:
     """Train a ``GPT2LMHeadModel`` with a byte-level BPE tokenizer, for the ViT + GPT-2 baseline.
 
     Sentences are framed as ``<s> … </s>`` and padded with ``<pad>``.  Cross-attention comes in when it is loaded with
@@ -163,9 +163,8 @@ def train_gpt2(out: Path, seed: int, steps: int) -> dict[str, float]:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    pieces.train_from_iterator(
-        _bengali(seed, 3000), vocab_size=900, special_tokens=list(special.values()), show_progress=False
-    )
+    size = max(900, 2 * len(_recurring(texts.words)) + 256)
+    pieces.train_from_iterator(texts.words, vocab_size=size, special_tokens=list(special.values()), show_progress=False)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=pieces._tokenizer, model_max_length=MAX_TOKENS, **special)
     tokenizer.save_pretrained(out)
     torch.manual_seed(seed)
@@ -181,39 +180,41 @@ def train_gpt2(out: Path, seed: int, steps: int) -> dict[str, float]:
     )
 
     def batch(sentences: list[str], rng: random.Random) -> Batch:
-        encoded = dict(tokenizer([f"<s>{s}</s>" for s in sentences], padding=True, return_tensors="pt"))
+        framed = [f"<s>{sentence}</s>" for sentence in sentences]
+        encoded = dict(tokenizer(framed, padding=True, truncation=True, return_tensors="pt"))
         return encoded | {"labels": _ignore_padding(encoded["input_ids"], tokenizer.pad_token_id)}
 
     model = GPT2LMHeadModel(config)
     model.loss_type = "ForCausalLM"  # what the library would take as well, after a warning
-    return _fit(model, batch, out, seed, steps, learning_rate=3e-3, shift=1)
+    return _fit(model, batch, out, texts, seed, steps, learning_rate=3e-3, shift=1)
 
 
-TEXT_MODELS: dict[str, Callable[[Path, int, int], dict[str, float]]] = {
-    "mbart": train_mbart,
-    "sentence-encoder": train_sentence_encoder,
-    "bert": train_bert,
+TEXT_MODELS: dict[str, Callable[[Path, Texts, int, int], dict[str, float]]] = {
+    "decoder": train_mbart,
+    "bertscore": train_bert,
     "gpt2": train_gpt2,
 }
-"""Name -> training function (folder, seed, steps) -> measured figures."""
-
-TEXT_MODEL_STEPS = {"mbart": 800, "sentence-encoder": 600, "bert": 600, "gpt2": 600}
-"""Steps that each is trained for in the profile ``mini``."""
-
-
-def _bengali(seed: int, n: int) -> list[str]:
-    return [bengali for _, bengali in parallel_captions(seed, n)]
+"""Component of the configuration -> training function (folder, texts, seed, steps) -> measured figures."""
+TEXT_MODEL_STEPS = {"decoder": 800, "bertscore": 600, "gpt2": 600}
+"""Steps that each is trained for where ``world.model_steps`` is 1."""
 
 
-def _mask_spans(sentence: str, rng: random.Random, mask: str) -> str:
-    words = sentence.split()
+def _recurring(texts: Sequence[str]) -> list[str]:
+    """The words that occur :data:`RECURRING` times, sorted; of text without blanks, stretches between punctuation."""
+    words = Counter(word for text in texts for word in re.findall(r"[^\s,.।]+", text))
+    return sorted(word for word, count in words.items() if count >= RECURRING)
+
+
+def _mask_spans(sentence: str, lang: str, rng: random.Random, mask: str) -> str:
+    unspaced = iso(lang) in UNSPACED
+    words = tokenise(sentence, lang) if unspaced else sentence.split()
     budget = max(1, round(len(words) / 3))
     while budget > 0:
         length = min(budget, rng.randint(1, 4))
         at = rng.randrange(max(1, len(words) - length + 1))
         words[at : at + length] = [mask]
         budget -= length
-    return " ".join(words)
+    return ("" if unspaced else " ").join(words)
 
 
 def _ignore_padding(ids: torch.Tensor, pad: int) -> torch.Tensor:
@@ -224,23 +225,24 @@ def _fit(
     model: torch.nn.Module,
     batch: Callable[[list[str], random.Random], Batch],
     out: Path,
+    texts: Texts,
     seed: int,
     steps: int,
     *,
     learning_rate: float,
     shift: int = 0,
 ) -> dict[str, float]:
-    """Train on Bengali captions, save in ``out``, and measure loss and accuracy on captions held out.
+    """Train on the captions, save in ``out``, and measure loss and accuracy on those held out.
 
     ``shift`` is how many places after a label its logits' place is (1 for a language model that shifts by itself).
     """
-    texts = _bengali(seed, SENTENCES + 500)
+    size = min(BATCH, len(texts.train))
     rng = random.Random(f"{seed}|batches")
     optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=max(steps, 2), pct_start=0.1)
     model.train()
     for _ in tqdm(range(steps), desc=out.name):
-        loss = model(**batch(rng.sample(texts[:SENTENCES], BATCH), rng)).loss
+        loss = model(**batch(rng.sample(texts.train, size), rng)).loss
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -248,7 +250,7 @@ def _fit(
         schedule.step()
     model.eval()
     model.save_pretrained(out)
-    inputs = batch(texts[SENTENCES:], rng)
+    inputs = batch(texts.held_out, rng)
     with torch.no_grad():
         output = model(**inputs)
     labels = inputs["labels"][:, shift:]

@@ -1,4 +1,4 @@
-"""The mini world on disk: pictures and annotations in COCO's and Flickr30k's own layout, and the small models.
+"""The mini world on disk: pictures and annotations in COCO's and Flickr30k's own layout; and the small models.
 
 Everything downstream reads these files as it would read the real ones.  ``train2014`` and ``val2014`` are in-domain,
 ``flickr30k`` is out of domain.  As an extra, each object's annotation has its ``colour``, and Flickr30k's pictures have
@@ -7,6 +7,7 @@ an ``instances.json``.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from dataclasses import asdict, dataclass, field
@@ -16,22 +17,38 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from bncap.artifacts import MANIFEST, atomic, is_finished, read_json, run_step, write_json, write_text
+from bncap import hub
+from bncap.artifacts import (
+    MANIFEST,
+    Step,
+    atomic,
+    is_finished,
+    read_json,
+    read_manifest,
+    run_step,
+    write_json,
+    write_text,
+)  # fmt: skip
 from bncap.captions import FLICKR_HEADER
+from bncap.mini.corpus import texts_for
 from bncap.mini.draw import boxes, paint
 from bncap.mini.grammar import captions_en
 from bncap.mini.scene import KINDS, SIDE, sample_scene
-from bncap.paths import dataset_root, model_path, step_dir
+from bncap.paths import dataset_roots, step_dir
 from bncap.settings import Components, Config, World
 from bncap.workers import run_parallel
 
 STEP = "00_mini_world"
 CAPTIONS = 5
 JPEG_QUALITY = 90
-TEXT_PARTS = {"decoder": "mbart", "verifier": "sentence-encoder", "bertscore": "bert", "gpt2": "gpt2"}
-"""Component of the configuration -> key of :data:`bncap.mini.text_models.TEXT_MODELS`."""
+TRAINED_PARTS = ("encoder", "decoder", "verifier", "bertscore", "gpt2", "vit", "cnn")
+"""Components of the configuration that consist of weights, where they are mini ones."""
+OWN_PARTS = ("encoder", "decoder", "bertscore")
+"""Those that serve a user's own data; the others know the mini world alone, or are for comparisons made there."""
+LANGUAGE_PARTS = ("decoder", "bertscore", "gpt2")
+"""Those that are made by :mod:`bncap.mini.text_models`."""
 IMAGE_PARTS = {"encoder": "bncap_maxvit_mini", "vit": "bncap_vit_mini", "cnn": "bncap_cnn_mini"}
-"""Component of the configuration -> architecture in :mod:`bncap.mini.encoder`."""
+"""Those that are made by :mod:`bncap.mini.encoder` -> their architecture there."""
 
 _CATEGORIES = [{"id": i, "name": kind, "supercategory": "object"} for i, kind in enumerate(KINDS, 1)]
 
@@ -54,7 +71,7 @@ def build_world(config: Config) -> Path:
     world = config.world
     sizes = {name: value for name, value in asdict(world).items() if name.endswith("_images")}
     return run_step(
-        dataset_root(config),
+        dataset_roots(config)[0],
         settings={**sizes, "seed": config.data.seed},
         build=partial(_paint_splits, world, config.data.seed),
         config=config,
@@ -126,27 +143,39 @@ def _write_flickr(folder: Path, records: _Records) -> None:
 
 
 def build_models(config: Config, jobs: int | None = None) -> dict[str, Path]:
-    """Train the mini components that are not there yet, ``jobs`` at a time; component -> folder in hub layout.
+    """Train those components that ``config`` names ``mini:...`` and that are not there yet, ``jobs`` at a time.
 
     With ``world.retrain_encoder`` the main encoder is trained as well, instead of being taken from the package.  Each
-    folder has the model's measured figures in ``figures.json``.
+    folder has the model's measured figures in ``figures.json``.  Returns component -> folder in hub layout.
     """
-    parts = [*TEXT_PARTS, *(part for part in IMAGE_PARTS if part != "encoder" or config.world.retrain_encoder)]
-    stale = [part for part in parts if not _is_current(config, part)]
+    parts = [part for part in named_parts(config) if part != "encoder" or config.world.retrain_encoder]
+    if not parts:
+        print(f"{STEP}: nothing to make, profile {config.profile} names no component mini:...")
+    settings = {part: _settings(config, part) for part in parts}
+    stale = [part for part in parts if not _is_current(config, part, settings[part])]
     # the longest first, so that the last worker to finish has little left
     stale.sort(key=lambda part: (part != "encoder", part not in ("decoder", "vit"), part))
-    run_parallel(_build_model, [(config, part) for part in stale], jobs, label="mini models")
+    run_parallel(_build_model, [(config, part, settings[part]) for part in stale], jobs, label="mini models")
     for part in stale:
         seconds = read_json(_folder(config, part) / MANIFEST)["seconds"]
         print(f"{STEP}/{_folder(config, part).name}: made in {seconds:.1f} s")
-    return {part: _folder(config, part) if part in stale else _build_model(config, part, quiet=False) for part in parts}
+    return {
+        part: _folder(config, part) if part in stale else _build_model(config, part, settings[part], quiet=False)
+        for part in parts
+    }
+
+
+def named_parts(config: Config) -> list[str]:
+    """The components that ``config`` names ``mini:...`` and that consist of weights which its data can use."""
+    parts = OWN_PARTS if config.data.source == "own" else TRAINED_PARTS
+    return [part for part in parts if getattr(config.components, part) == f"mini:{part}"]
 
 
 def describe_models(config: Config) -> list[dict[str, Any]]:
-    """One record for each trained mini component: what it stands for, its parameters and its measured figures."""
+    """One record for each mini component of :func:`named_parts`: what it stands for, its size and measured figures."""
     records = []
-    for part in ("encoder", *TEXT_PARTS, "vit", "cnn"):
-        folder = Path(model_path(config, f"mini:{part}"))
+    for part in named_parts(config):
+        folder = hub.find(config, f"mini:{part}").folder
         if (folder / "figures.json").is_file():
             figures = read_json(folder / "figures.json")
         else:  # the encoder that ships with the package
@@ -173,10 +202,13 @@ def count_parameters(folder: Path) -> int:
 
 def default_steps(part: str) -> int:
     """Steps of the component's training when ``world.model_steps`` is 1."""
+    from bncap.mini import sentence_encoder
     from bncap.mini.encoder import RECIPES
     from bncap.mini.text_models import TEXT_MODEL_STEPS
 
-    return RECIPES[IMAGE_PARTS[part]].steps if part in IMAGE_PARTS else TEXT_MODEL_STEPS[TEXT_PARTS[part]]
+    if part == "verifier":
+        return sentence_encoder.STEPS
+    return RECIPES[IMAGE_PARTS[part]].steps if part in IMAGE_PARTS else TEXT_MODEL_STEPS[part]
 
 
 def _folder(config: Config, part: str) -> Path:
@@ -185,26 +217,34 @@ def _folder(config: Config, part: str) -> Path:
 
 def _settings(config: Config, part: str) -> dict[str, Any]:
     steps = max(2, round(default_steps(part) * config.world.model_steps))
-    return {"seed": config.data.seed, "steps": steps, "scenes": min(200, config.world.test_images)}
+    settings = {"seed": config.data.seed, "steps": steps, "scenes": min(200, config.world.test_images)}
+    if config.data.source == "own" and part in LANGUAGE_PARTS:
+        texts = texts_for(config)
+        lines = "\n".join([*texts.train, "", *texts.held_out])
+        settings |= {"lang": texts.lang, "texts": hashlib.sha256(lines.encode()).hexdigest()}
+    return settings
 
 
-def _is_current(config: Config, part: str) -> bool:
+def _is_current(config: Config, part: str, settings: dict[str, Any]) -> bool:
     folder = _folder(config, part)
-    return is_finished(folder) and read_json(folder / MANIFEST)["settings"] == _settings(config, part)
+    return is_finished(folder) and read_manifest(folder)["key"] == Step(settings).key
 
 
-def _build_model(config: Config, part: str, quiet: bool = True) -> Path:
-    settings = _settings(config, part)
-    build = partial(_train, part, settings)
+def _build_model(config: Config, part: str, settings: dict[str, Any], quiet: bool = True) -> Path:
+    build = partial(_train, config, part, settings)
     return run_step(_folder(config, part), settings=settings, build=build, config=config, quiet=quiet)
 
 
-def _train(part: str, settings: dict[str, Any], folder: Path) -> None:
+def _train(config: Config, part: str, settings: dict[str, Any], folder: Path) -> None:
     seed, steps = settings["seed"], settings["steps"]
-    if part in TEXT_PARTS:
+    if part == "verifier":
+        from bncap.mini.sentence_encoder import train_sentence_encoder
+
+        figures = train_sentence_encoder(folder, seed, steps)
+    elif part in LANGUAGE_PARTS:
         from bncap.mini.text_models import TEXT_MODELS
 
-        figures = TEXT_MODELS[TEXT_PARTS[part]](folder, seed, steps)
+        figures = TEXT_MODELS[part](folder, texts_for(config), seed, steps)
     else:
         from bncap.mini import encoder
 
