@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from bncap import deadline
 from bncap.errors import BncapError, OutOfTime
@@ -29,15 +30,23 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         if options.traceback:
             raise
-        print(f"error: {error}; check that path and its disk, then start again", file=sys.stderr)
+        named = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
+        print(f"error: {named}; check that path and its disk, then start again", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; everything finished is kept", file=sys.stderr)
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """One line for wrong arguments instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bncap", description=__doc__)
+    parser = _Parser(prog="python -m bncap", description=__doc__)
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -133,6 +142,7 @@ def _config(options: argparse.Namespace):
 
 def _run(options: argparse.Namespace) -> None:
     from bncap import paths, runner
+    from bncap.config import get_config
 
     (profile, overrides), seed = _configuration(options), options.seed
     if options.seeds is not None:
@@ -147,7 +157,8 @@ def _run(options: argparse.Namespace) -> None:
         if options.jobs < 1:
             raise BncapError("--jobs must be at least 1")
         os.environ["BNCAP_JOBS"] = str(options.jobs)
-    notebooks = runner.select(options.first, options.last, options.only, profile)
+    own = get_config(profile, overrides).data.source == "own"
+    notebooks = runner.select(options.first, options.last, options.only, own)
     runner.run(runner.Request(profile, seed, tuple(overrides)), notebooks, force=options.force)
     report = paths.figures_dir(profile) / "report.html"
     print(f"report: {report}" if report.is_file() else f"figures: {report.parent}")

@@ -6,20 +6,18 @@ folder is complete.  ``unfinished.json`` stands in a folder under construction a
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import os
 import platform
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bncap.errors import BncapError
+from bncap.files import atomic, read_csv, read_json, write_csv, write_json, write_text  # noqa: F401  used from here
 from bncap.guards import full_disk_named, locked
 from bncap.hashes import file_hash, remembered_hash
 from bncap.paths import MANIFEST, artifacts_root, input_roots, relative_step, short_name
@@ -124,13 +122,15 @@ def is_finished(folder: Path) -> bool:
 
 
 def require(folder: Path) -> Path:
-    """``folder``, if it is finished; else a :class:`BncapError` with the command that makes it."""
+    """``folder``, if it is finished and as it was then; else a :class:`BncapError` with the command that makes it."""
     if not is_finished(folder):
         profile, step = folder.parts[-3], folder.parts[-2]
+        which = "--captions FILE" if profile == "own" else f"--profile {profile}"
         raise BncapError(
             f"{short_name(folder)} is missing or unfinished; make it with: "
-            f"./run_all.sh --profile {profile} --only {step[:2]} (--to {step[:2]} if what it needs is missing as well)"
+            f"./run_all.sh {which} --only {step[:2]} (--to {step[:2]} if what it needs is missing as well)"
         )
+    check_outputs(folder)
     return folder
 
 
@@ -138,8 +138,7 @@ def fingerprint(path: Path) -> str:
     """SHA-256 that stands for the bytes of a file, or of the outputs of a finished step folder, which are checked."""
     if path.is_file():
         return remembered_hash(path)
-    check_outputs(require(path))
-    outputs = read_manifest(path)["outputs"]
+    outputs = read_manifest(require(path))["outputs"]
     return _digest({name: record["sha256"] for name, record in outputs.items()})
 
 
@@ -170,50 +169,14 @@ def check_outputs(folder: Path) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished step folder; :class:`BncapError` if it is not what :func:`run_step` wrote."""
     manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or not {"key", "outputs"} <= set(manifest):
+    parts = ("key", "settings", "outputs")
+    kinds = tuple(type(manifest.get(part)) for part in parts) if isinstance(manifest, dict) else ()
+    if kinds != (str, dict, dict) or not all(
+        isinstance(record, dict) and {"sha256", "bytes", "mtime_ns"} <= set(record)
+        for record in manifest["outputs"].values()
+    ):
         raise BncapError(f"{short_name(folder / MANIFEST)} is no manifest; delete {short_name(folder)} and start again")
     return manifest
-
-
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BncapError(f"{short_name(path)} is not readable JSON ({error}); delete it and make it again") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8 so that a reader finds the old file or the whole new one."""
-    with atomic(path) as temporary:
-        temporary.write_text(text, "utf-8", newline="\n")
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) + "\n")
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path that takes the place of ``path`` when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _up_to_date(folder: Path, quiet: bool) -> Path:
@@ -236,7 +199,7 @@ def _take_over(folder: Path, key: str) -> None:
         return
     for root in input_roots():
         left = root / relative
-        if (left / WORKING).is_file() and not is_finished(left) and read_json(left / WORKING)["key"] == key:
+        if _unfinished_key(left) == key:
             print(f"{short_name(folder)}: going on from the work in {root}")
             fresh = folder.with_name(f".{folder.name}.copy")  # half a copy would pass for work that is done
             shutil.rmtree(fresh, ignore_errors=True)
@@ -247,9 +210,7 @@ def _take_over(folder: Path, key: str) -> None:
 
 def _prepare(folder: Path, key: str, quiet: bool) -> None:
     """Leave in ``folder`` only unfinished work for ``key``; the rest goes to ``.previous``."""
-    working = folder / WORKING
-    resumes = working.is_file() and not is_finished(folder) and read_json(working)["key"] == key
-    if folder.exists() and not resumes:
+    if folder.exists() and _unfinished_key(folder) != key:
         if not quiet and is_finished(folder):
             print(f"{short_name(folder)}: settings or inputs changed, making it anew")
         # an unfinished leftover must not push out the last complete result
@@ -259,7 +220,18 @@ def _prepare(folder: Path, key: str, quiet: bool) -> None:
         else:
             shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(working, {"key": key})
+    write_json(folder / WORKING, {"key": key})
+
+
+def _unfinished_key(folder: Path) -> str | None:
+    """The key of the work that ``folder`` was left with; None if it is finished or holds none."""
+    note = folder / WORKING
+    if is_finished(folder) or not note.is_file():
+        return None
+    content = read_json(note)
+    if not isinstance(content, dict) or not isinstance(content.get("key"), str):
+        raise BncapError(f"{short_name(note)} is not what was written there; delete {short_name(folder)} to start anew")
+    return content["key"]
 
 
 def _write_manifest(folder: Path, record: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from bncap.decode import Caption, WordAttention, caption, word_attention
 from bncap.errors import BncapError
 from bncap.experiments import TRAINING
 from bncap.features import Encoder, open_picture
+from bncap.loading import quiet_loading
 from bncap.model import Captioner, load_captioner
 from bncap.samples import seen_picture
 from bncap.settings import Config, override
@@ -82,9 +83,17 @@ def export(folder: Path, profile: str | None = None, run: Path | None = None) ->
     """Write a trained captioner's decoder with its whole vocabulary as transformers' own classes load it; the folder.
 
     ``bridge.safetensors`` beside it has what leads from patch features to it.  Arguments as :func:`caption_pictures`.
+    Raises :class:`BncapError` for a ``folder`` that cannot be made, or that holds anything but an earlier export.
     """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "bridge.safetensors").is_file():
+        raise BncapError(f"--out {folder} holds something else; name a new folder")
     model, record, config = _load(profile, run)
-    model.export(folder, hub.path(config, record["pretrained"]))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BncapError(f"--out {folder} cannot be made ({error.strerror}); name a folder that can be") from error
+    with quiet_loading():  # saving has a bar as well
+        model.export(folder, hub.path(config, record["pretrained"]))
     return folder
 
 
@@ -120,11 +129,18 @@ def newest_run(profile: str | None = None) -> Path:
             for manifest in root.glob(f"{profile or '*'}/{TRAINING}/{variant}.weights-s*/{artifacts.MANIFEST}")
         ]
         if runs:
-            return max(runs, key=lambda manifest: (artifacts.read_json(manifest)["finished"], manifest)).parent / "best"
+            return max(runs, key=lambda manifest: (_finished(manifest), manifest)).parent / "best"
     raise BncapError(
         f"no trained model under {profile or paths.artifacts_root().name}; make one with: "
         f"./run_all.sh --profile {profile or 'mini'} --to 04, or name a run with --run"
     )
+
+
+def _finished(manifest: Path) -> str:
+    record = artifacts.read_json(manifest)
+    if not isinstance(record, dict) or not isinstance(record.get("finished"), str):
+        raise BncapError(f"{paths.short_name(manifest)} is no manifest; delete that folder, or name a run with --run")
+    return record["finished"]
 
 
 def report_lines(found: Sequence[Captioned], as_json: bool) -> list[str]:

@@ -67,6 +67,8 @@ def load(
     if not folder.is_dir():
         return None
     saved = read_json(folder / STATE)
+    if not isinstance(saved, dict) or not {"record", "groups", "scheduler", "scaler"} <= set(saved):
+        raise BncapError(f"{folder / STATE} is no state of a training; delete {folder} and start again")
     weights, tensors = (read_tensors(folder / f"{name}.safetensors") for name in ("model", "training"))
     put_weights(model, weights)
     torch.set_rng_state(tensors.pop("rng.cpu"))

@@ -96,7 +96,10 @@ class Shard:
             return False
         if not self.folder.is_relative_to(paths.artifacts_root()):
             return self.require().is_dir()
-        return artifacts.read_manifest(self.folder)["key"] == artifacts.Step(**self.recipe).key
+        if artifacts.read_manifest(self.folder)["key"] != artifacts.Step(**self.recipe).key:
+            return False
+        artifacts.check_outputs(self.folder)
+        return True
 
     def missing(self) -> int:
         """How many of its pictures are not there yet, while it is under way."""

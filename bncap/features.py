@@ -201,8 +201,7 @@ def _extract(model: str, settings: Features, name: str, items: dict[str, Path | 
         encoder = Encoder(model, settings.penultimate)
         suffixes = ["", ".penultimate"][: len(encoder.indices)]
         files = [folder / f".{name}{suffix}.npy" for suffix in suffixes]
-        done = artifacts.read_json(note)["done"] if all(path.is_file() for path in (note, *files)) else 0
-        arrays: list[np.ndarray] = [np.lib.format.open_memmap(file, mode="r+") for file in files] if done else []
+        done, arrays = _left(note, files)
         starts = range(done, len(ids), settings.batch)
         for count, start in enumerate(tqdm(starts, desc=f"features: {name}", unit="batch")):
             if count and (deadline.reached() or count % KEPT_EVERY == 0):
@@ -217,6 +216,18 @@ def _extract(model: str, settings: Features, name: str, items: dict[str, Path | 
             file.rename(folder / f"{name}{suffix}.npy")
     artifacts.write_csv(folder / f"{name}.csv", ["row", "id"], list(enumerate(ids)))
     note.unlink(missing_ok=True)
+
+
+def _left(note: Path, files: Sequence[Path]) -> tuple[int, list[np.ndarray]]:
+    """How many pictures an interruption left done, and their arrays; none if anything of it is damaged."""
+    if not all(path.is_file() for path in (note, *files)):
+        return 0, []
+    try:
+        for file in files:
+            np.load(file, mmap_mode="r")  # to write in it would lengthen one that was cut
+        return artifacts.read_json(note)["done"], [np.lib.format.open_memmap(file, mode="r+") for file in files]
+    except (ValueError, KeyError, TypeError):
+        return 0, []
 
 
 def _half(features: Tensor, sources: Sequence[Path | Member]) -> np.ndarray:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bncap import artifacts, kaggle_cells, paths
-from bncap.config import get_config
+from bncap.config import OWN_NOTEBOOKS, get_config
 from bncap.errors import BncapError
 from bncap.preflight import NEEDS
 from bncap.settings import Config
@@ -22,6 +22,7 @@ from bncap.settings import Config
 PACKAGE_SLUG = "bncap-package"
 PACKAGE_FILES = ("requirements.txt", "pyproject.toml", "run_all.sh", "README.md", "LICENSE")
 PACKAGE_FOLDERS = ("bncap", "notebooks")
+README_TITLE = "# On Kaggle"
 DISCARDS = {"05": "features-*"}
 """Step folders that do not fit into the 20 GB of a kernel's output; see :mod:`bncap.resources`."""
 SESSION_MINUTES = 720
@@ -102,7 +103,7 @@ def write_kernels(export: Export, out: Path) -> list[Path]:
     config = get_config(export.profile, export.overrides)
     _check(export, config)
     kernels = _plan(export, config)
-    out.mkdir(parents=True, exist_ok=True)
+    _make_out(out)
     folders = [_write_package(export.user, out)]
     for kernel in kernels:
         folder = _emptied(out / kernel.slug, "kernel-metadata.json")
@@ -121,6 +122,17 @@ def write_kernels(export: Export, out: Path) -> list[Path]:
         folders.append(folder)
     artifacts.write_text(out / "README.md", _readme(export, kernels))
     return folders
+
+
+def _make_out(out: Path) -> None:
+    """Make the folder ``out``; refused if it holds a README of something else, which would be written over."""
+    readme = out / "README.md"
+    if readme.is_file() and not readme.read_text("utf-8", "replace").startswith(README_TITLE):
+        raise BncapError(f"{readme} is of something else; name another folder with --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BncapError(f"--out {out} cannot be made ({error.strerror}); name a folder that can be") from error
 
 
 def _metadata(export: Export, kernel: Kernel) -> dict[str, Any]:
@@ -148,6 +160,8 @@ def _metadata(export: Export, kernel: Kernel) -> dict[str, Any]:
 def _plan(export: Export, config: Config) -> list[Kernel]:
     """The kernels in the order in which they can run; 00 is left out where no mini world is needed."""
     stems = {n.name[:2]: n.stem for n in sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*"))}
+    if config.data.source == "own":
+        stems = {number: stems[number] for number in OWN_NOTEBOOKS}
     if not _needs_mini(config):
         stems.pop("00", None)
     titles = {number: f"bncap {stem.replace('_', ' ')}" for number, stem in stems.items()}
@@ -227,6 +241,12 @@ def _check(export: Export, config: Config) -> None:
         raise BncapError(f"--synthesis-kernels {export.synthesis_kernels}: from 0 to 99")
     if not 0 < export.minutes < SESSION_MINUTES:
         raise BncapError(f"--minutes {export.minutes}: a session ends after {SESSION_MINUTES}; name fewer, such as 690")
+    captions = config.data.captions
+    if config.data.source == "own" and not captions.startswith(f"{paths.KAGGLE_INPUT}/"):
+        raise BncapError(
+            f"data.captions={captions or '(not set)'}: a kernel has no such file; upload it with its pictures as a "
+            f"dataset and name it as it lies there, such as --captions {paths.KAGGLE_INPUT}/mine/captions.csv"
+        )
     name = r"[A-Za-z0-9_.-]+"
     for source in export.data:
         if not re.fullmatch(f"{name}/{name}", source):
@@ -254,7 +274,7 @@ def _readme(export: Export, kernels: list[Kernel]) -> str:
     for kernel in kernels:
         stage[kernel.title] = 1 + max((stage[title] for title in kernel.sources), default=0)
     lines = [
-        "# On Kaggle", "", "Run these in this folder, with `pip install kaggle` and its token in place.", "",
+        README_TITLE, "", "Run these in this folder, with `pip install kaggle` and its token in place.", "",
         "```bash", f"kaggle datasets create -p {PACKAGE_SLUG} --dir-mode zip   # after a change: datasets version",
     ]  # fmt: skip
     for number in sorted(set(stage.values())):

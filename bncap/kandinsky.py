@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from PIL import Image
 
+from bncap.errors import BncapError
 from bncap.text_to_image import arithmetic, deterministic, device_and_dtype, generators, loading_pipeline
 
 
@@ -31,6 +32,11 @@ class KandinskySynthesiser:
     ) -> None:
         from diffusers import KandinskyPipeline, KandinskyPriorPipeline
 
+        if prior_steps < 2 or side % 64:
+            raise BncapError(
+                f"Kandinsky draws sides of a multiple of 64 px in 2 prior steps or more, not synthesis.side={side} in "
+                f"synthesis.prior_steps={prior_steps}; change them"
+            )
         self.side = side
         self.prior_options = {"num_inference_steps": prior_steps, "guidance_scale": guidance}
         self.options = {"num_inference_steps": steps, "guidance_scale": guidance}

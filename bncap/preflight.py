@@ -26,6 +26,7 @@ OK, OTHER, MISSING = "ok", "other", "MISSING"
 """States of a finding: as it should be; it works and differs from what the results were made with; it will not work."""
 LARGE = 5000
 """Triplets from which the real components are no work for a CPU: at a second a picture and pass, a week."""
+WHENCE = "; COCO: cocodataset.org; Flickr30k: from its authors"
 DRIVER = Path("/dev/nvidia0")
 TESTS_ONLY = "# the test suite"
 """Pins below this line of requirements.txt are not needed by any notebook."""
@@ -103,7 +104,8 @@ def ensure(config: Config, notebook: str | None = None) -> list[Finding]:
     missing = [f for f in findings if f.state == MISSING]
     if missing:
         lines = [f"{f.what}: {f.found}" + (f" -> {f.remedy}" if f.remedy else "") for f in missing]
-        raise BncapError("\n".join([f"{_whose(config, notebook)} cannot run, {len(missing)} missing:", *lines]))
+        colon = ": " if len(lines) == 1 else f", {len(lines)} missing:\n"
+        raise BncapError(f"{_whose(config, notebook)} cannot run{colon}" + "\n".join(lines))
     return findings
 
 
@@ -248,8 +250,7 @@ def _data(config: Config, need: Need) -> list[Finding]:
         findings = _own_data(config, need) if own else _coco_and_flickr(config, need)
         return findings or [Finding("data", "none needed")]
     except BncapError as error:
-        remedy = "" if own else "; COCO: cocodataset.org; Flickr30k: from its authors"
-        return [Finding("data", "not found", MISSING, f"{error}{remedy}")]
+        return [Finding("data", "not found", MISSING, f"{error}{'' if own else WHENCE}")]
 
 
 def _coco_and_flickr(config: Config, need: Need) -> list[Finding]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bncap import artifacts, deadline, guards, paths, preflight
-from bncap.config import NOTEBOOKS, get_config
+from bncap.config import OWN_NOTEBOOKS, get_config
 from bncap.errors import BncapError, OutOfTime
 
 
@@ -41,10 +41,11 @@ class Request:
         return hashlib.sha256(source.encode()).hexdigest()
 
 
-def select(
-    first: str | None = None, last: str | None = None, only: str | None = None, profile: str = "mini"
-) -> list[Path]:
-    """Notebooks of ``profile`` with two-digit numbers between ``first`` and ``last``, or any in ``only`` ("04,06")."""
+def select(first: str | None = None, last: str | None = None, only: str | None = None, own: bool = False) -> list[Path]:
+    """Notebooks whose two-digit numbers lie between ``first`` and ``last``, or are in ``only`` ("04,06").
+
+    With ``own`` data those of :data:`bncap.config.OWN_NOTEBOOKS` alone.
+    """
     notebooks = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if not notebooks:
         raise BncapError(f"no notebooks in {paths.NOTEBOOKS}: run from a clone of the repository")
@@ -52,14 +53,17 @@ def select(
     for number in [first, last, *(only.split(",") if only else [])]:
         if number is not None and number not in known:
             raise BncapError(f"there is no notebook {number!r}; there are {', '.join(known)}")
-    if only:
-        return [n for n in notebooks if n.name[:2] in only.split(",")]
-    usual = NOTEBOOKS.get(profile, known)
-    chosen = [n for n in notebooks if n.name[:2] in usual and (first or "00") <= n.name[:2] <= (last or "99")]
-    if not chosen:
-        asked = f"from {first or known[0]} to {last or known[-1]}"
-        raise BncapError(f"profile {profile} has no notebook {asked}; it has {', '.join(usual)}")
-    return chosen
+    wanted = only.split(",") if only else [n for n in known if (first or "00") <= n <= (last or "99")]
+    if not wanted:
+        raise BncapError(f"there is no notebook from {first} to {last}; exchange the two")
+    usual = OWN_NOTEBOOKS if own else known
+    unusable = [n for n in wanted if n not in usual]
+    if unusable and (only or len(unusable) == len(wanted)):
+        raise BncapError(
+            f"notebook {unusable[0]} compares variants on a second test set, which data of your own do not have; "
+            f"with these run {', '.join(usual)}"
+        )
+    return [n for n in notebooks if n.name[:2] in wanted and n.name[:2] in usual]
 
 
 def run(request: Request, notebooks: Sequence[Path], *, force: bool = False) -> None:
@@ -118,7 +122,7 @@ def _execute(request: Request, notebook: Path) -> None:
             cwd=str(notebook.parent),
             progress_bar=sys.stderr.isatty(),
             log_output=False,
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # an error is told below
         )
     except papermill.PapermillExecutionError as error:
         if error.ename == OutOfTime.__name__:
@@ -155,7 +159,7 @@ def _is_current(request: Request, notebook: Path, checked: dict[Path, str]) -> b
     if not path.is_file() or not executed_path(request, notebook).is_file():
         return False
     record = artifacts.read_json(path)
-    if record["key"] != request.digest(notebook):
+    if not isinstance(record, dict) or record.get("key") != request.digest(notebook):
         return False
     for name, fingerprint in record["steps"].items():
         folder = _root(request) / name

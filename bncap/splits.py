@@ -176,6 +176,9 @@ def _own_splits(config: Config, captions: Sequence[Caption]) -> dict[str, list[C
                     f"{caption.split!r}; known are {', '.join(GIVEN)}"
                 )
             splits[GIVEN[caption.split]].append(caption)
+        for split in ("train", "validation"):  # the epochs are chosen by validation
+            if not splits[split]:
+                raise BncapError(f"{config.data.captions}: no caption is in the split {split}; put some there")
         return splits
     split_of = _draw_own(config, captions)
     for caption in captions:

@@ -35,5 +35,5 @@ def _line(root: Path, folder: Path) -> str:
         state = "finished"
     except BncapError:
         state = "changed"
-    peak = manifest["peak_memory_bytes"] / 1e6
-    return f"{name:<52} {state:<12} {manifest['seconds']:>8.1f} {size:>8.1f} {peak:>8.0f}"
+    seconds, peak = manifest.get("seconds", 0.0), manifest.get("peak_memory_bytes", 0) / 1e6
+    return f"{name:<52} {state:<12} {seconds:>8.1f} {size:>8.1f} {peak:>8.0f}"

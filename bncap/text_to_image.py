@@ -54,6 +54,8 @@ class PipelineSynthesiser:
     def __init__(self, path: str, side: int, steps: int, guidance: float, device: str | None = None) -> None:
         from diffusers import AutoPipelineForText2Image
 
+        if side % 8:
+            raise BncapError(f"synthesis.side={side}: such a pipeline draws sides of a multiple of 8 px; change it")
         self.side = side
         self.options = {"num_inference_steps": steps, "guidance_scale": guidance}
         device, dtype = device_and_dtype(device)

@@ -178,9 +178,10 @@ def _whole_chunks(path: Path, chunk: int, total: int) -> int:
     kept: list[list[str]] = []
     if path.is_file():
         content = path.read_bytes()
-        text = content[: content.rfind(b"\n") + 1].decode("utf-8")
+        text = content[: content.rfind(b"\n") + 1].decode("utf-8", "replace")
         rows = list(csv.reader(io.StringIO(text, newline="")))[1:]
-        sound = next((i for i, row in enumerate(rows) if len(row) != len(HEADER)), len(rows))
+        damaged = (i for i, row in enumerate(rows) if len(row) != len(HEADER) or "\ufffd" in "".join(row))
+        sound = next(damaged, len(rows))
         kept = rows[: total if sound == total else sound - sound % chunk]
     with atomic(path) as temporary:
         temporary.write_text(_csv([HEADER, *kept]), "utf-8", newline="")

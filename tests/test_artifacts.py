@@ -247,3 +247,41 @@ def test_two_runs_on_one_folder_wait_and_say_for_whom(artifacts_dir, capsys):
     assert make("never") == 0  # finished by the other while this one waited
     other.join()
     assert f"waiting for another run (process {other.pid}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}", "[]", "3", '{"key": 1, "settings": {}, "outputs": {}}', '{"key": "k", "outputs": {}}',
+        '{"key": "k", "settings": {}, "outputs": [1]}', '{"key": "k", "settings": {}, "outputs": {"a": 1}}',
+        '{"key": "k", "settings": {}, "outputs": {"a": {"sha256": "0"}}}',
+    ],
+)  # fmt: skip
+def test_a_manifest_that_another_program_wrote_is_named(artifacts_dir, content):
+    folder = artifacts_dir / "mini" / "01_data_build" / "corpus-s42"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(content)
+    with pytest.raises(BncapError, match=r"corpus-s42/manifest\.json is no manifest; delete"):
+        artifacts.check_outputs(folder)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"key": 3}'])
+def test_a_foreign_note_of_unfinished_work_is_named_and_the_work_is_left(artifacts_dir, content):
+    folder = artifacts_dir / "mini" / "01_data_build" / "corpus-s42"
+    folder.mkdir(parents=True)
+    (folder / "unfinished.json").write_text(content)
+    (folder / "rows.csv").write_text("hours of work")
+    with pytest.raises(BncapError, match=r"corpus-s42/unfinished\.json is not what was written there; delete"):
+        artifacts.run_step(folder, settings={}, build=lambda where: None)
+    assert (folder / "rows.csv").read_text() == "hours of work"
+
+
+def test_a_damaged_json_file_outside_the_artefacts_is_named_with_its_whole_path(tmp_path):
+    (tmp_path / "captioner.json").write_bytes(b"\xff\xfe{")
+    with pytest.raises(BncapError, match=rf"^{tmp_path}/captioner\.json is not readable JSON"):
+        artifacts.read_json(tmp_path / "captioner.json")
+
+
+def test_a_step_of_ones_own_data_is_made_with_its_captions(artifacts_dir):
+    with pytest.raises(BncapError, match=r"\./run_all\.sh --captions FILE --only 01"):
+        artifacts.require(artifacts_dir / "own" / "01_data_build" / "corpus-s42")

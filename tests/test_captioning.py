@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -103,6 +104,19 @@ def test_an_exported_decoder_loads_as_a_plain_checkpoint(run, captioner, tmp_pat
     assert torch.equal(again.model.decoder.layers[0].fc1.weight, wanted)
 
 
+def test_an_export_goes_over_nothing_but_an_earlier_one(run, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("mine")
+    with pytest.raises(BncapError, match="--out .*mine holds something else"):
+        captioning.export(tmp_path / "mine", run=run)
+    for out in (tmp_path / "mine" / "config.json", tmp_path / "mine" / "config.json" / "below"):
+        with pytest.raises(BncapError, match=f"--out {out} cannot be made"):
+            captioning.export(out, run=run)
+    assert (tmp_path / "mine" / "config.json").read_text() == "mine"
+    for _ in range(2):
+        captioning.export(tmp_path / "plain", run=run)
+
+
 def test_a_run_may_be_named_by_its_weights_or_by_its_scores(run, tmp_path, capsys):
     scored = run.with_name("pal_infonce_ot-s1")
     scored.mkdir()
@@ -168,6 +182,18 @@ def test_a_record_that_another_program_wrote_is_refused(run, tmp_path, wrong):
     write_json(path, read_json(path) | wrong)
     with pytest.raises(BncapError, match=r"captioner\.json"):
         captioning.caption_pictures([picture(tmp_path / "a.png")], "smoke")
+
+
+def test_a_manifest_of_something_else_in_the_way_of_the_newest_run_is_named(run, artifacts_dir, tmp_path):
+    write_json(run / MANIFEST, [])
+    with pytest.raises(BncapError, match=r"pal_infonce_ot.weights-s1/manifest\.json is no manifest"):
+        captioning.caption_pictures([picture(tmp_path / "a.png")])
+
+
+def test_a_run_whose_weights_were_deleted_is_named(run, tmp_path):
+    shutil.rmtree(run / "best")
+    with pytest.raises(BncapError, match=r"weights-s1/best holds no captioner"):
+        captioning.caption_pictures([picture(tmp_path / "a.png")])
 
 
 def test_a_profile_that_there_is_not_is_said_with_those_there_are(tmp_path):

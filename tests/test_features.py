@@ -141,9 +141,23 @@ def test_features_on_disk_that_are_not_finite_are_named_when_they_are_read(store
 
 
 def test_features_cut_short_on_disk_are_named(store):
+    opened = FeatureStore(store)
     (store / "train.npy").write_bytes((store / "train.npy").read_bytes()[:-8])
     with pytest.raises(BncapError, match=r"features-s42/train\.npy cannot be read .*delete"):
-        FeatureStore(store).take("train", np.array([0]))
+        opened.take("train", np.array([0]))
+    with pytest.raises(BncapError, match=r"features-s42/train\.npy was changed after it was finished; delete"):
+        FeatureStore(store)
+
+
+def test_features_that_an_interruption_left_damaged_are_computed_again(pictures, tmp_path):
+    left = tmp_path / "left"
+    for folder in (left, tmp_path / "whole"):
+        folder.mkdir()
+    features._extract(SHIPPED, Features(batch=2), "train", pictures, tmp_path / "whole")
+    artifacts.write_json(left / ".train.json", {"done": 2})
+    (left / ".train.npy").write_bytes((tmp_path / "whole" / "train.npy").read_bytes()[:200])
+    features._extract(SHIPPED, Features(batch=2), "train", pictures, left)
+    assert (left / "train.npy").read_bytes() == (tmp_path / "whole" / "train.npy").read_bytes()
 
 
 def test_a_disk_without_room_for_the_features_is_an_error_before_any_is_written(pictures, tmp_path, monkeypatch):

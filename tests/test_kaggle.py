@@ -198,6 +198,28 @@ def test_a_wrong_option_is_refused_before_anything_is_written(tmp_path, wrong):
     assert not (tmp_path / "out").exists()
 
 
+def test_captions_of_ones_own_are_named_as_they_lie_in_a_kernel(tmp_path):
+    for captions in ((), ("data.captions=/home/me/captions.csv",)):
+        with pytest.raises(BncapError, match="a kernel has no such file; upload it"):
+            write_kernels(Export("somebody", "own", captions), tmp_path / "out")
+    folders = write_kernels(Export("somebody", "own", ("data.captions=/kaggle/input/mine/captions.csv",)), tmp_path)
+    assert [folder.name[6:8] for folder in folders[1:]] == ["00", "01", "02", "04", "10"]
+
+
+def test_a_readme_of_something_else_is_not_written_over(tmp_path):
+    (tmp_path / "README.md").write_text("# My project")
+    with pytest.raises(BncapError, match=r"README\.md is of something else; name another folder with --out"):
+        write_kernels(Export("somebody"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_an_out_that_cannot_be_a_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(BncapError, match=f"--out {out} cannot be made"):
+            write_kernels(Export("somebody"), out)
+
+
 def test_a_folder_with_other_things_is_left_alone(tmp_path):
     (tmp_path / PACKAGE_SLUG).mkdir()
     (tmp_path / PACKAGE_SLUG / "mine.txt").write_text("mine")

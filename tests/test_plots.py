@@ -76,10 +76,9 @@ def test_figures_of_the_method_are_drawn_from_saved_samples_with_every_letter(sa
 
 
 def test_fig1_has_a_panel_for_every_word_of_a_caption_of_more_than_a_row(saved, tmp_path, monkeypatch):
-    path = saved / "samples.json"
-    record = json.loads(path.read_text())
+    record = json.loads((saved / "samples.json").read_text())
     record["captions"][0] = record["captions"][2]
-    path.write_text(json.dumps(record))
+    monkeypatch.setattr(plot_attention, "read_json", lambda path: record)
     titles = []
     draw = plot_attention.show_attention
     monkeypatch.setattr(plot_attention, "show_attention", lambda *given: (titles.append(given[-1]), draw(*given)))
@@ -87,7 +86,6 @@ def test_fig1_has_a_panel_for_every_word_of_a_caption_of_more_than_a_row(saved, 
     words = BENGALI.split()
     assert len(words) > plot_attention.WORDS_A_ROW + 1 and titles[-len(words) :] == words
     record["captions"][0] = record["captions"][1]
-    path.write_text(json.dumps(record))
     assert tall > Image.open(plot_attention.fig1_patches(saved, tmp_path / "b")).height
 
 

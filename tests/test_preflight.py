@@ -256,8 +256,8 @@ def test_own_captions_are_read_before_any_notebook_starts(machine, tmp_path, con
     config = get_config("own", [f"data.captions={tmp_path / 'mine.csv'}", f"data.images={tmp_path}"])
     with pytest.raises(BncapError) as error:
         preflight.ensure(config, "00")
-    _, line = str(error.value).splitlines()
-    assert line.startswith("captions: ") and said in line and not line.endswith("-> ")
+    assert str(error.value).startswith("notebook 00 in profile own cannot run: captions: ")
+    assert len(str(error.value).splitlines()) == 1 and said in str(error.value)
 
 
 def test_a_profile_for_own_captions_without_any_says_how_to_name_them(machine):

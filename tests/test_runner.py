@@ -90,6 +90,14 @@ def test_notebooks_are_selected_by_number(series):
         names(only="07")
 
 
+def test_own_data_run_the_notebooks_that_need_no_second_test_set():
+    assert [path.name[:2] for path in runner.select(own=True)] == ["00", "01", "02", "04", "10"]
+    assert [path.name[:2] for path in runner.select(first="02", last="08", own=True)] == ["02", "04"]
+    for asked in ({"only": "02,06"}, {"first": "05", "last": "09"}):
+        with pytest.raises(BncapError, match="notebook 0[56] compares variants on a second test set"):
+            runner.select(**asked, own=True)
+
+
 def test_status_tells_finished_from_unfinished_and_changed(series, artifacts_dir):
     with pytest.raises(BncapError, match="nothing has been run"):
         status_table("smoke")
@@ -110,10 +118,21 @@ def test_a_corrupt_record_is_named(series, artifacts_dir, capsys):
     assert "01_first.json is not readable JSON" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", "3"])
+def test_a_notebook_with_a_record_of_something_else_runs_again(series, artifacts_dir, capsys, content):
+    run()
+    (artifacts_dir / "smoke/notebooks/01_first.json").write_text(content)
+    run()
+    assert "01_first: running" in capsys.readouterr().out.partition("02_second: running")[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["run", "--profile", "nope"], "unknown profile"),
+        (["status", "--profile", "nope"], "unknown profile"),
+        (["run", "--profile", "own"], "--captions FILE"),
+        (["check", "--download", "--only", "77"], "there is no notebook '77'"),
         (["run", "--set", "train.epoch=1"], "did you mean"),
         (["run", "--set", "data.lang=xx_XX"], "unknown language 'xx_XX'"),
         (["run", "--set", "loss.tau=0"], "loss.tau must be > 0"),
@@ -221,7 +240,7 @@ def test_an_error_of_the_system_is_one_line(series, artifacts_dir, monkeypatch, 
     monkeypatch.setattr(runner, "run", refuse)
     assert cli.main(["run"]) == 1
     assert capsys.readouterr().err == (
-        "error: [Errno 13] Permission denied: 'results.json'; check that path and its disk, then start again\n"
+        "error: results.json: Permission denied; check that path and its disk, then start again\n"
     )
 
 

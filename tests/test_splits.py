@@ -156,6 +156,13 @@ def test_an_own_data_set_keeps_the_splits_that_it_brings(tmp_path):
         own(path, "data.lang=en_XX")
 
 
+@pytest.mark.parametrize(("given", "lacking"), [(["test", "val"], "train"), (["train", "test"], "validation")])
+def test_own_splits_need_something_to_learn_from_and_to_choose_by(tmp_path, given, lacking):
+    write_karpathy(tmp_path / "dataset.json", given)
+    with pytest.raises(BncapError, match=rf"dataset\.json: no caption is in the split {lacking}"):
+        own(tmp_path / "dataset.json", "data.lang=en_XX")
+
+
 def test_a_missing_file_of_own_captions_is_named_with_the_option(tmp_path):
     with pytest.raises(BncapError, match=r"none.csv is missing; .*--captions FILE"):
         own(tmp_path / "none.csv")

@@ -18,6 +18,7 @@ from bncap.config import get_config
 from bncap.features import Encoder
 from bncap.mini.corpus import parallel_captions
 from bncap.mini.standins import build_standins
+from bncap.mini.standins import main as standins_command
 from bncap.model import IGNORED, build_captioner, load_captioner
 from bncap.objective import terms, weights_of
 from bncap.settings import Decode, override
@@ -286,3 +287,12 @@ def test_bertscore_at_layer_9_equals_the_packages_own():
     assert scorer.f1(hypotheses, references) == pytest.approx(expected, abs=1e-5)
     assert len(set(expected)) == 6
     assert scorer.signature.startswith("bert-base-multilingual-cased|layer:9|")
+
+
+def test_a_file_in_the_place_of_the_folder_is_one_line_and_exit_code_1(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr("sys.argv", ["standins", str(tmp_path / "file")])
+    with pytest.raises(SystemExit) as ended:
+        standins_command()
+    error = capsys.readouterr().err.strip().splitlines()
+    assert ended.value.code == 1 and len(error) == 1 and str(tmp_path / "file") in error[0]

@@ -323,3 +323,11 @@ def test_other_steps_make_other_pictures_under_another_key(config, models):
         build_images(get_config("smoke", [*settings, f"synthesis.guidance={guidance}"]))
         key[guidance] = read_json(shard(0, 1) / "manifest.json")["key"], (shard(0, 1) / "index.csv").read_text()
     assert key[1.5][0] != key[6.0][0] and key[1.5][1] != key[6.0][1]
+
+
+def test_a_shard_that_was_changed_after_it_was_finished_is_named_and_not_taken_for_drawn(config):
+    build_images(config)
+    tar = shard(1) / "pictures.tar"
+    tar.write_bytes(tar.read_bytes()[:1000])
+    with pytest.raises(BncapError, match=r"pictures\.0001of0003-s42/pictures\.tar was changed after it was finished"):
+        draw_shards(config)

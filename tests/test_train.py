@@ -295,6 +295,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, validation, captioner, tm
         train.train(captioner, data(), validation, override(CONFIG, VARIANTS[variant].overrides), 7, tmp_path)
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", '{"record": {}}'])
+def test_a_state_that_another_program_wrote_is_named(captioner, tmp_path, content):
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / checkpoints.STATE).write_text(content)
+    with pytest.raises(BncapError, match=r"last/state\.json is no state of a training; delete"):
+        checkpoints.load(tmp_path / "last", captioner, None, None, None)
+
+
 def test_a_scaled_gradient_that_overflows_skips_its_step_and_is_no_error(data, validation, captioner, tmp_path):
     scaler = torch.amp.GradScaler("cpu", init_scale=3e38, backoff_factor=1e-36)
     with pytest.MonkeyPatch.context() as patch:

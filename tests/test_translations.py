@@ -126,6 +126,8 @@ def test_a_torn_line_with_a_line_break_in_a_quoted_text_is_cut_as_well(tmp_path)
     path.write_bytes(whole[: whole.rindex(b"\nlines") + 1])
     assert translations._whole_chunks(path, 2, 4) == 2
     assert path.read_bytes() == translations._csv([translations.HEADER, *rows[:2]]).encode()
+    path.write_bytes(whole.replace(b"3,1,en_XX,a", b"3,1,en_XX,\xe9"))  # as a broken disk leaves it
+    assert translations._whole_chunks(path, 2, 4) == 2
 
 
 def test_when_time_is_up_a_chunk_more_is_done_each_time_until_all_is(root, translator, monkeypatch):

@@ -71,7 +71,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where BNCAP_MODELS will point")
     parser.add_argument("--seed", type=int, default=42)
     arguments = parser.parse_args()
-    for path in build_standins(arguments.folder, arguments.seed):
+    try:
+        made = build_standins(arguments.folder, arguments.seed)
+    except OSError as error:
+        parser.exit(1, f"error: {error}; name a folder that can be written\n")
+    for path in made:
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         print(f"{path.relative_to(arguments.folder).as_posix():45} {size / 1e6:6.2f} MB")
 
