@@ -108,13 +108,14 @@ def figures_dir(profile: str) -> Path:
 def dataset_roots(config: Config) -> list[Path]:
     """Folders that the files of the data sets are looked for in, in this order.
 
-    ``data.source`` "mini": the mini world; "own": the folder of the pictures; "coco": the folders of ``BNCAP_DATA``,
+    ``data.source`` "mini": the mini world; "own": the folder of the pictures and that of the
+    captions file; "coco": the folders of ``BNCAP_DATA``,
     or on Kaggle the inputs and the folders in them, which have ``annotations/``, ``train2014/``, ``flickr30k/`` ...
     """
     if config.data.source == "mini":
         return [step_dir(config.profile, "00_mini_world", "world", config.data.seed)]
     if config.data.source == "own":
-        return [_own_pictures(config)]
+        return _own_pictures(config)
     named = [Path(part) for part in os.environ.get("BNCAP_DATA", "").split(os.pathsep) if part]
     inputs = [] if named else kaggle_inputs()
     roots = named + inputs + [child for folder in inputs for child in _folders_in(folder)]
@@ -155,12 +156,11 @@ def _folders_in(folder: Path) -> tuple[Path, ...]:
     return tuple(child for child in sorted(folder.iterdir()) if child.is_dir())
 
 
-def _own_pictures(config: Config) -> Path:
+def _own_pictures(config: Config) -> list[Path]:
     data = config.data
     if not data.captions:
         raise BncapError("data.captions is not set: name the captions file with --captions FILE")
-    if data.images:
-        return Path(data.images)
     beside = Path(data.captions).parent
-    named = (beside / name for name in ("images", "Images", "pictures"))
-    return next((folder for folder in named if folder.is_dir()), beside)
+    if data.images:
+        return [Path(data.images), beside]
+    return [*(folder for name in ("images", "Images", "pictures") if (folder := beside / name).is_dir()), beside]

@@ -175,4 +175,13 @@ def test_own_pictures_lie_beside_the_captions_file_or_in_a_folder_images_there(t
     config = get_config("own", [f"data.captions={tmp_path / 'mine.csv'}"])
     assert paths.dataset_roots(config) == [tmp_path]
     (tmp_path / "Images").mkdir()
-    assert paths.dataset_roots(config) == [tmp_path / "Images"]
+    assert paths.dataset_roots(config) == [tmp_path / "Images", tmp_path]
+
+
+def test_own_pictures_may_be_named_from_their_folder_or_from_the_captions_file(tmp_path):
+    for name in ("Images/a.png", "b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    config = get_config("own", [f"data.captions={tmp_path / 'mine.csv'}"])
+    wanted = {"a.png": "Images/a.png", "Images/a.png": "Images/a.png", "b.png": "b.png", "no.png": "Images/no.png"}
+    assert paths.data_paths(config, wanted) == {name: tmp_path / path for name, path in wanted.items()}
