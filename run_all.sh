@@ -2,6 +2,7 @@
 # Sets up and regenerates every table and figure (./run_all.sh), or sets up and runs the tests (./run_all.sh --test).
 # All other options go to `python -m bncap run`, whose --help lists them.
 set -euo pipefail
+called_from="$PWD"  # file names among the options are the caller's
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 find_python() {
@@ -23,7 +24,7 @@ if [[ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}${KAGGLE_KERNEL_RUN_TYPE:-}" ]]; then
     [[ -w "$(dirname "$stamp")" ]] || stamp="${TMPDIR:-/tmp}/.bncap-setup"
 else
     [[ -x .venv/bin/python ]] || "$(find_python)" -m venv .venv
-    python=.venv/bin/python
+    python="$PWD/.venv/bin/python"
     stamp=.venv/.bncap-setup
 fi
 
@@ -45,4 +46,5 @@ if [[ "${1:-}" == "--test" ]]; then
     # A file's tests stay together, as some share what took long to make.
     exec "$python" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
 fi
+cd "$called_from"
 exec "$python" -m bncap run "$@"
