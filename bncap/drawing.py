@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from bncap import artifacts, deadline, paths, pictures
 from bncap.corpus import Pair
+from bncap.errors import OutOfTime
 from bncap.prompts import Prompt, Tokenizer, fit_prompt
 from bncap.provenance import package_versions
 from bncap.settings import Config, Synthesis
@@ -103,7 +104,8 @@ class Shard:
 
     def missing(self) -> int:
         """How many of its pictures are not there yet, while it is under way."""
-        return sum(not (self.folder / LOOSE / f"{pair.caption_id}.json").is_file() for pair in self.pairs)
+        there = pictures.loose_names(self.folder / LOOSE)
+        return sum(f"{pair.caption_id}.json" not in there for pair in self.pairs)
 
     def draw(self, synthesiser: Synthesiser, estimate: Estimate, bar: tqdm) -> Path:
         """Draw what is missing and pack it: the step folder with ``pictures.tar``, ``index.csv`` and ``prompts.csv``.
@@ -114,6 +116,16 @@ class Shard:
         return artifacts.run_step(self.folder, **self.recipe, build=build)
 
     def _build(self, synthesiser: Synthesiser, estimate: Estimate, bar: tqdm, folder: Path) -> None:
+        loose = folder / LOOSE
+        pictures.unbundle(loose)
+        try:
+            self._draw_missing(synthesiser, estimate, bar, folder)
+        except OutOfTime:
+            pictures.bundle(loose)
+            raise
+        shutil.rmtree(loose, ignore_errors=True)
+
+    def _draw_missing(self, synthesiser: Synthesiser, estimate: Estimate, bar: tqdm, folder: Path) -> None:
         loose, settings = folder / LOOSE, self.config.synthesis
         if not (folder / pictures.INDEX).is_file():  # it is written last: with it, the tar is whole
             for start in range(0, len(self.requests), settings.batch):
@@ -127,7 +139,6 @@ class Shard:
                 bar.update(len(batch))
             artifacts.write_csv(folder / pictures.PROMPTS, *prompt_table(self.requests))
             pictures.pack(folder, loose, [request.pair.caption_id for request in self.requests])
-        shutil.rmtree(loose, ignore_errors=True)
 
 
 class Estimate:

@@ -6,10 +6,12 @@ A finished shard, the step folder ``02_synthesis/pictures.<k>of<n>-s<seed>``, ho
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import re
+import shutil
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -120,6 +122,31 @@ def pack(folder: Path, loose: Path, ids: Iterable[int]) -> None:
             (offset, size), sidecar = places
             rows.append((caption_id, offset, size, hashlib.sha256(content).hexdigest(), *sidecar))
     artifacts.write_csv(folder / INDEX, INDEX_HEADER, rows)
+
+
+def bundle(loose: Path) -> None:
+    """Put the files of ``loose`` into ``loose.tar`` beside it: what a session leaves should be few files."""
+    with artifacts.atomic(loose.with_suffix(".tar")) as temporary, tarfile.open(temporary, "w") as archive:
+        archive.add(loose, ".")
+    shutil.rmtree(loose)
+
+
+def unbundle(loose: Path) -> None:
+    """Undo :func:`bundle`, if there is such a file; one that was cut short gives what it has."""
+    packed = loose.with_suffix(".tar")
+    if packed.is_file():
+        with contextlib.suppress(tarfile.ReadError, EOFError), tarfile.open(packed) as archive:
+            archive.extractall(loose, filter="data")
+        packed.unlink()
+
+
+def loose_names(loose: Path) -> set[str]:
+    """Names of the files of ``loose``, in the folder or bundled."""
+    names, packed = {path.name for path in loose.glob("*")}, loose.with_suffix(".tar")
+    if packed.is_file():
+        with contextlib.suppress(tarfile.ReadError, EOFError), tarfile.open(packed) as archive:
+            names |= {Path(name).name for name in archive.getnames()}
+    return names
 
 
 def tar_size(sizes: Iterable[int]) -> int:

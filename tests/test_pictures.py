@@ -110,3 +110,21 @@ def test_the_size_of_a_tar_is_foretold(shard, tmp_path):
     with (shard / "pictures.tar").open("rb") as stream:
         content = stream.read()
     assert pictures.tar_size(sizes) == len(content.rstrip(b"\0")) + -len(content.rstrip(b"\0")) % tarfile.BLOCKSIZE
+
+
+def test_bundled_files_come_back_and_of_a_bundle_that_was_cut_what_is_there(tmp_path):
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    contents = {name: name.encode() * 3000 for name in ("1.png", "1.json", "2.png")}
+    for name, content in contents.items():
+        (loose / name).write_bytes(content)
+    pictures.bundle(loose)
+    assert [path.name for path in tmp_path.iterdir()] == ["loose.tar"]
+    assert pictures.loose_names(loose) >= set(contents)
+    whole = (tmp_path / "loose.tar").read_bytes()
+    pictures.unbundle(loose)
+    assert {path.name: path.read_bytes() for path in loose.iterdir()} == contents
+    assert not (tmp_path / "loose.tar").exists()
+    (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2])
+    pictures.unbundle(tmp_path / "cut")
+    assert 0 < len(list((tmp_path / "cut").iterdir())) < 3
