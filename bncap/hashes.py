@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bncap.paths import artifacts_root
 
-REMEMBERED_FROM = 2**24
+REMEMBERED_FROM = 2**20
 """Bytes from which a file's hash is worth remembering."""
 
 
