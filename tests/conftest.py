@@ -77,3 +77,19 @@ def standins(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     build_standins(folder)
     return folder
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    """A small COCO and Flickr30k, which the configurations of ``small_data`` read."""
+    from small_data import small_world
+
+    return small_world(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def translator(root, monkeypatch):
+    """The translator of ``small_data``, with its verifier, in the place of the real ones."""
+    from small_data import fake_models
+
+    return fake_models(monkeypatch)

@@ -3,7 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
-from small_data import Translator, Verifier, config_for, fake_models, small_world, write_own, write_picture
+from small_data import Translator, Verifier, config_for, write_own, write_picture
 
 from bncap import artifacts, corpus, deadline, inspection, paths, plot_data, translations
 from bncap.config import get_config
@@ -12,16 +12,6 @@ from bncap.errors import BncapError, OutOfTime
 from bncap.mini.translator import MiniTranslator
 from bncap.mini.world import build_world
 from bncap.plot_data import acceptance_curve, similarity_histogram
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    return small_world(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def translator(root, monkeypatch):
-    return fake_models(monkeypatch)
 
 
 def build(root, *overrides):

@@ -1,17 +1,12 @@
 import json
 
 import pytest
-from small_data import config_for, small_world, write_coco, write_own, write_picture
+from small_data import config_for, write_coco, write_own, write_picture
 
 from bncap.captions import Caption, images_of
 from bncap.config import get_config
 from bncap.errors import BncapError
 from bncap.splits import check_disjoint, draw_images, read_splits
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    return small_world(tmp_path, monkeypatch)
 
 
 def own(path, *overrides):

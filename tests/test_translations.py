@@ -1,7 +1,7 @@
 import csv
 
 import pytest
-from small_data import Verifier, config_for, fake_models, small_world, write_own
+from small_data import Verifier, config_for, fake_models, write_own
 
 from bncap import artifacts, deadline, translations
 from bncap.captions import Caption
@@ -10,16 +10,6 @@ from bncap.errors import BncapError, OutOfTime
 from bncap.paths import step_dir
 from bncap.splits import read_splits
 from bncap.translations import build_shards, read_rows, require_shards, shards_of
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    return small_world(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def translator(root, monkeypatch):
-    return fake_models(monkeypatch)
 
 
 def folder_of(name):
