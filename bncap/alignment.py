@@ -22,7 +22,7 @@ from bncap import analysis, artifacts, paths
 from bncap.config import BASE, MAIN
 from bncap.errors import BncapError
 from bncap.experiments import TRAINING, load_run
-from bncap.features import FeatureStore
+from bncap.feature_store import FeatureStore
 from bncap.losses import pool
 from bncap.model import Captioner
 from bncap.objective import text_weights
@@ -162,7 +162,7 @@ def _states(config: Config, seed: int) -> tuple[dict[State, Patches], Sample]:
     triplets = [paired[i] for i in sorted(rng.permutation(len(paired))[: config.experiment.umap_pairs])]
     real = store.take("train", store.rows("train", [t["image"] for t in triplets]))  # (N, S, C)
     synthetic = store.take("synthetic", store.rows("synthetic", [t["caption_id"] for t in triplets]))
-    states = {(ENCODER, "frozen"): Patches(real, synthetic)}
+    states = {(ENCODER, "frozen"): Patches(real.float(), synthetic.float())}
     for variant in (BASE, MAIN):
         for moment, weights in MOMENTS.items():
             model = load_run(config, variant, _trained(config, variant, seed), weights)

@@ -18,7 +18,7 @@ from transformers import GPT2LMHeadModel, MBart50Tokenizer, MBartConfig, PreTrai
 from bncap import hub
 from bncap.artifacts import write_json
 from bncap.attention import IMPLEMENTATION, Tap
-from bncap.beam import search
+from bncap.beam import beam_search
 from bncap.config import BASELINES
 from bncap.errors import BncapError
 from bncap.loading import has_words, loading, quiet_loading, require_weights
@@ -62,21 +62,28 @@ class VitGpt2Captioner(nn.Module):
     def layers(self) -> nn.ModuleList:
         return self.decoder.transformer.h
 
-    def forward(self, memory: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Teacher forcing.
+    @property
+    def head(self) -> tuple[Tensor, Tensor | None]:
+        """Weight (V, D) of the output layer, tied to the embedding; GPT-2 has no bias there."""
+        return self.decoder.lm_head.weight, None
+
+    forward = Captioner.forward
+
+    def states(self, memory: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Teacher forcing up to the output layer, as :meth:`bncap.model.Captioner.states`.
 
         Args:
             memory: (B, S, D) patch tokens behind the bridge.
             labels: (B, T) int64, ``w_1 ... w_n </s>`` padded with :data:`IGNORED`.
-
-        Returns:
-            logits (B, T, V); attention (B, T, S) float32, mean over the last K layers and their heads.
         """
-        real = labels.ne(IGNORED)
         begin = torch.full_like(labels[:, :1], self.tokenizer.bos_token_id)
-        inputs = torch.cat([begin, labels[:, :-1]], dim=1).masked_fill(~real, self.tokenizer.pad_token_id)  # (B, T)
-        output = self.decoder(inputs, attention_mask=real.long(), encoder_hidden_states=memory, use_cache=False)
-        return output.logits, self.tap.take()
+        inputs = torch.cat([begin, labels[:, :-1]], dim=1).masked_fill(
+            labels.eq(IGNORED), self.tokenizer.pad_token_id
+        )  # (B, T)
+        # All ones, as for mBART; none at all is warned of.
+        whole = torch.ones_like(inputs)
+        output = self.decoder.transformer(inputs, attention_mask=whole, encoder_hidden_states=memory, use_cache=False)
+        return output.last_hidden_state, self.tap.take()
 
     def unfreeze_top(self, count: int) -> None:
         """Train the bridge, all cross-attentions and the top ``count`` layers; with all of them, the embeddings too."""
@@ -101,16 +108,14 @@ class VitGpt2Captioner(nn.Module):
         Returns:
             token ids (B, T) padded; log-probability of each caption over its length ** ``length_penalty`` (B,).
         """
-        start = torch.full((len(memory), 1), self.tokenizer.bos_token_id, device=memory.device)  # (B, 1)
-        return search(
+        return beam_search(
             self.decoder,
+            memory,
             decode,
             max_tokens,
-            inputs=start,
-            attention_mask=torch.ones_like(start),  # PAD may be BOS as well
-            encoder_hidden_states=memory,
-            eos_token_id=self.tokenizer.eos_token_id,
-            pad_token_id=self.tokenizer.pad_token_id,
+            start=self.tokenizer.bos_token_id,
+            end=self.tokenizer.eos_token_id,
+            padding=self.tokenizer.pad_token_id,
         )
 
     def save(self, folder: Path, record: dict) -> None:
@@ -137,6 +142,7 @@ class CnnLstmCaptioner(nn.Module):
     """
 
     penultimate_bridge = None
+    tap = None  # the attention is part of the recurrence and always there
     labels = Captioner.labels  # the same vocabulary and the same framing of a caption as the main model's
 
     def __init__(
@@ -157,11 +163,18 @@ class CnnLstmCaptioner(nn.Module):
     def layers(self) -> list[nn.Module]:
         return [self.decoder.cell]
 
-    def forward(self, memory: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Teacher forcing: (B, S, D) patch tokens, (B, T) labels -> logits (B, T, V), attention (B, T, S) float32."""
+    @property
+    def head(self) -> tuple[Tensor, Tensor | None]:
+        """Weight (V, D) of the output layer, tied to the embedding, and its bias (V,)."""
+        return self.decoder.embedding.weight, self.decoder.bias
+
+    forward = Captioner.forward
+
+    def states(self, memory: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Teacher forcing up to the output layer: (B, S, D), (B, T) -> states (B, T, D), attention (B, T, S)."""
         inputs = shift_right(labels, self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
-        output = self.decoder(inputs, memory)
-        return output.logits, output.cross_attentions[0]
+        states, attention, _ = self.decoder.states(inputs, memory)
+        return states, attention
 
     def unfreeze_top(self, count: int) -> None:
         """Train everything whatever ``count`` is: no part is pretrained, so none is held back."""
@@ -170,15 +183,15 @@ class CnnLstmCaptioner(nn.Module):
     @torch.inference_mode()
     def generate(self, memory: Tensor, decode: Decode, max_tokens: int) -> tuple[Tensor, Tensor]:
         """Beam search with the language token forced; see :meth:`bncap.model.Captioner.generate`."""
-        return search(
+        return beam_search(
             self.decoder,
+            memory,
             decode,
             max_tokens,
-            inputs=torch.full((len(memory), 1), self.tokenizer.eos_token_id, device=memory.device),
-            encoder_hidden_states=memory,
-            eos_token_id=self.tokenizer.eos_token_id,
-            pad_token_id=self.tokenizer.pad_token_id,
-            forced_bos_token_id=self.language_id,
+            start=self.tokenizer.eos_token_id,
+            end=self.tokenizer.eos_token_id,
+            padding=self.tokenizer.pad_token_id,
+            forced=self.language_id,
         )
 
     def save(self, folder: Path, record: dict) -> None:

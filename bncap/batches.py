@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bncap import artifacts
 from bncap.errors import BncapError
-from bncap.features import FeatureStore
+from bncap.feature_store import FeatureStore
 from bncap.model import IGNORED
+from bncap.prefetch import prefetched
+
+WINDOW = 32
+"""Batches at most over which captions are sorted by length: enough for little padding."""
+WINDOWS = 50
+"""Windows of an epoch at least.
+
+A run of few steps learns worse from batches of one length: in the miniature's 240 steps the cross-entropy of held-out
+captions was 1.03 with random batches, and 1.08 to 1.10 with windows of 4 to 32 of its 40 batches (6 seeds; standard
+error of a mean 0.02).  So short epochs stay unsorted, as their steps are quick.
+"""
+
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Batch:
     """B captions with their real and, where there is one, synthetic picture.
 
-    ``real``, ``synthetic`` (B, S, C) float32, the latter zero where ``paired`` (B,) is False; ``labels`` (B, T) int64;
-    ``images`` (B,) int64, equal for captions of one image; the penultimate stages are None unless asked for.
+    ``real``, ``synthetic`` (B, S, C) float16 as they are stored, the latter zero where ``paired`` (B,) is False and
+    None where the training uses no synthetic picture; ``labels`` (B, T) int64; ``images`` (B,) int64, equal for
+    captions of one image; the penultimate stages are None unless asked for.
     """
 
     real: Tensor
-    synthetic: Tensor
+    synthetic: Tensor | None
     labels: Tensor
     images: Tensor
     paired: Tensor
@@ -33,11 +50,17 @@ class Batch:
     synthetic_penultimate: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
-        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if v is not None}
-        return Batch(**moved)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def part(self, rows: slice) -> Batch:
-        return Batch(**{k: v[rows] for k, v in vars(self).items() if v is not None})
+        return self._each(lambda tensor: tensor[rows])
+
+    def pinned(self) -> Batch:
+        """A copy in page-locked memory, from which a GPU fetches it while the processor goes on."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(**{name: None if value is None else change(value) for name, value in vars(self).items()})
 
 
 class Triplets:
@@ -86,24 +109,122 @@ class Triplets:
     def __len__(self) -> int:
         return len(self.real)
 
-    def batch(self, rows: np.ndarray) -> Batch:
+    def steps(self, size: int) -> int:
+        """Batches of an epoch."""
+        return -(-len(self) // size)
+
+    def batches(self, seed: int, epoch: int, size: int, device: torch.device, skip: int = 0) -> Iterator[Batch]:
+        """An epoch's batches on ``device``, but for the first ``skip``, which are not read.
+
+        For a GPU a background thread reads ahead, so that it need not wait for the disk.
+        """
+        order = self.epoch(seed, epoch, size)[skip:]
+        if device.type != "cuda":
+            yield from map(self.batch, order)
+            return
+        with closing(prefetched(lambda rows: self.batch(rows).pinned(), order)) as ahead:
+            for batch in ahead:
+                yield batch.to(device)
+
+    def epoch(self, seed: int, epoch: int, size: int) -> list[Rows]:
+        """Row numbers batch by batch, each once, in an order that (seed, epoch) fixes; see :func:`bucketed`."""
+        lengths = self.labels.ne(IGNORED).sum(1).numpy()
+        return bucketed(lengths, self.images.numpy(), size, np.random.default_rng([seed, epoch]))
+
+    def batch(self, rows: Rows) -> Batch:
+        """The captions of ``rows`` with their features; labels are cut to the longest of them."""
         labels = self.labels[rows]
         longest = int(labels.ne(IGNORED).sum(1).max())
-        real = self.store.take("train", self.real[rows])
-        penultimate = {}
-        if self.penultimate:
-            penultimate["real_penultimate"] = self.store.take("train", self.real[rows], penultimate=True)
-        if self.paired.any():
-            synthetic = self.store.take("synthetic", self.synthetic[rows])
-            synthetic[~self.paired[rows]] = 0
-            if self.penultimate:
-                penultimate["synthetic_penultimate"] = self.store.take("synthetic", self.synthetic[rows], True)
-        else:
-            synthetic = torch.zeros_like(real)
-        return Batch(real, synthetic, labels[:, :longest], self.images[rows], self.paired[rows], **penultimate)
+        stages = {"": False, "_penultimate": True} if self.penultimate else {"": False}
+        features = {f"real{name}": self.store.take("train", self.real[rows], stage) for name, stage in stages.items()}
+        for name, stage in stages.items():
+            features[f"synthetic{name}"] = self._synthetic(rows, stage) if self.paired.any() else None
+        return Batch(labels=labels[:, :longest], images=self.images[rows], paired=self.paired[rows], **features)
 
-    def epoch(self, seed: int, epoch: int, size: int) -> Iterator[np.ndarray]:
-        """Row numbers batch by batch, in an order that (seed, epoch) fixes; the last batch may be smaller."""
-        order = np.random.default_rng([seed, epoch]).permutation(len(self))
-        for start in range(0, len(order), size):
-            yield order[start : start + size]
+    def _synthetic(self, rows: Rows, penultimate: bool) -> Tensor:
+        paired = self.paired[rows]
+        taken = self.store.take("synthetic", self.synthetic[rows[paired.numpy()]], penultimate)
+        if paired.all():
+            return taken
+        return taken.new_zeros(len(rows), *taken.shape[1:]).index_put((paired,), taken)
+
+
+def bucketed(lengths: Rows, pictures: Rows, size: int, generator: np.random.Generator) -> list[Rows]:
+    """Batches of ``size`` captions of about one length, in random order, no picture twice in a batch where possible.
+
+    Each caption is drawn once.  Windows of some tens of batches, fewer where the epoch is short, are sorted by length.
+    A last, smaller batch takes the rest.  Where pictures have more captions than there are batches, the fewest possible
+    repeats remain.
+
+    Args:
+        lengths: (N,) tokens of each caption.
+        pictures: (N,) number of each caption's picture.
+
+    Returns:
+        ceil(N / size) arrays of positions in [0, N).
+    """
+    order = _rest_last(generator.permutation(len(lengths)), pictures, size)
+    count = len(order) // size
+    whole, rest = np.split(order, [count * size])
+    windows = max(1, min(WINDOWS, count), round(count / WINDOW))
+    window = np.repeat(np.arange(count) * windows // max(count, 1), size)
+    batches = whole[np.lexsort((lengths[whole], window))].reshape(count, size)
+    _part_repeats(batches, lengths, pictures)
+    generator.shuffle(batches)
+    return [*batches, rest] if len(rest) else list(batches)
+
+
+def _rest_last(order: Rows, pictures: Rows, size: int) -> Rows:
+    """``order`` with what is left over by batches of ``size`` at its end: different pictures, if there are as many.
+
+    Pictures with a caption for every batch go there first, as only then no other batch has to take two.
+    """
+    rest = len(order) % size
+    if not rest:
+        return order
+    by_picture = np.argsort(pictures[order], kind="stable")
+    _, starts, counts = np.unique(pictures[order][by_picture], return_index=True, return_counts=True)
+    left = np.empty_like(order)  # captions of the same picture later in the order
+    left[by_picture] = np.repeat(starts + counts, counts) - 1 - np.arange(len(order))
+    first = np.zeros(len(order), dtype=bool)
+    first[by_picture[starts]] = True
+    everywhere = first & (left >= len(order) // size)
+    rank = np.where(everywhere, 0, np.where(first, 1, 2))
+    chosen = np.lexsort((np.where(first, 0, -left), rank))[:rest]
+    return np.concatenate([np.delete(order, chosen), order[chosen]])
+
+
+def _part_repeats(batches: Rows, lengths: Rows, pictures: Rows) -> None:
+    """Exchange captions among ``batches`` (count, size), in place, until no picture is twice in any, if that can be.
+
+    A repeat goes to the batch nearest in length that lacks its picture.  Each exchange lowers the number of repeats,
+    and among batches of one size one is always left while a picture is twice in one and lacking in another.
+    """
+    centres = lengths[batches].mean(1) if len(batches) else lengths[:0]
+    held = [Counter(row) for row in pictures[batches].tolist()]
+    everywhere = set()
+    for number, batch in enumerate(batches):
+        for place in range(len(batch)):
+            while held[number][picture := int(pictures[batch[place]])] > 1 and picture not in everywhere:
+                nearest = np.argsort(np.abs(centres - lengths[batch[place]]), kind="stable").tolist()
+                other = next((n for n in nearest if not held[n][picture]), None)
+                if other is None:
+                    everywhere.add(picture)
+                    break
+                _exchange(batches, lengths, pictures, held, (number, place), other)
+
+
+def _exchange(
+    batches: Rows, lengths: Rows, pictures: Rows, held: list[Counter], repeat: tuple[int, int], other: int
+) -> None:
+    """Swap the repeat at (batch, place) with the caption of ``other`` nearest in length that may come here."""
+    number, place = repeat
+    row = batches[number, place]
+    theirs = pictures[batches[other]].tolist()
+    welcome = [i for i, p in enumerate(theirs) if not held[number][p] or held[other][p] > 1]
+    swapped = min(welcome, key=lambda i: (abs(lengths[batches[other, i]] - lengths[row]), i))
+    held[number].subtract([int(pictures[row])])
+    held[other].subtract([theirs[swapped]])
+    held[number].update([theirs[swapped]])
+    held[other].update([int(pictures[row])])
+    batches[number, place], batches[other, swapped] = batches[other, swapped], row

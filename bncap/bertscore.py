@@ -41,20 +41,15 @@ class BertScore:
         The greedy matching is bert-score's own.  Encoding is done here, over sentences in a fixed order: bert-score
         batches a set of strings, whose order changes from process to process, and its last digits with it.
         """
-        from bert_score.utils import greedy_cos_idf
-
         candidates = [normalise(text, lang) for text in hypotheses]
         groups = [[normalise(text, lang) for text in refs] for refs in references]
         wanted = self._encode_references({ref for group in groups for ref in group})
         found = self._encode(set(candidates))
-
-        def pair(candidate: str, ref: str) -> float:
-            if not candidate or not ref:
-                return 0.0
-            parts = [part.clone()[None] for part in (*wanted[ref], *found[candidate])]  # it divides in place
-            return float(greedy_cos_idf(*parts)[2])
-
-        return [max(pair(candidate, ref) for ref in group) for candidate, group in zip(candidates, groups, strict=True)]
+        pairs = {(candidate, ref) for candidate, group in zip(candidates, groups, strict=True) for ref in group}
+        scores = _match(sorted(pairs), found, wanted)
+        return [
+            max(scores[candidate, ref] for ref in group) for candidate, group in zip(candidates, groups, strict=True)
+        ]
 
     def _encode_references(self, sentences: Iterable[str]) -> dict:
         """As :meth:`_encode`; the two latest sets are kept, as every variant is scored against the same references."""
@@ -65,23 +60,44 @@ class BertScore:
             self.references[key] = self._encode(key)
         return self.references[key]
 
-    def _encode(self, sentences: Iterable[str]) -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Sentence -> embeddings (T, D), mask (T,) and weights (T,), 0 for the first and last special token, else 1."""
+    def _encode(self, sentences: Iterable[str]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Sentence -> embeddings (T, D) and weights (T,), 0 for the first and last special token, else 1."""
         import torch
 
-        ordered = sorted(sentences, key=lambda text: (len(text), text))
+        texts = sorted(sentences)
+        if not texts:
+            return {}
+        rows = self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
+        ordered = sorted(zip(rows, texts, strict=True), key=lambda pair: (len(pair[0]), pair[1]))  # little is padded
         special = torch.tensor([self.tokenizer.cls_token_id, self.tokenizer.sep_token_id])
         encoded = {}
         for start in range(0, len(ordered), self.batch_size):
             batch = ordered[start : start + self.batch_size]
-            options = {"padding": True, "truncation": True, "max_length": self.max_length, "return_tensors": "pt"}
-            inputs = self.tokenizer(batch, **options)
-            ids, mask = inputs["input_ids"], inputs["attention_mask"]
+            inputs = self.tokenizer.pad({"input_ids": [row for row, _ in batch]}, return_tensors="pt")
             with torch.inference_mode():
-                hidden = self.model(ids.to(self.device), attention_mask=mask.to(self.device))[0].cpu()
-            for text, vectors, row, real in zip(batch, hidden, ids, mask.bool(), strict=True):
-                encoded[text] = (vectors[real], real[real], (~torch.isin(row[real], special)).float())
+                hidden = self.model(**inputs.to(self.device))[0].cpu()
+            for (row, text), vectors in zip(batch, hidden, strict=True):
+                encoded[text] = (vectors[: len(row)], (~torch.isin(torch.tensor(row), special)).float())
         return encoded
+
+
+def _match(pairs: Sequence[tuple[str, str]], found: dict, wanted: dict) -> dict[tuple[str, str], float]:
+    """F1 of each (candidate, reference), those of equal lengths together; 0 where either is empty."""
+    import torch
+    from bert_score.utils import greedy_cos_idf
+
+    scores = dict.fromkeys(pairs, 0.0)
+    shapes: dict[tuple[int, int], list[tuple[str, str]]] = {}
+    for candidate, ref in pairs:
+        if candidate and ref:
+            shapes.setdefault((len(found[candidate][1]), len(wanted[ref][1])), []).append((candidate, ref))
+    for alike in shapes.values():
+        sides = []
+        for side in ([wanted[ref] for _, ref in alike], [found[candidate] for candidate, _ in alike]):
+            vectors, weights = (torch.stack(part) for part in zip(*side, strict=True))
+            sides += [vectors, torch.ones_like(weights), weights]
+        scores |= zip(alike, greedy_cos_idf(*sides)[2].tolist(), strict=True)
+    return scores
 
 
 def load_bertscore(path: str | Path, num_layers: int | None = None, device: str = "cpu") -> BertScore:

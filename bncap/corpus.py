@@ -24,7 +24,7 @@ from bncap.paths import dataset_roots, step_dir
 from bncap.settings import Config, Data
 from bncap.splits import SPLITS, caption_files, check_disjoint, read_splits
 from bncap.translate import load_translator
-from bncap.translations import build_shards, read_rows, require_shards, shards_of
+from bncap.translations import build_shards, no_collection, read_rows, shards_of
 from bncap.verify import THRESHOLDS, Quality, accepted, calibrate, quality_curve
 
 TABLE_HEADER = ("caption_id", "image_id", "en", "target", "similarity", "valid")
@@ -114,7 +114,9 @@ def build_corpus(config: Config) -> Path:
     missing or malformed data, splits that share a picture, too many unusable pictures, a foreign shard, and a split of
     which no pair is accepted; :class:`OutOfTime` between two chunks of work.
     """
-    data, splits = config.data, read_splits(config)
+    data = config.data
+    with no_collection():
+        splits = read_splits(config)
     inputs = dataset_roots(config) if data.source == "mini" else list(caption_files(config).values())
     hashes = None
     if data.check_images:
@@ -126,8 +128,7 @@ def build_corpus(config: Config) -> Path:
         _check_pictures(splits, hashes, inputs[-1] / "rejected.csv")
     else:
         print("data.check_images=False: the pictures are not looked at, and the splits are compared by ids alone")
-    build_shards(config, splits=splits)
-    shards = require_shards(config, splits)
+    shards = dict(zip(shards_of(config, splits), build_shards(config, splits=splits), strict=True))
     names = ("source", "lang", "seed", "threshold", "reject_copies", "check_images", "own_share")
     settings = {name: getattr(data, name) for name in (*names, "validation_images", "test_images", "ood_images")}
     return artifacts.run_step(
@@ -139,6 +140,7 @@ def build_corpus(config: Config) -> Path:
     )
 
 
+@no_collection()
 def read_corpus(folder: Path) -> list[Pair]:
     """The pairs of a finished corpus step, in the order of splits and captions."""
     pairs = []
@@ -166,6 +168,7 @@ def references(pairs: Iterable[Pair], split: str) -> tuple[list[str], list[list[
     return images, [by_image[image] for image in images]
 
 
+@no_collection()
 def _merge(
     config: Config,
     splits: Mapping[str, Sequence[Caption]],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bncap.model import Captioner
+from bncap.precision import autocast
 from bncap.settings import Decode
 from bncap.vocabulary import WORD_START
 
@@ -33,20 +35,42 @@ class Caption:
 def caption(
     model: Captioner, features: Tensor, decode: Decode, max_tokens: int, label: str = "captions"
 ) -> list[Caption]:
-    """Eq. (1): y = arg max p(y | x), by beam search, for each of the (N, S, C) ``features``."""
+    """Eq. (1): y = arg max p(y | x), by beam search, for each of the (N, S, C) ``features``, in their order.
+
+    ``decode.batch`` pictures at a time, or half as many, and so on, if a GPU's memory cannot hold them.  Nothing is
+    sorted: how long a caption becomes is not known beforehand, and a picture leaves the search when its own is found.
+    On a GPU matrix products are in half precision, log-probabilities in float32.
+    """
     device = model.bridge.projection.weight.device
     captions: list[Caption] = []
-    starts = range(0, len(features), decode.batch)
-    for start in tqdm(starts, desc=label, unit="batch", leave=False):
-        memory = model.bridge(features[start : start + decode.batch].to(device))
-        sequences, scores = model.generate(memory, decode, max_tokens)
-        if model.vocabulary is not None:
-            sequences = model.vocabulary.decode(sequences)
-        texts = model.tokenizer.batch_decode(sequences, skip_special_tokens=True)
-        totals = scores * _lengths(sequences[:, 1:], model.tokenizer.eos_token_id) ** decode.length_penalty
-        found = zip(texts, scores.tolist(), totals.tolist(), sequences.tolist(), strict=True)
-        captions += [Caption(text.strip(), score, total, tuple(tokens)) for text, score, total, tokens in found]
+    batch = decode.batch
+    with tqdm(total=len(features), desc=label, unit="picture", leave=False) as bar:
+        while len(captions) < len(features):
+            chosen = features[len(captions) : len(captions) + batch]
+            try:
+                captions += _caption_batch(model, chosen.to(device), decode, max_tokens)
+            except torch.OutOfMemoryError:
+                if batch == 1:
+                    raise
+                batch = (len(chosen) + 1) // 2
+                print(
+                    f"{label}: {len(chosen)} at a time need more memory than there is, {batch} from here on",
+                    file=sys.stderr,
+                )
+                continue
+            bar.update(len(chosen))
     return captions
+
+
+def _caption_batch(model: Captioner, features: Tensor, decode: Decode, max_tokens: int) -> list[Caption]:
+    with autocast(features.device):
+        sequences, scores = model.generate(model.bridge(features), decode, max_tokens)
+    if model.vocabulary is not None:
+        sequences = model.vocabulary.decode(sequences)
+    texts = model.tokenizer.batch_decode(sequences, skip_special_tokens=True)
+    totals = scores * _lengths(sequences[:, 1:], model.tokenizer.eos_token_id) ** decode.length_penalty
+    found = zip(texts, scores.tolist(), totals.tolist(), sequences.tolist(), strict=True)
+    return [Caption(text.strip(), score, total, tuple(tokens)) for text, score, total, tokens in found]
 
 
 def _lengths(tokens: Tensor, end: int) -> Tensor:

@@ -13,7 +13,7 @@ from bncap import artifacts, decode, hub, metrics, paths
 from bncap.captions import read_boxes
 from bncap.corpus import Pair, references
 from bncap.device import default_device
-from bncap.features import FeatureStore
+from bncap.feature_store import FeatureStore
 from bncap.model import Captioner
 from bncap.settings import Config
 from bncap.text import iso

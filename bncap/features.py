@@ -1,15 +1,18 @@
 """Frozen encoder features, computed once and shared by every run.
 
-A feature folder holds, for each set of pictures, ``<set>.npy`` (N, S, C) float16 and ``<set>.csv`` with the identifier
-of each row; sets are ``train``, ``synthetic``, ``validation``, ``test`` and ``ood``.
+The sets of pictures are ``train``, ``synthetic``, ``validation``, ``test`` and ``ood``; :mod:`bncap.feature_store` has
+their files.
 """
 
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Callable, Sequence
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +25,20 @@ from bncap import artifacts, deadline, hub, paths, workers
 from bncap.corpus import read_corpus
 from bncap.device import default_device
 from bncap.errors import BncapError
+from bncap.feature_store import FeatureWriter
 from bncap.images import to_rgb
 from bncap.loading import loading
 from bncap.pictures import Member, Pictures
+from bncap.prefetch import prefetched
 from bncap.settings import Config, Features
 
 EVALUATION_SETS = ("validation", "test", "ood")
 KEPT_EVERY = 64
 """Batches after which it is noted how far a set is; what an interruption can cost."""
+MEASURED = 4
+"""Pictures by which the time is estimated on a CPU; on a GPU, which is faster with many at once, a batch."""
+
+Source = Path | Member
 
 
 class Encoder:
@@ -56,10 +65,17 @@ class Encoder:
         self.transform: Callable[[Image.Image], Tensor] = timm.data.create_transform(**settings, is_training=False)
         self.indices = (-2, -1) if penultimate else (-1,)
 
-    @torch.inference_mode()
     def __call__(self, pictures: Sequence[Image.Image]) -> list[Tensor]:
         """Eq. (2): F(x) in R^{C x H x W}, S = HW, flattened to (B, S, C) float32; the final stage comes last."""
-        pixels = torch.stack([self.transform(picture) for picture in pictures])  # (B, 3, H0, W0)
+        return self.maps(self.pixels(pictures))
+
+    def pixels(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """(B, 3, H0, W0) float32: resized, cropped and normalised as the encoder was trained."""
+        return torch.stack([self.transform(picture) for picture in pictures])
+
+    @torch.inference_mode()
+    def maps(self, pixels: Tensor) -> list[Tensor]:
+        """What :meth:`__call__` gives, of :meth:`pixels`."""
         pixels = pixels.to(self.device, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
             maps = self.model.forward_intermediates(
@@ -76,7 +92,7 @@ class Encoder:
         return [count + i for i in self.indices]
 
 
-def open_picture(source: Path | Member) -> Image.Image:
+def open_picture(source: Source) -> Image.Image:
     """The picture at ``source``, a file or a member of a tar, in RGB: upright by its EXIF, transparency on white.
 
     Raises :class:`BncapError` if the file is missing or does not decode.
@@ -88,54 +104,6 @@ def open_picture(source: Path | Member) -> Image.Image:
         raise BncapError(f"{source} is missing; check the folder that the annotations speak of") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BncapError(f"{source} does not decode as a picture ({error}); replace or remove it") from error
-
-
-class FeatureStore:
-    """Read access to a feature folder; rows stay on disk until they are asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = artifacts.require(folder)
-        self._arrays: dict[str, np.ndarray] = {}
-        self._rows: dict[str, dict[str, int]] = {}
-
-    def ids(self, name: str) -> list[str]:
-        if name not in self._rows:
-            records = artifacts.read_csv(self.folder / f"{name}.csv")
-            self._rows[name] = {record["id"]: i for i, record in enumerate(records)}
-        return list(self._rows[name])
-
-    def rows(self, name: str, ids: Sequence[str]) -> np.ndarray:
-        """Row numbers of ``ids`` in set ``name``, int64."""
-        self.ids(name)
-        missing = [i for i in ids if i not in self._rows[name]]
-        if missing:
-            raise BncapError(f"{self.folder.name}/{name}.npy has no features of {missing[0]}; make the features anew")
-        return np.array([self._rows[name][i] for i in ids], dtype=np.int64)
-
-    def take(self, name: str, rows: np.ndarray, penultimate: bool = False) -> Tensor:
-        """(N, S, C) float32 features of ``rows`` of the set ``name``; :class:`BncapError` if any is not finite."""
-        key = f"{name}.penultimate" if penultimate else name
-        if key not in self._arrays:
-            path = self.folder / f"{key}.npy"
-            if not path.is_file():
-                raise BncapError(f"{path.name} is missing in {self.folder.name}; set features.penultimate=True")
-            try:
-                self._arrays[key] = np.load(path, mmap_mode="r")
-            except (OSError, ValueError) as error:
-                raise BncapError(f"{path} cannot be read ({error}); delete {self.folder} and start again") from error
-        taken = torch.from_numpy(self._arrays[key][rows].astype(np.float32))
-        bad = ~taken.isfinite().flatten(1).all(1)
-        if bad.any():
-            broken = self.ids(name)[int(rows[int(bad.nonzero()[0])])]
-            raise BncapError(
-                f"{self.folder / key}.npy: the features of {broken} are not finite; "
-                f"delete {self.folder} and start again to make them anew"
-            )
-        return taken
-
-    def channels(self, penultimate: bool = False) -> int:
-        self.take("train", np.array([0]), penultimate)
-        return self._arrays["train.penultimate" if penultimate else "train"].shape[2]
 
 
 def build_features(
@@ -153,10 +121,7 @@ def build_features(
 
     def build(folder: Path) -> None:
         sets = _picture_sets(config, corpus, images, with_synthetic)
-        largest_first = sorted(sets.items(), key=lambda entry: -len(entry[1]))
-        model = hub.path(config, component)
-        arguments = [(model, config.features, name, items, folder) for name, items in largest_first]
-        workers.run_parallel(_extract, arguments, 1 if torch.cuda.is_available() else None, f"{step}/{variant}")
+        extract(hub.path(config, component), config.features, sets, folder)
 
     inputs = [corpus, images]  # of which each has the hashes of its pictures
     if config.data.source == "mini":
@@ -173,9 +138,7 @@ def build_features(
     )
 
 
-def _picture_sets(
-    config: Config, corpus: Path, images: Path, with_synthetic: bool
-) -> dict[str, dict[str, Path | Member]]:
+def _picture_sets(config: Config, corpus: Path, images: Path, with_synthetic: bool) -> dict[str, dict[str, Source]]:
     """Set name -> identifier -> source; real pictures go by their path in the dataset, synthetic ones by caption id."""
     triplets = artifacts.read_csv(images / "triplets.csv")
     sets = {"train": paths.data_paths(config, (t["image"] for t in triplets))}
@@ -188,49 +151,89 @@ def _picture_sets(
     return sets
 
 
-def _extract(model: str, settings: Features, name: str, items: dict[str, Path | Member], folder: Path) -> None:
-    """Write ``<name>.npy`` and, last, ``<name>.csv``; a set whose CSV is there was finished before.
+def extract(model: str, settings: Features, sets: Mapping[str, Mapping[str, Source]], folder: Path) -> None:
+    """Write the features of each set (identifier -> picture) that ``folder`` does not hold yet.
 
-    An interrupted set goes on at the batch noted in ``.<name>.json``.  A set without pictures has a CSV only.
+    Identifiers of one picture share its row, and an interrupted set goes on where it was kept.  Says beforehand what
+    disk space and time it takes; :class:`BncapError` if there is not as much space.
     """
-    if (folder / f"{name}.csv").is_file():
-        return
-    ids, sources = list(items), list(items.values())
-    note = folder / f".{name}.json"
-    if items:
-        encoder = Encoder(model, settings.penultimate)
-        suffixes = ["", ".penultimate"][: len(encoder.indices)]
-        files = [folder / f".{name}{suffix}.npy" for suffix in suffixes]
-        done, arrays = _left(note, files)
-        starts = range(done, len(ids), settings.batch)
-        for count, start in enumerate(tqdm(starts, desc=f"features: {name}", unit="batch")):
-            if count and (deadline.reached() or count % KEPT_EVERY == 0):
-                _note(note, arrays, start)
-                deadline.check(f"features of the {name} set, {start:,} of {len(ids):,} pictures")
-            maps = encoder([open_picture(source) for source in sources[start : start + settings.batch]])[::-1]
-            arrays = arrays or [_allocate(f, (len(ids), *m.shape[1:])) for f, m in zip(files, maps, strict=True)]
-            for array, m in zip(arrays, maps, strict=True):
-                array[start : start + len(m)] = _half(m, sources[start : start + len(m)])
-        for array, file, suffix in zip(arrays, files, suffixes, strict=True):
-            array.flush()
-            file.rename(folder / f"{name}{suffix}.npy")
-    artifacts.write_csv(folder / f"{name}.csv", ["row", "id"], list(enumerate(ids)))
-    note.unlink(missing_ok=True)
+    left = {name: items for name, items in sets.items() if not (folder / f"{name}.csv").is_file()}
+    pictures = {name: list(dict.fromkeys(items.values())) for name, items in left.items()}
+    writers = {name: FeatureWriter(folder, name, len(p), settings.penultimate) for name, p in pictures.items()}
+    unfinished = [name for name, writer in writers.items() if writer.done < writer.rows]
+    with workers.one_thread():
+        if unfinished:
+            encoder = Encoder(model, settings.penultimate)
+            some = max((pictures[name] for name in unfinished), key=len)
+            _announce(encoder, some[: settings.batch], [writers[name] for name in unfinished], folder)
+        for name, items in left.items():
+            if name in unfinished:
+                _fill(writers[name], encoder, pictures[name], settings.batch)
+            number = {picture: row for row, picture in enumerate(pictures[name])}
+            writers[name].finish({i: number[picture] for i, picture in items.items()})
 
 
-def _left(note: Path, files: Sequence[Path]) -> tuple[int, list[np.ndarray]]:
-    """How many pictures an interruption left done, and their arrays; none if anything of it is damaged."""
-    if not all(path.is_file() for path in (note, *files)):
-        return 0, []
-    try:
-        for file in files:
-            np.load(file, mmap_mode="r")  # to write in it would lengthen one that was cut
-        return artifacts.read_json(note)["done"], [np.lib.format.open_memmap(file, mode="r+") for file in files]
-    except (ValueError, KeyError, TypeError):
-        return 0, []
+def _announce(encoder: Encoder, batch: list[Source], writers: Sequence[FeatureWriter], folder: Path) -> None:
+    """Print what ``writers`` have left to write; :class:`BncapError` if the disk has no room for it."""
+    cuda, jobs = encoder.device.type == "cuda", workers.default_jobs()
+    some = batch if cuda else batch[:MEASURED]
+    encoder([open_picture(source) for source in some])  # the first time takes longer
+    times = [time.perf_counter()]
+    pixels = encoder.pixels([open_picture(source) for source in some])
+    times.append(time.perf_counter())
+    maps = encoder.maps(pixels)
+    times.append(time.perf_counter())
+    decoding, encoding = ((end - start) / len(some) for start, end in pairwise(times))
+    each = max(decoding / jobs, encoding) if cuda else (decoding + encoding) / jobs
+
+    rows = sum(writer.rows - writer.done for writer in writers)
+    shapes = " and ".join(f"{m.shape[1]} patches x {m.shape[2]} channels" for m in maps[::-1])
+    what = f"{rows:,} pictures, {shapes} in float16"
+    row_bytes = torch.float16.itemsize * sum(m[0].numel() for m in maps)
+    size = sum(writer.rows * row_bytes - writer.allocated() for writer in writers)
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise BncapError(
+            f"{folder}: the features ({what}) take {_bytes(size)} and the disk has {_bytes(free)} free; make room, or "
+            "let BNCAP_ARTIFACTS name a folder on a larger disk"
+        )
+    print(f"features: {what}: {_bytes(rows * row_bytes)} in {folder}, about {_duration(each * rows)}", flush=True)
 
 
-def _half(features: Tensor, sources: Sequence[Path | Member]) -> np.ndarray:
+def _fill(writer: FeatureWriter, encoder: Encoder, pictures: list[Source], size: int) -> None:
+    """Write the features of ``pictures`` from where ``writer`` stands, in batches of ``size``."""
+    starts = range(writer.done, len(pictures), size)
+    batches = (pictures[start : start + size] for start in starts)
+    with closing(_encoded(encoder, batches)) as found:
+        bar = tqdm(found, desc=f"features: {writer.name}", total=len(starts), unit="batch")
+        for count, maps in enumerate(bar, 1):
+            writer.write([_half(m, pictures[writer.done :]) for m in maps])
+            if count < len(starts) and (deadline.reached() or count % KEPT_EVERY == 0):
+                writer.keep()
+                deadline.check(f"features of the {writer.name} set, {writer.done:,} of {len(pictures):,} pictures")
+
+
+def _encoded(encoder: Encoder, batches: Iterable[list[Source]]) -> Iterator[list[Tensor]]:
+    """The maps of each batch, final stage first, made ahead in as many threads as there are processors.
+
+    With a GPU the threads open the pictures for it; without one each has a batch to itself, from the files to the
+    features, so that these do not depend on the number of threads.
+    """
+    cuda, jobs = encoder.device.type == "cuda", workers.default_jobs()
+
+    def opened(sources: list[Source]) -> Tensor:
+        torch.set_num_threads(1)  # a number that each thread has of its own
+        return encoder.pixels([open_picture(source) for source in sources])
+
+    def encoded(sources: list[Source]) -> list[Tensor]:
+        return encoder.maps(opened(sources))
+
+    with closing(prefetched(opened if cuda else encoded, batches, jobs, jobs)) as ahead:
+        for item in ahead:
+            yield (encoder.maps(item) if cuda else item)[::-1]
+
+
+def _half(features: Tensor, sources: Sequence[Source]) -> np.ndarray:
     """``features`` in half precision; :class:`BncapError`, with the picture, if any of them is not finite there."""
     half = features.half()
     bad = ~torch.isfinite(half).flatten(1).all(1)
@@ -242,15 +245,11 @@ def _half(features: Tensor, sources: Sequence[Path | Member]) -> np.ndarray:
     return half.numpy()
 
 
-def _note(path: Path, arrays: Sequence[np.ndarray], done: int) -> None:
-    for array in arrays:
-        array.flush()
-    artifacts.write_json(path, {"done": done})
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
 
 
-def _allocate(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """A float16 array on disk with all its blocks; without them a disk that fills up later kills the process."""
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-    with path.open("r+b") as stream:
-        os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
-    return array
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{max(1, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"

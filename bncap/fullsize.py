@@ -6,56 +6,30 @@ vocabulary, the bridge, the whole objective, AdamW, beam search.  Nothing is dow
 
 from __future__ import annotations
 
-import multiprocessing
 import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bncap.bench.harness import alone, progress
 from bncap.config import get_config
-from bncap.errors import BncapError
+from bncap.random_models import Sizes, random_captioner
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from transformers import MBartForConditionalGeneration
 
     from bncap.model import Captioner
     from bncap.settings import Config
 
-MBART50 = {
-    "vocab_size": 250_054, "d_model": 1024, "max_position_embeddings": 1024, "scale_embedding": True,
-    "encoder_layers": 12, "encoder_attention_heads": 16, "encoder_ffn_dim": 4096,
-    "decoder_layers": 12, "decoder_attention_heads": 16, "decoder_ffn_dim": 4096,
-    "dropout": 0.1, "activation_function": "gelu", "decoder_start_token_id": 2,
-}  # fmt: skip
-"""``config.json`` of ``facebook/mbart-large-50``."""
-SPECIAL_PIECES = 57
-"""Of mBART-50's vocabulary: ``<s> <pad> </s> <unk>``, 52 languages, ``<mask>``."""
-KEPT_ANYWAY = 6
-"""Of a trimmed one: ``<s> <pad> </s> <unk>``, the language, the mark of a word's start."""
 ENCODER, CLASSIFIER = "MaxViT-B as used", "MaxViT-B with its classifier"
 WHOLE, LOADED = "mBART-50 whole", "mBART-50 as loaded, no text encoder"
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What is built, and ``expected``: millions of parameters to one decimal, as published with the checkpoints; as
-    loaded, mBART-50 has 12 x 12,596,224 fewer, the layers of its text encoder."""
-
-    encoder: str = "maxvit_base_tf_224"
-    side: int = 224  # px
-    decoder: Mapping[str, Any] = field(default_factory=lambda: MBART50)
-    trimmed: int = 12_000  # pieces: about what 80,000 captions use
-    expected: Mapping[str, float] = field(
-        default_factory=lambda: {CLASSIFIER: 119.5, ENCODER: 118.1, WHOLE: 610.9, LOADED: 459.7}
-    )
+EXPECTED = {CLASSIFIER: 119.5, ENCODER: 118.1, WHOLE: 610.9, LOADED: 459.7}
+"""Millions of parameters to one decimal, as published with the checkpoints; as loaded, mBART-50 has 12 x 12,596,224
+fewer, the layers of its text encoder."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +43,9 @@ class Row:
     note: str = ""
 
 
-def full_size_table(seed: int = 42, sizes: Sizes | None = None) -> tuple[str, bool]:
+def full_size_table(
+    seed: int = 42, sizes: Sizes | None = None, expected: Mapping[str, float] = EXPECTED
+) -> tuple[str, bool]:
     """Parameters by part, time of each operation and peak memory; and whether all counts are the published ones.
 
     On a CPU the peak is that of the resident memory of a process of its own for each vocabulary, which also holds
@@ -77,13 +53,13 @@ def full_size_table(seed: int = 42, sizes: Sizes | None = None) -> tuple[str, bo
     """
     sizes = sizes or Sizes()
     counts = parameter_counts(sizes)
-    rows = [_counted(name, count, sizes.expected.get(name)) for name, count in counts.items()]
+    rows = [_counted(name, count, expected.get(name)) for name, count in counts.items()]
     device, encoded, features = _alone("encoder", encode_pictures, sizes, seed)
     rows += encoded
     for trimmed in (False, True):
         part = "decoder with a trimmed vocabulary" if trimmed else "decoder with the whole vocabulary"
         rows += _alone(part, train_and_decode, sizes, features, trimmed, seed)
-    agree = all(_agrees(counts[name], million) for name, million in sizes.expected.items())
+    agree = all(_agrees(counts[name], million) for name, million in expected.items())
     head = f"full size, random weights (seed {seed}) on {device}"
     lines = [head, f"{'':<46} {'million':>9} {'seconds':>8} {'peak GB':>8}", *(_line(row) for row in rows)]
     lines.append(f"parameters {'agree' if agree else 'DISAGREE'} with those of the published checkpoints")
@@ -178,84 +154,31 @@ def train_and_decode(sizes: Sizes, features: np.ndarray, trimmed: bool, seed: in
     return rows
 
 
-def random_captioner(sizes: Sizes, channels: int, trimmed: bool) -> tuple[Captioner, list[str]]:
-    """A captioner over ``channels`` channels, and two captions of more than ``model.max_tokens`` tokens.
-
-    Its tokenizer has as many pieces as mBART-50's, made up.
-    """
-    from transformers import MBart50Tokenizer
-
-    from bncap.model import Captioner
-    from bncap.vocabulary import Vocabulary, trim
-
-    words = sizes.decoder["vocab_size"] - SPECIAL_PIECES - 1
-    pieces = ["<unk>", "<s>", "</s>", "▁", *(f"▁w{i:06d}" for i in range(words))]
-    tokenizer = MBart50Tokenizer(vocab=[(piece, -1.0) for piece in pieces], src_lang="bn_IN", tgt_lang="bn_IN")
-    used = [f"w{i:06d}" for i in np.linspace(0, words - 1, sizes.trimmed - KEPT_ANYWAY).astype(int)]
-    decoder, vocabulary = _random_decoder(sizes), None
-    if trimmed:
-        vocabulary = Vocabulary.of(used, tokenizer)
-        trim(decoder, vocabulary)
-    captions = [" ".join(part) for part in np.array_split(used[:80], 2)]
-    return Captioner(decoder, tokenizer, channels, vocabulary=vocabulary), captions
-
-
 def train_step(model: Captioner, real: Tensor, synthetic: Tensor, labels: Tensor, config: Config) -> dict[str, float]:
-    """One step of AdamW on Eq. 6 for B triplets: (B, S, C) features, (B, T) labels; returns the raw terms."""
+    """The first step of :func:`bncap.train.train` for B triplets, the whole decoder unfrozen; returns the raw terms.
+
+    Args:
+        real, synthetic: (B, S, C) features.
+        labels: (B, T) token ids.
+    """
     import torch
 
+    from bncap import train
     from bncap.batches import Batch
-    from bncap.losses import total
-    from bncap.objective import terms, weights_of
-    from bncap.train import autocast
+    from bncap.precision import gradient_scaler
 
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), config.train.learning_rate)
     places = torch.arange(len(real), device=real.device)
     batch = Batch(real, synthetic, labels, places, torch.ones_like(places, dtype=torch.bool))
-    with autocast(real.device):
-        found = terms(model, batch, config.loss)
-    loss = total(found, weights_of(config.loss))
-    if not loss.isfinite():
-        raise BncapError(f"the loss of random weights is not finite ({found}); check the installation of torch")
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
-    optimizer.step()
-    return {name: float(value.detach()) for name, value in found.items()}
-
-
-def _random_decoder(sizes: Sizes) -> MBartForConditionalGeneration:
-    """As :func:`bncap.pretrained.load_decoder` gives it; the library's own constructor draws each weight twice."""
-    import torch
-    from transformers import MBartConfig, MBartForConditionalGeneration
-
-    from bncap.attention import IMPLEMENTATION
-
-    config = MBartConfig(**sizes.decoder | {"encoder_layers": 0}, attn_implementation=IMPLEMENTATION)
-    with torch.device("meta"):
-        model = MBartForConditionalGeneration(config)
-    model.to_empty(device="cpu")
-    model.tie_weights()
-    with torch.no_grad():
-        model.final_logits_bias.zero_()
-        for name, parameter in model.named_parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(0, config.init_std)
-            else:
-                parameter.fill_("norm" in name and name.endswith("weight"))
-    return model
+    optimizer, _ = train._optimisation(model, config, 1)
+    scaler = gradient_scaler(real.device, config.train.precision)
+    return train._step(model, batch, None, config, optimizer, scaler)[0]
 
 
 def _alone(part: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """``function(*arguments)`` in a process of its own, so that its peak memory is nobody else's."""
-    print(f"full size: {part} ...", file=sys.stderr)
-    try:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(function, *arguments).result()
-    except BrokenProcessPool as error:
-        raise BncapError(
-            f"full size: {part}: the process ended abruptly, most likely for lack of memory; use a larger machine"
-        ) from error
+    progress(f"full size: {part}")
+    return alone(function, *arguments)[0]
 
 
 @contextmanager

@@ -18,13 +18,15 @@ Tensors and named scalars in, tensors out. Half-precision input is computed and 
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bncap.sinkhorn import full_precision, safe_log, transport_plan
+from bncap.sinkhorn import check_settings, full_precision, iterate, iterate_in_place, safe_log, survey, widest
+from bncap.transport import CostAtPlan, gather, groups_of, kept_patches
 
 
 def total(terms: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
@@ -89,22 +91,41 @@ def patch_weights(
     Raises ValueError for values outside these ranges, wrong shapes, a row without a real token, and attention that
     is NaN, infinite, negative or all zero over a row's real tokens.
     """
-    _check_attention(attention, token_mask, tau, rho)
+    if attention.ndim != 3 or token_mask.shape != attention.shape[:2]:
+        raise ValueError(
+            "patch_weights needs attention (B, T, S) and token_mask (B, T), "
+            f"got {tuple(attention.shape)} and {tuple(token_mask.shape)}"
+        )
+    if token_mask.is_floating_point():
+        raise ValueError("token_mask must be boolean (True = real token), not an additive float mask")
+    if not tau > 0:
+        raise ValueError(f"tau must be positive, got {tau}")
+    if not 0 < rho <= 1:
+        raise ValueError(f"rho must be in (0, 1], got {rho}")
     if domain not in ("log", "prob") or keep not in ("mass", "count"):
         raise ValueError(f'domain must be "log" or "prob" and keep "mass" or "count", got {domain!r} and {keep!r}')
-    # In float64, and summed along the contiguous axis: torch adds the columns of a (T, S) matrix in an order that
-    # depends on the column, so equal patches would differ in the last bit and ties would not go to the lower index.
-    real = token_mask.bool()
-    masked = attention.masked_fill(~real.unsqueeze(2), 0).double()  # (B, T, S)
-    mean = masked.transpose(1, 2).contiguous().sum(2) / real.sum(1, keepdim=True)  # (B, S)
-    # NaN fails every comparison.
-    valid = ((mean >= 0) & (mean < torch.inf)).all(1) & (mean > 0).any(1)
-    if not valid.all():
-        raise ValueError(f"attention of batch row {int((~valid).nonzero()[0])} is NaN, infinite, negative or all zero")
-    logits = (safe_log(mean) if domain == "log" else mean) / tau
+    mean = _mean_attention(attention, token_mask.bool())  # (B, S), float64
+    v = ((safe_log(mean) if domain == "log" else mean) / tau).softmax(1)
     rounding = 1e-6 if attention.dtype == torch.float32 else 1e-12
-    kept = _kept_patches(mean.detach(), logits.detach().softmax(1), rho, keep, rounding)
-    return logits.masked_fill(~kept, -torch.inf).softmax(1).to(attention.dtype)  # (B, S)
+    w = v * _kept_patches(mean.detach(), v.detach(), rho, keep, rounding)
+    return (w / w.sum(1, keepdim=True)).to(attention.dtype)  # (B, S)
+
+
+def _mean_attention(attention: Tensor, real: Tensor) -> Tensor:
+    """Mean over the real tokens in float64, (B, S); ValueError names a row without any or of unusable attention."""
+    # Summed along the contiguous axis: torch adds the columns of a (T, S) matrix in an order that depends on the
+    # column, so equal patches would differ in the last bit and ties would not go to the lower index.
+    masked = attention.masked_fill(~real.unsqueeze(2), 0).double()  # (B, T, S)
+    mean = masked.transpose(1, 2).contiguous().sum(2) / real.sum(1, keepdim=True)  # (B, S), NaN without a real token
+    whole = mean.detach().sum(1)
+    # NaN fails every comparison; one flag, so that a GPU is waited for once.
+    valid = (mean.detach().amin(1) >= 0) & (whole > 0) & (whole < torch.inf)
+    if not valid.all():
+        row = int((~valid).nonzero()[0])
+        if not real[row].any():
+            raise ValueError(f"batch row {row} has no real token: its token_mask is all False")
+        raise ValueError(f"attention of batch row {row} is NaN, infinite, negative or all zero")
+    return mean
 
 
 def _kept_patches(mean: Tensor, v: Tensor, rho: float, keep: str, rounding: float) -> Tensor:
@@ -118,24 +139,7 @@ def _kept_patches(mean: Tensor, v: Tensor, rho: float, keep: str, rounding: floa
         # rho = 1 keeps a patch of 1e-12 too, which a running sum from the large end would have rounded away.
         kept = v.gather(1, order).flip(1).cumsum(1).flip(1) > (1 - rho) * (1 + rounding)
     kept[:, 0] = True  # also where rho is below the rounding
-    return torch.zeros_like(kept).scatter(1, order, kept)
-
-
-def _check_attention(attention: Tensor, token_mask: Tensor, tau: float, rho: float) -> None:
-    if attention.ndim != 3 or token_mask.shape != attention.shape[:2]:
-        raise ValueError(
-            "patch_weights needs attention (B, T, S) and token_mask (B, T), "
-            f"got {tuple(attention.shape)} and {tuple(token_mask.shape)}"
-        )
-    if token_mask.is_floating_point():
-        raise ValueError("token_mask must be boolean (True = real token), not an additive float mask")
-    if not tau > 0:
-        raise ValueError(f"tau must be positive, got {tau}")
-    if not 0 < rho <= 1:
-        raise ValueError(f"rho must be in (0, 1], got {rho}")
-    blank = ~token_mask.bool().any(1)
-    if blank.any():
-        raise ValueError(f"batch row {int(blank.nonzero()[0])} has no real token: its token_mask is all False")
+    return torch.empty_like(kept).scatter_(1, order, kept)
 
 
 @full_precision
@@ -149,7 +153,7 @@ def pool(patches: Tensor, weights: Tensor) -> Tensor:
         raise ValueError(
             f"pool needs patches (B, S, D) and weights (B, S), got {tuple(patches.shape)} and {tuple(weights.shape)}"
         )
-    return torch.einsum("bs,bsd->bd", weights, patches)  # (B, D)
+    return torch.bmm(weights.unsqueeze(1), patches).squeeze(1)  # (B, D)
 
 
 @full_precision
@@ -180,15 +184,15 @@ def info_nce(r: Tensor, r_syn: Tensor, temperature: float = 0.07, groups: Tensor
     z = _unit(torch.cat([r, r_syn]))  # (2B, D)
     similarity = z @ z.T / temperature  # (2B, 2B)
     index = torch.arange(2 * B, device=r.device)
-    excluded = index[:, None] == index
-    if groups is not None:
+    partner = index.roll(B)
+    if groups is None:
+        excluded = index[:, None] == index
+    else:
         if groups.shape != (B,):
             raise ValueError(f"groups must have shape ({B},), got {tuple(groups.shape)}")
         ids = torch.cat([groups, groups])  # (2B,)
-        partner = index[:, None] == index.roll(B)
-        excluded |= (ids[:, None] == ids) & ~partner
-    positive = torch.cat([similarity.diagonal(B), similarity.diagonal(-B)])  # (2B,)
-    return (similarity.masked_fill(excluded, -torch.inf).logsumexp(1) - positive).mean()
+        excluded = (ids[:, None] == ids) & (partner[:, None] != index)  # the vector itself is of its own group
+    return F.cross_entropy(similarity.masked_fill(excluded, -torch.inf), partner)
 
 
 @full_precision
@@ -200,10 +204,9 @@ def cosine_cost(x: Tensor, y: Tensor) -> Tensor:
     """
     if x.ndim != 3 or y.ndim != 3 or x.shape[0] != y.shape[0] or x.shape[2] != y.shape[2]:
         raise ValueError(f"cosine_cost needs (B, S, D) and (B, S', D), got {tuple(x.shape)} and {tuple(y.shape)}")
-    return 1 - torch.einsum("bsd,btd->bst", _unit(x), _unit(y))  # (B, S, S')
+    return 1 - torch.bmm(_unit(x), _unit(y).mT)  # (B, S, S')
 
 
-@full_precision
 def ot(
     x: Tensor,
     y: Tensor,
@@ -224,31 +227,26 @@ def ot(
     Patches of zero mass are left out before anything is computed, which changes no value and no gradient.
     Returns a scalar. Raises ValueError for wrong shapes and for masses that `transport_plan` refuses.
     """
-    b = weights if weights_syn is None else weights_syn
-    if x.ndim != 3 or y.ndim != 3 or weights.shape != x.shape[:2] or b.shape != y.shape[:2]:
+    masses = [w if w is None else w.to(widest(w)) for w in (weights, weights_syn)]
+    a, b = masses[0], masses[0] if weights_syn is None else masses[1]
+    if x.ndim != 3 or y.ndim != 3 or a.shape != x.shape[:2] or b.shape != y.shape[:2] or x.shape[2] != y.shape[2]:
         raise ValueError(
             "ot needs x (B, S, D), y (B, S', D), weights (B, S) and, where S' differs, weights_syn (B, S'), "
-            f"got {tuple(x.shape)}, {tuple(y.shape)}, {tuple(weights.shape)}, {tuple(b.shape)}"
+            f"got {tuple(x.shape)}, {tuple(y.shape)}, {tuple(a.shape)}, {tuple(b.shape)}"
         )
-    x, a = _gather_kept(x, weights)
-    y, b = _gather_kept(y, b)
-    cost = cosine_cost(x, y)
-    if detach_plan:
-        plan, _ = transport_plan(cost.detach(), a.detach(), b.detach(), epsilon, n_iters)
-    else:
-        plan, _ = transport_plan(cost, a, b, epsilon, n_iters)
-    return (plan * cost).sum((1, 2)).mean()
-
-
-def _gather_kept(patches: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
-    """Patches (B, k, D) and masses (B, k) where the mass is not 0, in their order, k the batch's largest number.
-
-    Rows with fewer are filled up with patches of their own of zero mass.
-    """
-    kept = mass != 0  # a negative or NaN mass stays, for `transport_plan` to refuse
-    k = int(kept.sum(1).max())
-    index = kept.byte().argsort(dim=1, descending=True, stable=True)[:, :k]  # (B, k)
-    return patches.gather(1, index.unsqueeze(2).expand(-1, -1, patches.shape[2])), mass.gather(1, index)
+    check_settings(epsilon, n_iters)
+    k_a, k_b, smallest = survey(a, b)
+    groups = [list(range(len(x)))]
+    with torch.autocast(x.device.type, enabled=False):
+        if not detach_plan:
+            (kept,) = kept_patches(a, b, groups, k_a, k_b)
+            cost = cosine_cost(gather(x, kept.rows_x, len(x)), gather(y, kept.rows_y, len(y)))
+            return (iterate(cost, kept.a, kept.b, epsilon, n_iters) * cost).sum() / len(x)
+        if x.device.type == "cpu":
+            groups = groups_of([max(pair) for pair in zip(k_a, k_b, strict=True)], x.shape[2], n_iters)
+        kept = kept_patches(a.detach(), b.detach(), groups, k_a, k_b)
+        solve = functools.partial(iterate_in_place, epsilon=epsilon, n_iters=n_iters, smallest=smallest)
+        return CostAtPlan.apply(x, y, kept, solve) / len(x)
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -7,9 +7,11 @@ one beam search, with the same rules, decodes all the captioners.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 
@@ -38,6 +40,21 @@ class State:
     def reorder_cache(self, rows: Tensor) -> None:
         """Go on with the beams ``rows``; beams of one image share its keys."""
         self.hidden, self.cell = self.hidden[rows], self.cell[rows]
+
+
+class Step(NamedTuple):
+    """What one step of :class:`Recurrence` leaves for its backward pass; rows are captions."""
+
+    hidden: Tensor
+    seen: Tensor
+    attention: Tensor
+    shared: Tensor  # (B, S, D) tanh(W_k a_s + W_q h)
+    context: Tensor
+    gate: Tensor
+    gates: tuple[Tensor, ...]  # of the cell, opened
+    squashed: Tensor  # tanh(c')
+    hidden_before: Tensor
+    cell_before: Tensor
 
 
 class AttentionLstm(PreTrainedModel, GenerationMixin):
@@ -82,25 +99,29 @@ class AttentionLstm(PreTrainedModel, GenerationMixin):
         Returns:
             ``logits`` (B, T, V), ``cross_attentions`` ((B, T, S) float32,), ``past_key_values`` after the last step.
         """
-        memory = encoder_hidden_states  # (B, S, D)
-        state = past_key_values or self.begin(memory)
-        words = self.dropout(self.embedding(input_ids) * self.config.width**0.5)  # (B, T, D)
-        attentions, outputs = [], []
-        for word in words.unbind(1):
-            energies = self.energy(torch.tanh(state.keys + self.query(state.hidden)[:, None]))  # (B, S, 1)
-            attention = energies.squeeze(-1).float().softmax(-1)  # (B, S)
-            seen = (attention[:, None].to(memory.dtype) @ memory).squeeze(1)  # (B, D)
-            seen = torch.sigmoid(self.gate(state.hidden)) * seen
-            hidden, cell = self.cell(torch.cat([word, seen], -1), (state.hidden, state.cell))
-            state = State(hidden, cell, state.keys)
-            attentions.append(attention)
-            outputs.append(torch.cat([hidden, seen, word], -1))
-        features = self.dropout(torch.tanh(self.output(self.dropout(torch.stack(outputs, 1)))))  # (B, T, D)
+        features, attention, state = self.states(input_ids, encoder_hidden_states, past_key_values)
         return CausalLMOutputWithCrossAttentions(
             logits=nn.functional.linear(features, self.embedding.weight, self.bias),
             past_key_values=state,
-            cross_attentions=(torch.stack(attentions, 1),),
+            cross_attentions=(attention,),
         )
+
+    def states(self, input_ids: Tensor, memory: Tensor, state: State | None = None) -> tuple[Tensor, Tensor, State]:
+        """What the output layer sees (B, T, D), the attention (B, T, S) float32 and the state after the last step."""
+        cell, memory = self.cell, memory.float()  # (B, S, D)
+        state = state or self.begin(memory)
+        words = self.dropout(self.embedding(input_ids) * self.config.width**0.5)  # (B, T, D)
+        from_word, from_seen = cell.weight_ih.split(self.config.width, 1)
+        gates = nn.functional.linear(words, from_word, cell.bias_ih + cell.bias_hh)  # (B, T, 4 D)
+        from_hidden = torch.cat([cell.weight_hh, self.query.weight, self.gate.weight])  # (5 D + 1, D)
+        with torch.autocast(memory.device.type, enabled=False):
+            hidden, seen, attention, last = Recurrence.apply(
+                gates.float(), memory, state.keys.float(), state.hidden.float(), state.cell.float(), from_seen,
+                from_hidden, self.energy.weight[0], self.gate.bias, torch.is_grad_enabled(),
+            )  # fmt: skip
+        outputs = self.dropout(torch.cat([hidden, seen, words], -1))
+        features = self.dropout(torch.tanh(self.output(outputs)))  # (B, T, D)
+        return features, attention, State(hidden[:, -1], last, state.keys)
 
     def begin(self, memory: Tensor) -> State:
         """Hidden and cell state read off the mean patch."""
@@ -121,6 +142,115 @@ class AttentionLstm(PreTrainedModel, GenerationMixin):
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         return False  # `generate` is to make no key-value cache: a State takes its place
+
+
+class Recurrence(torch.autograd.Function):
+    """The loop over the words of :class:`AttentionLstm` with its gradient written out, in float32.
+
+    What does not depend on the last hidden state is computed outside, for all words at once; in the backward pass the
+    gradients of the weights and of the memory are one product each over all steps, where autograd would add up a
+    gradient of each step's.
+
+    Args:
+        gates: (B, T, 4 D) what words and biases give to the gates of the cell, in the order of ``nn.LSTMCell``.
+        memory, keys: (B, S, D).
+        hidden, cell: (B, D) before the first step.
+        from_seen: (4 D, D) what is seen to the gates.
+        from_hidden: (5 D + 1, D) the hidden state to the gates, the query W_q and the gate w_g.
+        energy: (D,) u.
+        gate_bias: (1,) of w_g.
+        differentiable: keep what the backward pass needs.
+
+    Returns:
+        h' (B, T, D), z (B, T, D), alpha (B, T, S), and the last c' (B, D).
+    """
+
+    @staticmethod
+    def forward(
+        ctx,
+        gates: Tensor,
+        memory: Tensor,
+        keys: Tensor,
+        hidden: Tensor,
+        cell: Tensor,
+        from_seen: Tensor,
+        from_hidden: Tensor,
+        energy: Tensor,
+        gate_bias: Tensor,
+        differentiable: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        steps, width = [], len(energy)
+        kept = keys.new_empty(gates.shape[1] if differentiable else 1, *keys.shape)
+        seen_to, hidden_to = from_seen.t().contiguous(), from_hidden.t().contiguous()  # faster for the few rows of h
+        for t, words in enumerate(gates.unbind(1)):
+            before = hidden, cell
+            given, query, gate = (hidden @ hidden_to).split((4 * width, width, 1), 1)
+            shared = torch.add(keys, query.unsqueeze(1), out=kept[t % len(kept)]).tanh_()  # (B, S, D)
+            attention = (shared @ energy).softmax(1)  # (B, S)
+            context = torch.bmm(attention.unsqueeze(1), memory).squeeze(1)  # (B, D)
+            gate = (gate + gate_bias).sigmoid()  # (B, 1)
+            seen = gate * context
+            enter, keep, content, leave = torch.addmm(given + words, seen, seen_to).chunk(4, 1)
+            opened = enter.sigmoid(), keep.sigmoid(), content.tanh(), leave.sigmoid()
+            cell = torch.addcmul(opened[1] * cell, opened[0], opened[2])
+            squashed = cell.tanh()
+            hidden = opened[3] * squashed
+            steps.append(Step(hidden, seen, attention, shared, context, gate, opened, squashed, *before))
+        if differentiable:
+            ctx.steps = steps
+            ctx.save_for_backward(memory, from_seen, from_hidden, energy)
+        return *(torch.stack([step[i] for step in steps], 1) for i in range(3)), cell
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_hiddens: Tensor, d_seens: Tensor, d_attentions: Tensor, d_cell: Tensor) -> tuple:
+        memory, from_seen, from_hidden, energy = ctx.saved_tensors
+        d_keys, d_energy = torch.zeros_like(memory), torch.zeros_like(energy)
+        d_hidden, d_cell = torch.zeros_like(d_cell), d_cell.clone()
+        back, d_contexts, slope, one = [], [], torch.empty_like(memory), torch.ones_like(energy[0])
+        for t, step in reversed(list(enumerate(ctx.steps))):
+            enter, keep, content, leave = step.gates
+            d_hidden = d_hidden + d_hiddens[:, t]
+            d_cell = torch.addcmul(d_cell, d_hidden * leave, 1 - step.squashed.square())
+            d_opened = torch.cat(
+                [
+                    d_cell * content * enter * (1 - enter),
+                    d_cell * step.cell_before * keep * (1 - keep),
+                    d_cell * enter * (1 - content.square()),
+                    d_hidden * step.squashed * leave * (1 - leave),
+                ],
+                1,
+            )  # (B, 4 D)
+            d_cell = d_cell * keep
+            d_seen = torch.addmm(d_seens[:, t], d_opened, from_seen)
+            d_gate = (d_seen * step.context).sum(1, keepdim=True) * step.gate * (1 - step.gate)  # (B, 1)
+            d_context = d_seen * step.gate
+            d_attention = d_attentions[:, t] + torch.bmm(d_context.unsqueeze(1), memory.transpose(1, 2)).squeeze(1)
+            d_energies = step.attention * (d_attention - (step.attention * d_attention).sum(1, keepdim=True))  # (B, S)
+            d_energy += step.shared.flatten(0, 1).t() @ d_energies.flatten()
+            torch.addcmul(one, step.shared, step.shared, value=-1, out=slope)  # (B, S, D), of tanh
+            d_query = torch.bmm(d_energies.unsqueeze(1), slope).squeeze(1) * energy  # (B, D)
+            d_keys.addcmul_(slope, d_energies.unsqueeze(2))
+            back.append(torch.cat([d_opened, d_query, d_gate], 1))
+            d_contexts.append(d_context)
+            d_hidden = back[-1] @ from_hidden
+        back, d_contexts = torch.stack(back[::-1], 1), torch.stack(d_contexts[::-1], 1)  # (B, T, 5 D + 1), (B, T, D)
+        d_gates = back[..., : len(from_seen)].contiguous()  # (B, T, 4 D)
+        seens = torch.stack([step.seen for step in ctx.steps], 1)
+        before = torch.stack([step.hidden_before for step in ctx.steps], 1)
+        attentions = torch.stack([step.attention for step in ctx.steps], 1)
+        return (
+            d_gates,
+            torch.bmm(attentions.transpose(1, 2), d_contexts),
+            d_keys.mul_(energy),
+            d_hidden,
+            d_cell,
+            d_gates.flatten(0, 1).t() @ seens.flatten(0, 1),
+            back.flatten(0, 1).t() @ before.flatten(0, 1),
+            d_energy,
+            back[..., -1].sum().unsqueeze(0),
+            None,
+        )
 
 
 def load_lstm(path: str) -> AttentionLstm:

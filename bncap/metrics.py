@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
@@ -58,10 +59,14 @@ def sentence_scores(
     Sentence BLEU-4 has sacrebleu's smoothing for sentences (``exp``, orders up to the caption's length).
     Raises ValueError as :func:`score` does.
     """
-    _check(hypotheses, references)
-    bleu = [scored.score for scored in _sentence_bleu(hypotheses, references, lang)]
-    meteor = _meteor(hypotheses, references, lang)
-    return [{"B4": b, "METEOR": 100 * m} for b, m in zip(bleu, meteor, strict=True)]
+    from sacrebleu.metrics import BLEU
+
+    rows = []
+    statistics = bleu_statistics(hypotheses, references, lang).tolist()
+    for (sys_len, ref_len, *counts), meteor in zip(statistics, _meteor(hypotheses, references, lang), strict=True):
+        bleu = BLEU.compute_bleu(counts[:4], counts[4:], sys_len, ref_len, smooth_method="exp", effective_order=True)
+        rows.append({"B4": bleu.score, "METEOR": 100 * meteor})
+    return rows
 
 
 def bleu_statistics(hypotheses: Sequence[str], references: Sequence[Sequence[str]], lang: str = "bn") -> np.ndarray:
@@ -70,8 +75,8 @@ def bleu_statistics(hypotheses: Sequence[str], references: Sequence[Sequence[str
     without counting anew.  Raises ValueError as :func:`score` does.
     """
     _check(hypotheses, references)
-    scored = _sentence_bleu(hypotheses, references, lang)
-    return np.array([[s.sys_len, s.ref_len, *s.counts, *s.totals] for s in scored], dtype=np.int64)
+    rows = (_statistics(caption, tuple(refs), lang) for caption, refs in zip(hypotheses, references, strict=True))
+    return np.array(list(rows), dtype=np.int64)
 
 
 def bleu_from_statistics(stats_sum: Sequence[int] | np.ndarray) -> dict[str, float]:
@@ -87,30 +92,49 @@ def bleu_from_statistics(stats_sum: Sequence[int] | np.ndarray) -> dict[str, flo
     return scores
 
 
-def _sentence_bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]], lang: str) -> list:
-    from sacrebleu.metrics import BLEU
+@lru_cache(maxsize=16384)
+def _statistics(caption: str, refs: tuple[str, ...], lang: str) -> tuple[int, ...]:
+    """A row of :func:`bleu_statistics`."""
+    lengths, most = _reference_grams(refs, lang)
+    length, grams = _grams(caption, lang)
+    matched, total = [0] * 4, [0] * 4
+    for gram, count in grams.items():
+        total[len(gram) - 1] += count
+        matched[len(gram) - 1] += min(count, most.get(gram, 0))
+    closest = min(lengths, key=lambda other: (abs(other - length), other))
+    return (length, closest, *matched, *total)
 
-    bleu = BLEU(tokenize="none", force=True, effective_order=True)
-    return [
-        bleu.sentence_score(" ".join(tokenise(caption, lang)), [" ".join(tokenise(ref, lang)) for ref in refs])
-        for caption, refs in zip(hypotheses, references, strict=True)
-    ]
+
+@lru_cache(maxsize=4096)  # every variant is scored against the same references
+def _reference_grams(refs: tuple[str, ...], lang: str) -> tuple[list[int], Counter[tuple[str, ...]]]:
+    """Each reference's length, and how often each n-gram occurs in the one that has most of it."""
+    counted = [_grams(ref, lang) for ref in refs]
+    most: Counter[tuple[str, ...]] = Counter()
+    for _, grams in counted:
+        most |= grams
+    return [length for length, _ in counted], most
+
+
+def _grams(text: str, lang: str) -> tuple[int, Counter[tuple[str, ...]]]:
+    """Number of tokens, and all 1..4-grams."""
+    tokens = tokenise(text, lang)
+    spans = (tuple(tokens[i : i + n]) for n in (1, 2, 3, 4) for i in range(len(tokens) - n + 1))
+    return len(tokens), Counter(spans)
 
 
 def _meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]], lang: str) -> list[float]:
     """METEOR of each caption against its best reference, 0 to 1."""
-    from nltk.translate.meteor_score import meteor_score
+    pairs = zip(hypotheses, references, strict=True)
+    return [max(_single_meteor(caption, ref, lang) for ref in refs) for caption, refs in pairs]
+
+
+@lru_cache(maxsize=65536)
+def _single_meteor(caption: str, ref: str, lang: str) -> float:
+    from nltk.translate.meteor_score import single_meteor_score
 
     # Case is the normaliser's affair, hence preprocess=str; WordNet has no Bengali and is no part of nltk's package.
-    options = {
-        "preprocess": str,
-        "stemmer": SimpleNamespace(stem=lambda token: stem(token, lang)),
-        "wordnet": SimpleNamespace(synsets=lambda word: []),
-    }
-    return [
-        meteor_score([tokenise(ref, lang) for ref in refs], tokenise(caption, lang), **options)
-        for caption, refs in zip(hypotheses, references, strict=True)
-    ]
+    stemmer, wordnet = SimpleNamespace(stem=lambda token: stem(token, lang)), SimpleNamespace(synsets=lambda word: [])
+    return single_meteor_score(tokenise(ref, lang), tokenise(caption, lang), str, stemmer, wordnet)
 
 
 def _signature(references: Sequence[Sequence[str]], lang: str, bertscore: BertScore | None) -> str:

@@ -12,19 +12,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import MBart50Tokenizer, MBartForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutput
 
 from bncap.artifacts import read_json, write_json
 from bncap.attention import Tap
-from bncap.beam import search
+from bncap.beam import beam_search
 from bncap.checkpoints import read_tensors
 from bncap.errors import BncapError
+from bncap.head import IGNORED
 from bncap.pretrained import language_row, load_decoder, load_tokenizer, weights_hash
 from bncap.settings import Decode
 from bncap.vocabulary import Vocabulary, trim, untrim
-
-IGNORED = -100
-"""Label of a padded position."""
 
 
 class Bridge(nn.Module):
@@ -89,25 +86,34 @@ class Captioner(nn.Module):
     def layers(self) -> nn.ModuleList:
         return self.decoder.model.decoder.layers
 
-    def forward(self, memory: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Teacher forcing: logits and tapped attention at every position of the caption.
+    @property
+    def head(self) -> tuple[Tensor, Tensor | None]:
+        """Weight (V, D), tied to the embedding, and bias (V,) of the output layer."""
+        return self.decoder.lm_head.weight, self.decoder.final_logits_bias[0]
+
+    def forward(self, memory: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Teacher forcing: logits (B, T, V), and what else :meth:`states` gives, of the whole caption."""
+        states, attention = self.states(memory, labels)
+        return nn.functional.linear(states, *self.head), attention
+
+    def states(self, memory: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Teacher forcing up to the output layer: decoder states and tapped attention at every position.
 
         Args:
             memory: (B, S, D) patch tokens E(x), the decoder's key-value memory.
             labels: (B, T) int64, ``lang w_1 ... w_n </s>`` padded with :data:`IGNORED`.
 
         Returns:
-            logits (B, T, V); attention (B, T, S) float32, mean over the last K layers and their heads.
+            states (B, T, D); attention (B, T, S) float32, mean over the last K layers and their heads, or None while
+            the tap is closed.  What they hold at padded positions means nothing.
         """
-        padding = self.decoder.config.pad_token_id
-        inputs = shift_right(labels, padding, self.decoder.config.eos_token_id)
-        output = self.decoder(
-            encoder_outputs=BaseModelOutput(memory),
-            decoder_input_ids=inputs,
-            decoder_attention_mask=inputs.ne(padding),
+        # No padding mask: a caption's tokens see those before them only, and the padding comes after.
+        output = self.decoder.model.decoder(
+            input_ids=shift_right(labels, self.decoder.config.pad_token_id, self.decoder.config.eos_token_id),
+            encoder_hidden_states=memory,
             use_cache=False,
         )
-        return output.logits, self.tap.take()
+        return output.last_hidden_state, self.tap.take()
 
     def unfreeze_top(self, count: int) -> None:
         """Train the bridge and the top ``count`` decoder layers; with all of them, the embeddings as well."""
@@ -134,17 +140,18 @@ class Captioner(nn.Module):
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED)
 
     def generate(self, memory: Tensor, decode: Decode, max_tokens: int) -> tuple[Tensor, Tensor]:
-        """Beam search with the language token forced (Sec. 4.5) over (B, S, D) ``memory``; see :func:`search`."""
-        with self.tap.closed():
-            return search(
-                self.decoder,
-                decode,
-                max_tokens,
-                encoder_outputs=BaseModelOutput(memory),
-                decoder_start_token_id=self.decoder.config.eos_token_id,
-                eos_token_id=self.decoder.config.eos_token_id,
-                forced_bos_token_id=self.language_id,
-            )
+        """Beam search with the language token forced (Sec. 4.5) over (B, S, D) ``memory``; see :func:`beam_search`."""
+        end = self.decoder.config.eos_token_id
+        return beam_search(
+            self.decoder,
+            memory,
+            decode,
+            max_tokens,
+            start=end,
+            end=end,
+            padding=self.decoder.config.pad_token_id,
+            forced=self.language_id,
+        )
 
     def save(self, folder: Path, record: dict) -> None:
         """Everything a captioner needs: ``decoder/`` as from the hub, and what :meth:`save_initial` writes."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from bncap.batches import Batch
-from bncap.losses import caption_nll, info_nce, ot, pal, patch_weights, pool
+from bncap.head import linear_nll
+from bncap.losses import info_nce, ot, pal, patch_weights, pool
 from bncap.model import IGNORED, Captioner
 from bncap.settings import Loss
 
@@ -40,40 +43,57 @@ def captioning(
 
     The second is empty if no alignment term is wanted, no triplet has a synthetic picture, or the first is not finite.
     """
-    logits, attention = model(memory, batch.labels)
-    captioned = [(logits, batch.labels)]
-    pairs = batch.paired
-    if loss.ce_on == "real+synthetic" and pairs.any():
+    states, attention = model.states(memory, batch.labels)
+    captioned = [(states, batch.labels)]
+    pairs = _pairs(batch)
+    if loss.ce_on == "real+synthetic" and pairs is not None:
         labels = batch.labels[pairs]
-        captioned.append((model(model.bridge(batch.synthetic[pairs]), labels)[0], labels))
+        captioned.append((model.states(model.bridge(batch.synthetic[pairs]), labels)[0], labels))
     if extra is not None:
-        captioned.append((model(model.bridge(extra.real), extra.labels)[0], extra.labels))
-    ce = _mean_nll(captioned)
-    masses = []
-    if len(weights_of(loss)) > 1 and pairs.any() and ce.isfinite():  # attention that is not would be refused first
-        labels = batch.labels[pairs]
-        masses.append(text_weights(model, attention[pairs], labels, loss))
-        if loss.synthetic_masses:
-            seen = model(model.bridge(batch.synthetic[pairs]), labels)[1]
-            masses.append(text_weights(model, seen, labels, loss))
-    return ce, masses
+        captioned.append((model.states(model.bridge(extra.real), extra.labels)[0], extra.labels))
+    ce = _mean_nll(model, captioned)
+    if len(weights_of(loss)) == 1 or pairs is None:
+        return ce, []
+    try:
+        return ce, list(_masses(model, batch, loss, attention, pairs))
+    except ValueError:
+        if ce.isfinite():
+            raise
+        return ce, []  # attention that is not finite either: the cross-entropy says so
 
 
-def tokens(batch: Batch, loss: Loss, extra: Batch | None = None) -> int:
-    """Number of tokens that the cross-entropy of :func:`captioning` is a mean over."""
-    labels = [batch.labels]
+def _masses(model: Captioner, batch: Batch, loss: Loss, attention: Tensor, pairs: Tensor | slice) -> Iterator[Tensor]:
+    """w (B, S) of the captions ``pairs`` and, where asked for, w~."""
+    labels = batch.labels[pairs]
+    yield text_weights(model, attention[pairs], labels, loss)
+    if loss.synthetic_masses:
+        seen = model.states(model.bridge(batch.synthetic[pairs]), labels)[1]
+        yield text_weights(model, seen, labels, loss)
+
+
+def _pairs(batch: Batch) -> Tensor | slice | None:
+    """Where the captions with a synthetic picture are; None if there are none, and all of them without a copy."""
+    rows = batch.paired.nonzero().squeeze(1)
+    if not len(rows):
+        return None
+    return slice(None) if len(rows) == len(batch.paired) else rows
+
+
+def tokens(batch: Batch, loss: Loss, extra: Batch | None = None) -> Tensor:
+    """(B,) int64: how many of the tokens that :func:`captioning`'s cross-entropy is a mean over belong to each row."""
+    counts = batch.labels.ne(IGNORED).sum(1)
     if loss.ce_on == "real+synthetic":
-        labels.append(batch.labels[batch.paired])
+        counts = counts * (1 + batch.paired.long())
     if extra is not None:
-        labels.append(extra.labels)
-    return sum(int(part.ne(IGNORED).sum()) for part in labels)
+        counts = counts + extra.labels.ne(IGNORED).sum(1)
+    return counts
 
 
 def alignment(
     model: Captioner, batch: Batch, loss: Loss, memory: Tensor, w: Tensor, w_syn: Tensor | None = None
 ) -> dict[str, Tensor]:
     """The alignment terms that have a weight: of the (B, S, D) ``memory`` and the masses, without the decoder."""
-    pairs = batch.paired
+    pairs = _pairs(batch)
     wanted = weights_of(loss)
     x, x_syn = memory[pairs], model.bridge(batch.synthetic[pairs])
     r, r_syn = pool(x, w), pool(x_syn, w)
@@ -86,7 +106,7 @@ def alignment(
     if "ot" in wanted:
         found["ot"] = _transport(x, x_syn, w, loss, w_syn)
     if model.penultimate_bridge is not None:
-        _add_penultimate(found, model, batch, w, loss)
+        _add_penultimate(found, model, batch, pairs, w, loss)
     return found
 
 
@@ -104,13 +124,15 @@ def _transport(x: Tensor, x_syn: Tensor, w: Tensor, loss: Loss, w_syn: Tensor | 
     return ot(x, x_syn, w, loss.epsilon, loss.n_iters, detach_plan=not loss.plan_gradient, weights_syn=w_syn)
 
 
-def _add_penultimate(found: dict[str, Tensor], model: Captioner, batch: Batch, w: Tensor, loss: Loss) -> None:
+def _add_penultimate(
+    found: dict[str, Tensor], model: Captioner, batch: Batch, pairs: Tensor | slice, w: Tensor, loss: Loss
+) -> None:
     """Multi-scale alignment (Sec. 4.1): PAL and OT on E^(p) as well, averaged with the final stage's.
 
     Each patch of the final stage covers the same square of finer patches; its weight is shared among them evenly.
     """
-    x = model.penultimate_bridge(batch.real_penultimate[batch.paired])
-    x_syn = model.penultimate_bridge(batch.synthetic_penultimate[batch.paired])
+    x = model.penultimate_bridge(batch.real_penultimate[pairs])
+    x_syn = model.penultimate_bridge(batch.synthetic_penultimate[pairs])
     side, fine = round(w.shape[1] ** 0.5), round(x.shape[1] ** 0.5)
     grid = w.view(-1, 1, side, side)  # (B, 1, H, W)
     spread = torch.nn.functional.interpolate(grid, (fine, fine), mode="nearest").flatten(1)  # (B, S^(p))
@@ -121,8 +143,7 @@ def _add_penultimate(found: dict[str, Tensor], model: Captioner, batch: Batch, w
         found["ot"] = (found["ot"] + _transport(x, x_syn, spread, loss)) / 2
 
 
-def _mean_nll(captioned: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Mean over all real tokens of all (logits, labels)."""
-    counts = [labels.ne(IGNORED).sum() for _, labels in captioned]
-    sums = [caption_nll(logits, labels) * n for (logits, labels), n in zip(captioned, counts, strict=True)]
-    return sum(sums) / sum(counts)
+def _mean_nll(model: Captioner, captioned: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Mean of Eq. 7 over all real tokens of all (states, labels), which pass the output layer once."""
+    states = torch.cat([part.flatten(0, 1) for part, _ in captioned])  # (N, D)
+    return linear_nll(states, *model.head, torch.cat([labels.flatten() for _, labels in captioned]))

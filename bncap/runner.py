@@ -10,10 +10,11 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from bncap import artifacts, deadline, guards, paths, preflight
+from bncap import artifacts, deadline, guards, paths, preflight, warm
 from bncap.config import OWN_NOTEBOOKS, get_config
 from bncap.errors import BncapError, OutOfTime
 
@@ -75,13 +76,18 @@ def run(request: Request, notebooks: Sequence[Path], *, force: bool = False) -> 
     config = get_config(request.profile, request.overrides)  # a wrong setting stops here, not within a notebook
     checked: dict[Path, str] = {}
     looked = False
-    with guards.locked(_root(request) / "notebooks"), guards.locked(paths.figures_dir(request.profile)):
+    with (
+        guards.locked(_root(request) / "notebooks"),
+        guards.locked(paths.figures_dir(request.profile)),
+        ExitStack() as warmth,
+    ):
         for notebook in notebooks:
             if not force and _is_current(request, notebook, checked):
                 print(f"{notebook.stem}: up to date", flush=True)
                 continue
             deadline.check(f"notebook {notebook.stem}, which has not begun")
             if not looked:  # not before a notebook has to run: a second start with nothing to do is quick
+                warmth.enter_context(warm.server())
                 for wanted in notebooks:
                     preflight.ensure(config, wanted.name[:2])
                 looked = True
@@ -105,6 +111,8 @@ def _execute(request: Request, notebook: Path) -> None:
     import papermill
     from nbclient.exceptions import DeadKernelError
 
+    from bncap.kernels import WarmKernelManager
+
     os.environ.pop("JUPYTER_PATH", None)  # a foreign kernel specification must not take the place of this environment
     output = executed_path(request, notebook)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -123,6 +131,8 @@ def _execute(request: Request, notebook: Path) -> None:
             progress_bar=sys.stderr.isatty(),
             log_output=False,
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # an error is told below
+            kernel_manager_class=WarmKernelManager,
+            shutdown_kernel="immediate",  # when asked politely one with torch in it takes seconds
         )
     except papermill.PapermillExecutionError as error:
         if error.ename == OutOfTime.__name__:

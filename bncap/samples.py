@@ -17,7 +17,8 @@ from bncap import artifacts, decode, evaluate, hub, paths
 from bncap.alignment import caption_weights
 from bncap.corpus import read_corpus
 from bncap.experiments import TRAINING, folder_of, load_run, trainable
-from bncap.features import Encoder, FeatureStore, open_picture
+from bncap.feature_store import FeatureStore
+from bncap.features import Encoder, open_picture
 from bncap.model import Captioner
 from bncap.pictures import Member, Pictures
 from bncap.settings import Config

@@ -129,6 +129,9 @@ class Loss:
     ce_on: str = "real"  # "real"; "real+synthetic"; "real+real": twice the real images, the compute-matched row
 
 
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+
+
 @dataclass(frozen=True)
 class Train:
     """Sec. 4.5 and 5.1."""
@@ -142,6 +145,7 @@ class Train:
     warmup: float = 0.1  # share of the steps, One-Cycle
     clip: float = 1.0
     unfreeze: float = 0.3  # the decoder is unfrozen from the top to whole over this share of the steps
+    precision: str = "auto"  # of matrix products: "auto" is bf16 or fp16 on a GPU, fp32 on a CPU; or one of the three
 
 
 @dataclass(frozen=True)
@@ -256,6 +260,7 @@ def _check(config: Config) -> None:
         "loss.lambda_pal, loss.alpha and loss.beta must be >= 0": min(loss.lambda_pal, loss.alpha, loss.beta) >= 0,
         "loss.domain must be 'log' or 'prob'": loss.domain in ("log", "prob"),
         "loss.keep must be 'mass' or 'count'": loss.keep in ("mass", "count"),
+        "train.precision must be 'auto', 'fp32', 'fp16' or 'bf16'": train.precision in PRECISIONS,
         "loss.ce_on must be 'real', 'real+synthetic' or 'real+real'": loss.ce_on in CE_ON,
         "data.validation_images, data.test_images and data.ood_images must be >= 0": min(
             data.validation_images, data.test_images, data.ood_images

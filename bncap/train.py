@@ -6,8 +6,8 @@ import csv
 import math
 import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -19,9 +19,11 @@ from bncap.batches import Batch, Triplets
 from bncap.corpus import read_corpus
 from bncap.device import default_device
 from bncap.errors import BncapError
-from bncap.features import FeatureStore
+from bncap.feature_store import FeatureStore
+from bncap.head import IGNORED, linear_nll
 from bncap.losses import total
-from bncap.model import IGNORED, Captioner
+from bncap.model import Captioner
+from bncap.precision import autocast, gradient_scaler
 from bncap.settings import Config
 
 TERMS = ("ce", "pal", "infonce", "ot")
@@ -48,13 +50,6 @@ def validation_set(model: Captioner, store: FeatureStore, corpus: Path, max_toke
     return Validation(store.take("validation", rows), model.labels([pair.target for pair in pairs], max_tokens))
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """Mixed precision on CUDA: bfloat16 where the card has it, else float16; nothing on a CPU."""
-    cuda = device.type == "cuda"
-    dtype = torch.bfloat16 if cuda and torch.cuda.get_device_capability()[0] >= 8 else torch.float16
-    return torch.autocast(device.type, dtype if cuda else torch.bfloat16, enabled=cuda)
-
-
 def train(
     model: Captioner, triplets: Triplets, validation: Validation, config: Config, seed: int, folder: Path
 ) -> dict[str, float]:
@@ -72,51 +67,48 @@ def train(
     model.to(device)
     if config.model.checkpointing:
         model.decoder.activation_checkpointing_enable({"use_reentrant": False})
-    weights = objective.weights_of(config.loss)
-    steps_per_epoch = math.ceil(len(triplets) / settings.batch)
+    steps_per_epoch = triplets.steps(settings.batch)
     steps = steps_per_epoch * settings.epochs
     optimizer, scheduler = _optimisation(model, config, steps)
-    half = device.type == "cuda" and autocast(device).fast_dtype == torch.float16
-    scaler = torch.amp.GradScaler(device.type, enabled=half)
+    scaler = gradient_scaler(device, settings.precision)
     torch.manual_seed(seed)
-    best = folder / BEST
-    record = checkpoints.load(folder / LAST, model, optimizer, scheduler, scaler)
+    state = (model, optimizer, scheduler, scaler)
+    record = checkpoints.load(folder / LAST, *state)
     record = record or {"epoch": 0, "step": 0, "best_epoch": 0, "validation_ce": math.inf}
     _cut(folder / "steps.csv", STEP_COLUMNS, record["step"])
     _cut(folder / "validation.csv", VALIDATION_COLUMNS, record["epoch"])
 
     label = f"{folder.parent.name}/{folder.name}"
     bar = tqdm(total=steps, initial=record["step"], desc=label, unit="step", leave=False)
+    unfrozen = None
 
     for epoch in range(record["epoch"], settings.epochs):
         model.train()
         done = record["step"] - epoch * steps_per_epoch
-        for batch, extra in _batches(triplets, config, seed, epoch, done):
-            _unfreeze(model, record["step"], steps, settings.unfreeze)
-            raw = _backward(model, batch.to(device), extra, config, weights, scaler)
-            scaler.unscale_(optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        for batch, extra in _batches(triplets, config, seed, epoch, device, done):
+            if (stage := _stage(model, record["step"], steps, settings.unfreeze)) != unfrozen:
+                model.unfreeze_top(stage)
+                unfrozen = stage
             rate = optimizer.param_groups[-1]["lr"]
-            scaler.step(optimizer)
-            scaler.update()
-            scheduler.step()
-            optimizer.zero_grad(set_to_none=True)
+            raw, norm = _step(model, batch, extra, config, optimizer, scaler)
+            if math.isfinite(norm):  # else the scaler has left the step out
+                scheduler.step()
             record["step"] += 1
-            _log_step(folder / "steps.csv", record["step"], epoch + 1, raw, weights, float(norm), rate)
+            _log_step(folder / "steps.csv", record["step"], epoch + 1, raw, config, norm, rate)
             bar.update()
             if deadline.reached():
-                checkpoints.save(folder / LAST, model, optimizer, scheduler, scaler, record)
+                checkpoints.save(folder / LAST, *state, record)
                 deadline.check(f"{label}: step {record['step']} of {steps}")
-        ce = validation_ce(model, validation, settings.batch)
+        ce = validation_ce(model, validation, settings.batch, settings.precision)
         _append(folder / "validation.csv", [epoch + 1, record["step"], f"{ce:.6f}"])
         if ce < record["validation_ce"]:
             record |= {"best_epoch": epoch + 1, "validation_ce": ce}
-            with artifacts.atomic(best) as temporary:
+            with artifacts.atomic(folder / BEST) as temporary:
                 checkpoints.save_weights(temporary, model)
         record["epoch"] = epoch + 1
-        checkpoints.save(folder / LAST, model, optimizer, scheduler, scaler, record)
+        checkpoints.save(folder / LAST, *state, record)
     bar.close()
-    checkpoints.put_weights(model, checkpoints.read_tensors(best))
+    checkpoints.put_weights(model, checkpoints.read_tensors(folder / BEST))
     model.eval()
     return {"best_epoch": record["best_epoch"], "validation_ce": record["validation_ce"]}
 
@@ -136,7 +128,9 @@ def _optimisation(
     decoder = [p for name, p in model.named_parameters() if name.startswith("decoder.")]
     rates = [settings.bridge_learning_rate, settings.learning_rate]
     optimizer = torch.optim.AdamW(
-        [{"params": bridge, "lr": rates[0]}, {"params": decoder, "lr": rates[1]}], weight_decay=settings.weight_decay
+        [{"params": bridge, "lr": rates[0]}, {"params": decoder, "lr": rates[1]}],
+        weight_decay=settings.weight_decay,
+        fused=True,
     )
     warmup = min(1.0, max(settings.warmup, 2 / (steps + 1)))  # OneCycleLR divides by zero on a shorter one
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
@@ -146,26 +140,64 @@ def _optimisation(
 
 
 def _batches(
-    triplets: Triplets, config: Config, seed: int, epoch: int, done: int
+    triplets: Triplets, config: Config, seed: int, epoch: int, device: torch.device, done: int
 ) -> Iterator[tuple[Batch, Batch | None]]:
     """Batches of one epoch but the first ``done``; for ``ce_on = "real+real"`` each with as many more real captions."""
     size = config.train.batch
-    rows = islice(triplets.epoch(seed, epoch, size), done, None)
+    batches = triplets.batches(seed, epoch, size, device, skip=done)
     if config.loss.ce_on != "real+real":
-        yield from ((triplets.batch(r), None) for r in rows)
-    else:
-        others = islice(triplets.epoch(seed + 1_000_003, epoch, size), done, None)
-        yield from ((triplets.batch(r), triplets.batch(o)) for r, o in zip(rows, others, strict=True))
+        return ((batch, None) for batch in batches)
+    return zip(batches, triplets.batches(seed + 1_000_003, epoch, size, device, skip=done), strict=True)
 
 
-def _backward(
+def _stage(model: Captioner, step: int, steps: int, share: float) -> int:
+    """Decoder layers to be trained: from the top one to all, in even stages over the first ``share`` of the steps."""
+    stages = len(model.layers)
+    return 1 + step * stages // math.ceil(share * steps) if step < share * steps else stages
+
+
+def _step(
     model: Captioner,
     batch: Batch,
     extra: Batch | None,
     config: Config,
-    weights: dict[str, float],
+    optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], float]:
+    """Move the weights by one batch; returns its raw terms and the norm of the gradient before it was cut.
+
+    The norm is not finite if the scaled gradient of half precision overflowed and the step was left out.
+    """
+    try:
+        with nullcontext() if len(objective.weights_of(config.loss)) > 1 else _untapped(model):
+            raw = _backward(model, batch, extra, config, scaler)
+        scaler.unscale_(optimizer)
+        trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.clip_grad_norm_(trained, config.train.clip, foreach=True)
+        scaler.step(optimizer)
+        scaler.update()
+    except torch.OutOfMemoryError as error:
+        raise BncapError(
+            f"the GPU's memory does not hold {config.train.batch} captions: set train.accumulation (now "
+            f"{config.train.accumulation}) higher, or model.checkpointing=True; the last epoch is kept in {LAST}/"
+        ) from error
+    optimizer.zero_grad(set_to_none=True)
+    *values, norm = torch.stack([*raw.values(), norm]).tolist()  # the step's one wait for a GPU
+    raw = dict(zip(raw, values, strict=True))
+    broken = [name for name, value in raw.items() if not math.isfinite(value)]
+    if not (broken or math.isfinite(norm) or scaler.is_enabled()):
+        broken = ["gradient"]
+    if broken:
+        raise BncapError(
+            f"the loss is not finite (terms {', '.join(broken)}); lower train.learning_rate, or check "
+            f"the features; what was trained until the last epoch is kept in {LAST}/"
+        )
+    return raw, norm
+
+
+def _backward(
+    model: Captioner, batch: Batch, extra: Batch | None, config: Config, scaler: torch.amp.GradScaler
+) -> dict[str, Tensor]:
     """Gradient of one batch; returns its raw terms.
 
     With ``train.accumulation`` the decoder sees a micro-batch at a time, and the gradient is still that of the whole
@@ -173,79 +205,65 @@ def _backward(
     masses are all that is needed of the decoder, are taken over the batch, so that InfoNCE keeps its negatives.
     """
     device, loss = batch.real.device, config.loss
-    extra = extra.to(device) if extra is not None else None
     count = len(batch.labels)
     size = math.ceil(count / config.train.accumulation)
     if size == count:
-        with autocast(device):
+        with autocast(device, config.train.precision):
             found = objective.terms(model, batch, loss, extra)
-        return _descend(found, 1.0, weights, scaler)
-    raw = {"ce": 0.0}
+        return _descend(found, 1.0, config, scaler)
+    raw = {"ce": torch.zeros((), device=device)}
     masses: list[list[Tensor]] = []
-    whole = objective.tokens(batch, loss, extra)
+    tokens = objective.tokens(batch, loss, extra).tolist()
     for start in range(0, count, size):
         rows = slice(start, start + size)
         part, more = batch.part(rows), extra.part(rows) if extra is not None else None
-        with autocast(device):
+        with autocast(device, config.train.precision):
             ce, found = objective.captioning(model, part, loss, model.bridge(part.real), more)
         masses += [found] if found else []
-        share = objective.tokens(part, loss, more) / whole
+        share = sum(tokens[rows]) / sum(tokens)
         # the masses' own graph is needed again below
-        raw["ce"] += _descend({"ce": ce}, share, weights, scaler, retain_graph=loss.weight_gradient)["ce"]
+        raw["ce"] += _descend({"ce": ce}, share, config, scaler, retain_graph=loss.weight_gradient)["ce"]
     if masses:
-        with autocast(device):
+        with autocast(device, config.train.precision):
             joined = (torch.cat(parts) for parts in zip(*masses, strict=True))
             found = objective.alignment(model, batch, loss, model.bridge(batch.real), *joined)
-        raw |= _descend(found, 1.0, weights, scaler)
+        raw |= _descend(found, 1.0, config, scaler)
     return raw
 
 
 def _descend(
-    found: dict[str, Tensor],
-    share: float,
-    weights: dict[str, float],
-    scaler: torch.amp.GradScaler,
-    retain_graph: bool = False,
-) -> dict[str, float]:
+    found: dict[str, Tensor], share: float, config: Config, scaler: torch.amp.GradScaler, retain_graph: bool = False
+) -> dict[str, Tensor]:
     """Add the gradient of ``share`` of the weighted terms; returns the same share of the raw ones."""
-    loss = total(found, weights)
-    if not torch.isfinite(loss):
-        broken = [name for name, value in found.items() if not torch.isfinite(value)]
-        raise BncapError(
-            f"the loss is not finite (terms {', '.join(broken) or 'none'}); lower train.learning_rate, or check "
-            "the features; what was trained until the last epoch is kept in last/"
-        )
+    loss = total(found, objective.weights_of(config.loss))
     scaler.scale(loss * share).backward(retain_graph=retain_graph)
-    return {name: float(value.detach()) * share for name, value in found.items()}
+    return {name: value.detach() * share for name, value in found.items()}
 
 
-def _unfreeze(model: Captioner, step: int, steps: int, share: float) -> None:
-    """From the top decoder layer to the whole decoder, in even stages over the first ``share`` of the steps."""
-    stages = len(model.layers)
-    model.unfreeze_top(1 + step * stages // math.ceil(share * steps) if step < share * steps else stages)
+def _untapped(model: Captioner) -> AbstractContextManager:
+    """For cross-entropy alone, which needs no attention weights: all attention runs fused."""
+    return nullcontext() if model.tap is None else model.tap.closed()
 
 
 @torch.no_grad()
-def validation_ce(model: Captioner, validation: Validation, batch: int) -> float:
-    """Cross-entropy per real token of the held-out captions, in nats."""
+def validation_ce(model: Captioner, validation: Validation, batch: int, precision: str = "auto") -> float:
+    """Cross-entropy per real token of the held-out captions, in nats; ``precision`` as ``train.precision``."""
     model.eval()
     device = model.bridge.projection.weight.device
-    nats, tokens = 0.0, 0
-    for start in range(0, len(validation.labels), batch):
-        rows = slice(start, start + batch)
-        labels = validation.labels[rows].to(device)
-        with autocast(device):
-            logits, _ = model(model.bridge(validation.features[rows].to(device)), labels)
-        flat = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
-        nats, tokens = nats + float(flat), tokens + int(labels.ne(IGNORED).sum())
-    return nats / tokens
+    lengths = validation.labels.ne(IGNORED).sum(1)
+    nats = torch.zeros((), dtype=torch.float64, device=device)
+    for rows in lengths.argsort(stable=True).split(batch):  # captions of like length, for little padding
+        labels = validation.labels[rows, : int(lengths[rows].max())].to(device)
+        with autocast(device, precision), _untapped(model):
+            states, _ = model.states(model.bridge(validation.features[rows].to(device)), labels)
+            nats += linear_nll(states.flatten(0, 1), *model.head, labels.flatten(), reduction="sum")
+    return float(nats) / int(lengths.sum())
 
 
 def _log_step(
-    path: Path, step: int, epoch: int, raw: dict[str, float], weights: dict[str, float], norm: float, rate: float
+    path: Path, step: int, epoch: int, raw: dict[str, float], config: Config, norm: float, rate: float
 ) -> None:
+    weights = objective.weights_of(config.loss)
     weighted = {name: weights[name] * value for name, value in raw.items()}
     numbers = [raw.get(t) for t in TERMS] + [weighted.get(t) for t in TERMS] + [sum(weighted.values()), norm, rate]
     _append(path, [step, epoch, *("" if n is None else f"{n:.6g}" for n in numbers)])

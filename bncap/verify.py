@@ -72,6 +72,7 @@ class Verifier:
         return similarity
 
     def _encode(self, texts: list[str]) -> np.ndarray:
+        # in batches of texts of like length, in float32: half precision would accept other pairs on another device
         return self.encoder.encode(texts, batch_size=128, convert_to_numpy=True, show_progress_bar=False)
 
 

@@ -6,19 +6,20 @@ thread whatever the number of workers, its floating-point results do not depend 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from functools import partialmethod
+from multiprocessing.connection import wait
 from typing import Any
 
 from tqdm.auto import tqdm
 
+from bncap import warm
 from bncap.errors import BncapError
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+WORKER_ENVIRONMENT = dict.fromkeys(THREAD_VARIABLES, "1") | {"TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
 
 
 def default_jobs() -> int:
@@ -34,32 +35,47 @@ def run_parallel(
 ) -> list[Any]:
     """``[function(*a) for a in arguments]``, by at most ``jobs`` worker processes; results in order.
 
-    ``function`` and its arguments must pickle.  The first exception of a job is raised here, after the jobs that were
-    under way have ended, so that what they made is kept; a worker that is killed is a :class:`BncapError`.
+    ``function`` and its arguments must pickle.  Jobs begin in order.  The first exception of a job is raised here,
+    after the jobs that were under way have ended, so that what they made is kept; a worker that is killed is a
+    :class:`BncapError`.
     """
     if not arguments:
         return []
+    label = label or function.__name__
     jobs = min(jobs or default_jobs(), len(arguments))
-    context = multiprocessing.get_context("spawn")
-    results: dict[int, Any] = {}
+    waiting, results = list(range(len(arguments)))[::-1], {}
+    failure: Exception | None = None
     with (
-        _environment(TQDM_DISABLE="1"),  # inherited by the workers, whose bars would cross each other
-        ProcessPoolExecutor(jobs, context, initializer=_pin, initargs=(context.Value("i", 0),)) as pool,
-        tqdm(total=len(arguments), desc=label or function.__name__, unit="job") as bar,
+        warm.server(),
+        ExitStack() as ending,
+        tqdm(total=len(arguments), desc=label, unit="job") as bar,
     ):
-        futures = {pool.submit(function, *a): i for i, a in enumerate(arguments)}
-        try:
-            for future in as_completed(futures):
-                results[futures[future]] = future.result()
-                bar.update()
-        except BrokenProcessPool as error:
-            raise BncapError(
-                f"{label or function.__name__}: a worker process ended abruptly, most likely for lack of memory; "
-                f"start again with fewer than {jobs} workers (--jobs) or more memory; finished jobs are kept"
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+        busy: dict[Any, tuple[warm.Process, int | None]] = {}  # connection -> the worker and its job
+        for turn in range(jobs):
+            worker = ending.enter_context(closing(warm.Process({**os.environ, **WORKER_ENVIRONMENT})))
+            worker.start(_confine, turn if jobs > 1 else None)
+            busy[worker.connection] = worker, None
+        while busy:
+            for connection in wait(list(busy)):
+                worker, job = busy.pop(connection)
+                try:
+                    result = worker.result()
+                except EOFError:
+                    failure = failure or BncapError(
+                        f"{label}: a worker process ended abruptly, most likely for lack of memory; "
+                        f"start again with fewer than {jobs} workers (--jobs) or more memory; finished jobs are kept"
+                    )
+                except Exception as error:
+                    failure = failure or error
+                else:
+                    if job is not None:
+                        results[job] = result
+                        bar.update()
+                if waiting and failure is None:
+                    worker.start(function, *arguments[waiting[-1]])
+                    busy[connection] = worker, waiting.pop()
+    if failure is not None:
+        raise failure
     return [results[i] for i in range(len(arguments))]
 
 
@@ -78,30 +94,15 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    """Set environment variables for the processes that start meanwhile."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _pin(counter: Any) -> None:
-    """One thread on one processor; runs in the worker before torch is imported."""
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    with counter.get_lock():
-        turn = counter.value
-        counter.value += 1
-    processors = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {processors[turn % len(processors)]})
+def _confine(turn: int | None) -> None:
+    """One thread, and on the ``turn``-th processor alone; a worker without others leaves it to the system."""
     import torch
+    from threadpoolctl import threadpool_limits
 
+    if turn is not None:
+        processors = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {processors[turn % len(processors)]})
     torch.set_num_threads(1)
+    threadpool_limits(1)  # libraries that were loaded before the environment said so
+    # The workers' bars would cross each other, and the notebook's kind of bar does not look at the environment.
+    tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)

@@ -14,6 +14,7 @@ from bncap.batches import Batch
 from bncap.config import get_config
 from bncap.decode import caption
 from bncap.errors import BncapError
+from bncap.lstm import Recurrence
 from bncap.model import IGNORED
 from bncap.objective import terms
 from bncap.settings import Decode, override
@@ -204,13 +205,14 @@ class FourCaptions:
     def __len__(self):
         return 4 * self.repeats
 
-    def epoch(self, seed, epoch, size):
-        generator = np.random.default_rng([seed, epoch])
-        return (generator.permutation(4) for _ in range(self.repeats))
+    def steps(self, size):
+        return self.repeats
 
-    def batch(self, rows):
-        real = self.features[rows]
-        return Batch(real, torch.zeros_like(real), self.labels[rows], torch.arange(4), torch.zeros(4, dtype=torch.bool))
+    def batches(self, seed, epoch, size, device, skip=0):
+        generator = np.random.default_rng([seed, epoch])
+        for rows in [generator.permutation(4) for _ in range(self.repeats)][skip:]:
+            paired = torch.zeros(4, dtype=torch.bool)
+            yield Batch(self.features[rows], None, self.labels[rows], torch.arange(4), paired)
 
 
 def four_of(sentences):
@@ -344,6 +346,36 @@ def test_the_lstm_is_twice_as_wide_as_the_main_decoder(settings):
     model = build_baseline("cnn_lstm", settings, CHANNELS)
     assert model.decoder.config.width == 64
     assert model.bridge.projection.weight.shape == (64, CHANNELS)
+
+
+def recurrence(sizes=(2, 4, 5, 3)):
+    """Random arguments of `Recurrence` in float64 for B, T, S, D."""
+    B, T, S, D = sizes
+    generator = torch.Generator().manual_seed(6)
+    shapes = [(B, T, 4 * D), (B, S, D), (B, S, D), (B, D), (B, D), (4 * D, D), (5 * D + 1, D), (D,), (1,)]
+    return [torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True) for s in shapes]
+
+
+def test_the_recurrence_has_the_gradient_of_finite_differences():
+    assert torch.autograd.gradcheck(Recurrence.apply, (*recurrence(), True))
+
+
+def test_the_recurrence_is_an_lstm_cell_that_attends_step_by_step():
+    gates, memory, keys, hidden, cell, from_seen, from_hidden, energy, gate_bias = recurrence()
+    found = Recurrence.apply(gates, memory, keys, hidden, cell, from_seen, from_hidden, energy, gate_bias, False)
+    width = len(energy)
+    lstm = torch.nn.LSTMCell(5 * width, width, bias=False, dtype=torch.float64)  # of what words give, and what is seen
+    whole = torch.cat([torch.eye(4 * width, dtype=torch.float64), from_seen], 1)
+    weights = {"weight_ih": whole, "weight_hh": from_hidden[: 4 * width]}
+    for t in range(gates.shape[1]):
+        query, gate = (hidden @ from_hidden[4 * width :].T).split([width, 1], 1)
+        attention = (torch.tanh(keys + query[:, None]) * energy).sum(2).softmax(1)
+        seen = torch.sigmoid(gate + gate_bias) * (attention[:, :, None] * memory).sum(1)
+        inputs = torch.cat([gates[:, t], seen], 1), (hidden, cell)
+        hidden, cell = torch.func.functional_call(lstm, weights, inputs)
+        for part, expected in zip(found, (hidden, seen, attention), strict=False):
+            torch.testing.assert_close(part[:, t], expected)
+    torch.testing.assert_close(found[3], cell)
 
 
 def test_an_unknown_baseline_is_refused(settings):

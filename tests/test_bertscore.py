@@ -86,6 +86,19 @@ def test_a_pair_scored_before_does_not_change_the_next(scorer):
         assert encoder.f1([caption] * 5, [refs] * 5) == [single] * 5
 
 
+def test_each_sentence_is_encoded_once_and_references_never_again(checkpoints):
+    encoder = load_bertscore(checkpoints["with"], num_layers=2)
+    rows = []
+    encoder.model.register_forward_hook(
+        lambda module, args, kwargs, output: rows.append(len(output[0])), with_kwargs=True
+    )
+    encoder.f1(HYPOTHESES * 3, REFERENCES * 3)
+    assert sum(rows) == len({ref for refs in REFERENCES for ref in refs}) + len(HYPOTHESES)
+    rows.clear()
+    encoder.f1(["নদী"] * 5, REFERENCES)
+    assert rows == [1]
+
+
 def test_a_folder_is_no_t5_for_having_t5_in_its_path(checkpoints, tmp_path):
     folder = shutil.copytree(checkpoints["with"], tmp_path / "test5" / "bert")
     assert load_bertscore(folder, num_layers=2).signature_name == "bert"

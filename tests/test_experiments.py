@@ -3,7 +3,7 @@
 import pytest
 
 from bncap import artifacts, experiments, features, paths
-from bncap.config import get_config
+from bncap.config import BASELINES, get_config
 
 
 @pytest.fixture
@@ -82,3 +82,22 @@ def test_without_a_synthetic_picture_only_cross_entropy_is_trained(artifacts_dir
         build = lambda where, paired=paired: artifacts.write_json(where / "counts.json", {"paired": paired})  # noqa: E731
         artifacts.run_step(folder, settings={"paired": paired}, build=build, quiet=True)
         assert list(experiments.trainable(config)) == expected
+
+
+def test_the_slowest_runs_begin_first_and_are_told_in_the_order_of_the_variants(artifacts_dir, monkeypatch, capsys):
+    config = get_config("smoke")
+    begun = []
+
+    def note(function, arguments, jobs, label):
+        begun.extend(f"{name}-s{seed}" for _, _, name, seed in arguments)
+        folders = [paths.step_dir("smoke", step, name, seed) for _, step, name, seed in arguments]
+        for folder in folders:
+            artifacts.write_json(folder / artifacts.MANIFEST, {"seconds": 1})
+        return folders
+
+    monkeypatch.setattr(experiments.workers, "run_parallel", note)
+    made = experiments.run_variants(config, experiments.BASELINE, BASELINES, [1, 2])
+    assert begun == ["cnn_lstm-s1", "cnn_lstm-s2", "vit_gpt2-s1", "vit_gpt2-s2"]
+    names = [f"{name}-s{seed}" for seed in (1, 2) for name in BASELINES]
+    assert [folder.name for folder in made.values()] == [f"{n}-s{s}" for n, s in made] == names
+    assert capsys.readouterr().out.split()[::3] == [f"{experiments.BASELINE}/{name}:" for name in names]

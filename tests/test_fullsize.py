@@ -10,7 +10,8 @@ import torch
 
 from bncap import fullsize
 from bncap.errors import BncapError
-from bncap.fullsize import CLASSIFIER, ENCODER, LOADED, MBART50, WHOLE, Sizes
+from bncap.fullsize import CLASSIFIER, ENCODER, LOADED, WHOLE
+from bncap.random_models import MBART50, Sizes, random_captioner
 
 TINY = Sizes(
     encoder="bncap_maxvit_mini",
@@ -19,7 +20,6 @@ TINY = Sizes(
     | {"vocab_size": 600, "d_model": 32, "max_position_embeddings": 64, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
     | {"encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 4, "decoder_attention_heads": 4},
     trimmed=100,
-    expected={WHOLE: 0.1},
 )
 
 
@@ -59,7 +59,7 @@ def test_maxvit_b_has_its_published_parameters(counts):
 
 
 def test_the_tokenizer_made_up_has_mbart_50s_ids():
-    model, _ = fullsize.random_captioner(TINY, 16, trimmed=False)
+    model, _ = random_captioner(TINY, 16, trimmed=False)
     assert len(model.tokenizer) == 600
     assert model.tokenizer.convert_tokens_to_ids(["</s>", "ar_AR", "<mask>"]) == [2, 600 - 53, 599]
 
@@ -67,7 +67,7 @@ def test_the_tokenizer_made_up_has_mbart_50s_ids():
 @pytest.mark.parametrize(("trimmed", "pieces"), [(False, 600), (True, 100)])
 def test_a_training_step_has_every_term_and_changes_every_weight(trimmed, pieces):
     torch.manual_seed(0)
-    model, captions = fullsize.random_captioner(TINY, 16, trimmed)
+    model, captions = random_captioner(TINY, 16, trimmed)
     assert model.decoder.config.vocab_size == pieces
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     labels = model.labels(captions, 32)
@@ -82,7 +82,7 @@ def test_a_training_step_has_every_term_and_changes_every_weight(trimmed, pieces
 
 
 def test_random_weights_are_finite_and_norms_are_the_identity():
-    model, _ = fullsize.random_captioner(TINY, 16, trimmed=False)
+    model, _ = random_captioner(TINY, 16, trimmed=False)
     assert all(p.isfinite().all() for p in model.parameters())
     assert model.decoder.model.decoder.layer_norm.weight.eq(1).all()
     assert model.decoder.lm_head.weight is model.decoder.model.shared.weight
@@ -90,18 +90,17 @@ def test_random_weights_are_finite_and_norms_are_the_identity():
 
 def test_the_table_has_a_line_for_each_part_and_operation(monkeypatch):
     monkeypatch.setattr(fullsize, "_alone", lambda part, function, *arguments: function(*arguments))
-    table, agree = fullsize.full_size_table(seed=1, sizes=TINY)
+    table, agree = fullsize.full_size_table(seed=1, sizes=TINY, expected={WHOLE: 0.1})
     lines = table.splitlines()
     assert agree and "seed 1" in lines[0] and lines[-1].startswith("parameters agree")
     for what in ("encode 2 x 2 pictures", "600 pieces", "100 pieces", "bridge"):
         assert any(what in line for line in lines)
     assert sum("beam search, 2 x 5 beams, 32 tokens" in line for line in lines) == 2
     assert sum("training step, B = 2, 49 patches, 32 tokens" in line for line in lines) == 2
-    wrong = Sizes(**vars(TINY) | {"expected": {WHOLE: 7.0}})
-    table, agree = fullsize.full_size_table(seed=1, sizes=wrong)
+    table, agree = fullsize.full_size_table(seed=1, sizes=TINY, expected={WHOLE: 7.0})
     assert not agree and "expected 7.0: DISAGREES" in table and table.endswith("published checkpoints")
 
 
 def test_a_process_that_is_killed_is_an_error_of_one_line():
-    with pytest.raises(BncapError, match="decoder: the process ended abruptly, most likely for lack of memory"):
+    with pytest.raises(BncapError, match="_exit: the process ended abruptly, most likely for lack of memory"):
         fullsize._alone("decoder", os._exit, 9)

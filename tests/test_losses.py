@@ -155,6 +155,14 @@ def test_a_patch_without_attention_stays_at_zero_with_a_finite_gradient():
     assert w[0, 2].item() == 0 and attention.grad.isfinite().all()
 
 
+def test_a_token_without_attention_only_dilutes_the_mean():
+    attention, mask = of_mean(0.6, 0.3, 0.1)
+    diluted = torch.cat([attention, torch.zeros_like(attention)], 1)
+    assert torch.allclose(
+        losses.patch_weights(diluted, all_real(diluted)), losses.patch_weights(attention, mask), atol=1e-15
+    )
+
+
 def test_on_probabilities_the_temperature_leaves_49_patches_flat_and_on_the_log_it_does_not():
     attention = attention_of(3, 8, 49)
 

@@ -180,6 +180,29 @@ def test_sentence_scores_rank_captions_and_never_vanish_for_a_shared_word():
     assert bleu[0] > bleu[1] > bleu[2] > bleu[3] == 0
 
 
+def test_a_captions_bleu_is_sacrebleus_of_sentences():
+    hypotheses, references = make_corpus(4, 30)
+    sacre = BLEU(tokenize="none", force=True, effective_order=True)
+    expected = [sacre.sentence_score(caption, refs).score for caption, refs in zip(hypotheses, references, strict=True)]
+    found = [row["B4"] for row in sentence_scores(hypotheses, references)]
+    assert found == pytest.approx(expected, abs=1e-9) and len(set(found)) > 10
+
+
+def test_a_caption_that_many_pictures_get_is_aligned_with_a_reference_once(monkeypatch):
+    import nltk.translate.meteor_score as nltk_meteor
+
+    aligned, whole = [], nltk_meteor.single_meteor_score
+    monkeypatch.setattr(
+        nltk_meteor,
+        "single_meteor_score",
+        lambda ref, *rest: aligned.append((*ref, "|", *rest[0])) or whole(ref, *rest),
+    )
+    hypotheses, references = ["একটি গোল চাকা"] * 6, [["দুটি গোল চাকা", "একটি চাকা"]] * 6
+    first = sentence_scores(hypotheses, references)
+    assert score(hypotheses, references)["METEOR"] == pytest.approx(first[0]["METEOR"])
+    assert len(aligned) == len(set(aligned)) == 2
+
+
 @pytest.mark.parametrize("captions", [["", "বল"], ["বল"] * 5, ["বল", "গাছ"], ["।", "!"], ["", ""]])
 def test_empty_repeated_and_one_word_captions_score_without_a_crash(captions):
     references = [["একটি বল আছে", "বল"]] * len(captions)

@@ -93,6 +93,45 @@ def test_gradients_through_the_tap_equal_the_eager_models(captioner, mbart_folde
     torch.testing.assert_close(gradient(captioner, False), gradient(eager, True), rtol=1e-4, atol=1e-5)
 
 
+def test_the_states_through_the_head_are_the_logits(captioner, features, labels):
+    memory = captioner.bridge(features)
+    states, attention = captioner.states(memory, labels)
+    weight, bias = captioner.head
+    logits, same = captioner(memory, labels)
+    torch.testing.assert_close(states @ weight.T + bias, logits)
+    assert weight is captioner.decoder.model.shared.weight and torch.equal(attention, same)
+
+
+def test_padding_on_the_right_changes_nothing_at_the_real_tokens(captioner, features, labels):
+    padded = torch.nn.functional.pad(labels, (0, 5), value=IGNORED)
+    memory, real = captioner.bridge(features), labels.ne(IGNORED)
+    for wide, alone in zip(captioner(memory, padded), captioner(memory, labels), strict=True):
+        torch.testing.assert_close(wide[:, : labels.shape[1]][real], alone[real])
+
+
+def test_a_closed_tap_gives_the_same_states_and_no_attention(captioner, features, labels):
+    memory = captioner.bridge(features)
+    expected, _ = captioner.states(memory, labels)
+    with captioner.tap.closed():
+        states, attention = captioner.states(memory, labels)
+    assert attention is None and not captioner.tap.weights
+    torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_on_a_cpu_attends_as_float32_does_within_its_rounding(captioner, features, labels):
+    """There all attention takes the path of the tapped, and has to hide later words by itself."""
+
+    def gradient(enabled):
+        memory = captioner.bridge(features).detach().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled), captioner.tap.closed():
+            states, _ = captioner.states(memory, labels)
+        states[labels.ne(IGNORED)].square().sum().backward()
+        return torch.cat([states.detach().flatten(), memory.grad.flatten()])
+
+    whole, rounded = gradient(False), gradient(True)
+    assert 0 < (rounded - whole).norm() < 0.03 * whole.norm()
+
+
 def test_attention_rows_are_on_the_simplex(captioner, features, labels):
     _, attention = captioner(captioner.bridge(features), labels)
     assert attention.shape == (*labels.shape, 5)

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from bncap import __main__ as cli
-from bncap import artifacts, guards, paths, runner
+from bncap import artifacts, guards, paths, runner, warm
 from bncap.errors import BncapError
 from bncap.status import status_table
 
@@ -28,6 +28,15 @@ def notebook(path, *sources):
     book = nbformat.v4.new_notebook(cells=cells)
     book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(book, path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_server():
+    """Kernels of all tests are copied from one process, which has imported what these small notebooks need."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warm, "preloaded", lambda: ("ipykernel.kernelapp", "matplotlib", "bncap.artifacts"))
+        with warm.server():
+            yield
 
 
 @pytest.fixture
@@ -50,6 +59,39 @@ def test_a_second_start_runs_nothing(series, capsys):
     capsys.readouterr()
     run()
     assert capsys.readouterr().out.splitlines() == ["01_first: up to date", "02_second: up to date"]
+
+
+def test_no_process_is_started_where_no_notebook_has_to_run(series, monkeypatch):
+    run()
+    monkeypatch.setattr(warm, "server", lambda: pytest.fail("a server was started"))
+    run()
+
+
+def test_a_changed_value_makes_anew_the_steps_that_depend_on_it_and_no_other(series, artifacts_dir):
+    run("train.epochs=1")
+    notebook(series / "01_first.ipynb", STEP.format(step="01_first").replace("list(OVERRIDES)", "0"))
+    run("train.epochs=1")
+    made = {name: artifacts_dir / f"smoke/{name}/x-s42/manifest.json" for name in ("01_first", "02_second")}
+    before = {name: manifest.stat().st_mtime_ns for name, manifest in made.items()}
+    run("train.epochs=2")
+    after = {name: manifest.stat().st_mtime_ns for name, manifest in made.items()}
+    assert after["01_first"] == before["01_first"] and after["02_second"] > before["02_second"]
+
+
+def test_a_kernel_has_the_runs_environment_and_its_notebooks_folder_and_is_gone_afterwards(series, artifacts_dir):
+    look = f"""
+import os
+from pathlib import Path
+import matplotlib
+from bncap import artifacts, paths
+assert "inline" in matplotlib.get_backend() and Path.cwd() == Path({str(series)!r})
+seen = f"{{os.getpid()}} {{os.environ['BNCAP_ARTIFACTS']}}"
+artifacts.write_text(paths.figures_dir(PROFILE) / "kernel.txt", seen)
+"""
+    notebook(series / "02_second.ipynb", look)
+    run()
+    process, folder = (paths.figures_dir("smoke") / "kernel.txt").read_text().split()
+    assert folder == str(artifacts_dir) and not Path(f"/proc/{process}").exists()
 
 
 def test_what_is_deleted_is_made_again_and_nothing_else(series, artifacts_dir, tmp_path, capsys):

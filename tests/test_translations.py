@@ -8,8 +8,7 @@ from bncap.captions import Caption
 from bncap.config import get_config
 from bncap.errors import BncapError, OutOfTime
 from bncap.paths import step_dir
-from bncap.splits import read_splits
-from bncap.translations import build_shards, read_rows, require_shards, shards_of
+from bncap.translations import build_shards, read_rows, shards_of
 
 
 def folder_of(name):
@@ -136,13 +135,15 @@ def test_when_time_is_up_a_chunk_more_is_done_each_time_until_all_is(root, trans
     assert [folder.joinpath("rows.csv").read_bytes() for folder in build_shards(config)] == expected
 
 
-def test_a_missing_shard_is_refused_by_name(root, translator):
+def test_the_folders_are_those_of_the_shards_in_their_order_and_only_missing_ones_are_made(root, translator):
     config = config_for(root)
     build_shards(config, [0, 2])
-    with pytest.raises(BncapError, match=r"translations\.01of03-s42 is missing or unfinished; make it with: .*01"):
-        require_shards(config, read_splits(config))
-    build_shards(config)
-    assert list(require_shards(config, read_splits(config))) == ["00of03", "01of03", "02of03", "heldout", "ood"]
+    translator.calls.clear()
+    folders = build_shards(config)
+    assert [folder.name for folder in folders] == [
+        f"translations.{name}-s42" for name in ("00of03", "01of03", "02of03", "heldout", "ood")
+    ]
+    assert len(translator.calls) == sum(len(list(read_rows(folders[n]))) for n in (1, 3, 4))
 
 
 def test_a_foreign_shard_is_refused_by_name_and_is_left_as_it_is(root, translator):
@@ -151,9 +152,8 @@ def test_a_foreign_shard_is_refused_by_name_and_is_left_as_it_is(root, translato
     build_shards(config, [0])
     before = (folder_of("01of03") / artifacts.MANIFEST).read_bytes()
     translator.calls.clear()
-    for refuse in (build_shards, lambda config: require_shards(config, read_splits(config))):
-        with pytest.raises(BncapError, match=r"shard 1 of the translations is foreign: .*_batch=64, not 128"):
-            refuse(config)
+    with pytest.raises(BncapError, match=r"shard 1 of the translations is foreign: .*_batch=64, not 128"):
+        build_shards(config)
     assert translator.calls == [] and (folder_of("01of03") / artifacts.MANIFEST).read_bytes() == before
     build_shards(config, [1])  # named, it is made anew
     build_shards(config)
@@ -222,8 +222,9 @@ def test_other_weights_of_the_verifier_make_the_shards_foreign(root, translator)
     config = config_for(root)
     build_shards(config, [0])
     (root.parent / "verifier" / "model.safetensors").write_bytes(b"others")
-    with pytest.raises(BncapError, match="foreign"):
-        require_shards(config, read_splits(config))
+    build_shards(config, [1])
+    with pytest.raises(BncapError, match="shard 0 of the translations is foreign"):
+        build_shards(config)
 
 
 def test_what_is_accepted_is_no_business_of_the_shards(root, translator):

@@ -7,7 +7,7 @@ other light), ``synthetic`` for what a text-to-image model draws: flat, outlined
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -71,7 +71,7 @@ def _paint_cartoon(scene: Scene, rng: np.random.Generator) -> Image.Image:
     pastel = _PASTELS.get(scene.background) or tuple(_PASTELS.values())[rng.integers(len(_PASTELS))]
     picture = Image.new("RGB", (SIDE, SIDE), tuple(int(c) for c in np.clip(pastel + rng.normal(0, 4, 3), 0, 255)))
     for thing in scene.objects:
-        patch = _draw_object(thing, _shades(_vivid(_PALETTE[thing.colour]), thing.colour), chubbiness=0.8, outline=5)
+        patch = _draw_cartoon(thing.kind, thing.colour, thing.radius)
         picture.paste(patch, (thing.x - thing.radius, thing.y - thing.radius), patch)
     return picture
 
@@ -83,7 +83,8 @@ def _paint_photograph(scene: Scene, style: str, rng: np.random.Generator) -> Ima
     patches = []
     for thing in scene.objects:
         main = np.clip(np.array(_PALETTE[thing.colour]) + rng.normal(0, 7, 3), 0, 255)
-        patches.append(_draw_object(thing, _shades(main, thing.colour), angle=rng.uniform(-20, 20), outline=2))
+        shades = _shades(main, thing.colour)
+        patches.append(_draw_object(thing.kind, thing.radius, shades, angle=rng.uniform(-20, 20), outline=2))
     picture = _cast_shadows(picture, scene.objects, patches, light)
     for thing, patch in zip(scene.objects, patches, strict=True):
         picture.paste(patch, (thing.x - thing.radius, thing.y - thing.radius), patch)
@@ -111,16 +112,22 @@ def _expose(pixels: np.ndarray, style: str, light: float, rng: np.random.Generat
     return np.clip(pixels + noise * grain, 0, 255).astype(np.uint8)
 
 
+@cache
+def _draw_cartoon(kind: str, colour: str, radius: int) -> Image.Image:
+    """In drawings an object of a kind, colour and size always looks the same; to be pasted, not changed."""
+    return _draw_object(kind, radius, _shades(_vivid(_PALETTE[colour]), colour), chubbiness=0.8, outline=5)
+
+
 def _draw_object(
-    thing: Object, shades: dict, angle: float = 0.0, chubbiness: float = 1.0, outline: int = 2
+    kind: str, radius: int, shades: dict, angle: float = 0.0, chubbiness: float = 1.0, outline: int = 2
 ) -> Image.Image:
     """RGBA patch of 2 ``radius`` px: the shape turned by ``angle`` degrees; a ``chubbiness`` below 1 swells it."""
-    side = 2 * thing.radius * _SUPERSAMPLING
+    side = 2 * radius * _SUPERSAMPLING
     patch = Image.new("RGBA", (side, side), (*(int(c) for c in shades["main"]), 0))
     pen = ImageDraw.Draw(patch)
     turn = np.deg2rad(angle)
     rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    parts = [(tone, np.sign(p) * np.abs(p) ** chubbiness @ rotation) for tone, p in shape(thing.kind)]
+    parts = [(tone, np.sign(p) * np.abs(p) ** chubbiness @ rotation) for tone, p in shape(kind)]
     reach = max(np.abs(corners).max() for _, corners in parts)
     scale = 0.97 / max(reach, 1.0)
     for tone, corners in parts:
@@ -169,13 +176,13 @@ def _scatter_specks(picture: Image.Image, rng: np.random.Generator) -> None:
         pen.ellipse((x - r, y - 0.7 * r, x + r, y + 0.7 * r), fill=(int(grey), int(grey * 0.92), int(grey * 0.82)))
 
 
-@lru_cache(maxsize=1)
+@cache
 def _noise_bank() -> np.ndarray:
     """Unit normal noise, (256, 256, 3) float32; pictures take windows of it, which is faster than drawing anew."""
     return np.random.default_rng(0).standard_normal((_BANK_SIDE, _BANK_SIDE, 3)).astype(np.float32)
 
 
-@lru_cache(maxsize=1)
+@cache
 def _texture_bank() -> np.ndarray:
     """Blotches of three sizes, (3, 256, 256) float32 of unit variance, from fine to coarse."""
     spectrum = np.fft.rfft2(_noise_bank().transpose(2, 0, 1))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from bncap.mini.corpus import parallel_captions
@@ -16,6 +18,9 @@ from bncap.mini.translator import MiniTranslator, misread
 
 STEPS = 600
 """Training steps where ``world.model_steps`` is 1."""
+BATCH = 64
+CAPTIONS, DRAWS = 6400, 3
+"""Captions that it learns from, and how often each is translated and mistranslated anew."""
 WIDTH = 64
 SCALE = 20.0
 """Inverse temperature of the ranking loss; the usual one for cosine similarities."""
@@ -32,7 +37,7 @@ def train_sentence_encoder(out: Path, seed: int, steps: int) -> dict[str, float]
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
     from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 
-    pairs = parallel_captions(seed, 64 * 100)
+    pairs = parallel_captions(seed, CAPTIONS)
     embedding = StaticEmbedding(_train_tokenizer([text for pair in pairs for text in pair]), embedding_dim=WIDTH)
     generator = torch.Generator().manual_seed(seed)
     # Close to zero, so that a word never trained on adds next to nothing to a sentence.
@@ -42,9 +47,12 @@ def train_sentence_encoder(out: Path, seed: int, steps: int) -> dict[str, float]
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.05, steps)
     rng = random.Random(f"{seed}|sentence encoder")
+    learnt = pairs[: steps * BATCH]
+    triples = [_triple(english, rng) for english, _ in learnt for _ in range(DRAWS)]
+    columns = [embedding.tokenizer.encode_batch(column) for column in zip(*triples, strict=True)]
     for _ in tqdm(range(steps), desc="sentence encoder"):
-        columns = zip(*(_triple(english, rng) for english, _ in rng.sample(pairs, 64)), strict=True)
-        loss = objective([model.preprocess(list(column)) for column in columns], labels=None)
+        chosen = [DRAWS * i + rng.randrange(DRAWS) for i in rng.sample(range(len(learnt)), BATCH)]
+        loss = objective([_features([column[i].ids for i in chosen]) for column in columns], labels=None)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -59,6 +67,12 @@ def _triple(english: str, rng: random.Random) -> tuple[str, str, str]:
     slips += ["object dropped"] if len(parsed.objects) > 1 else []
     slips += ["colour swapped"] if any(o.colour for o in parsed.objects) else []
     return english, say_bn(parsed, rng), say_bn(misread(parsed, rng.choice(slips), rng), rng)
+
+
+def _features(sentences: list[list[int]]) -> dict[str, Tensor]:
+    """What ``StaticEmbedding`` reads: the pieces of all sentences in a row, and where each of them begins."""
+    offsets = [0, *accumulate(len(ids) for ids in sentences[:-1])]
+    return {"input_ids": torch.tensor([i for ids in sentences for i in ids]), "offsets": torch.tensor(offsets)}
 
 
 def _train_tokenizer(texts: list[str]):

@@ -43,6 +43,8 @@ CAPTIONS = 5
 JPEG_QUALITY = 90
 TRAINED_PARTS = ("encoder", "decoder", "verifier", "bertscore", "gpt2", "vit", "cnn")
 """Components of the configuration that consist of weights, where they are mini ones."""
+LONGEST_FIRST = ("encoder", "vit", "cnn", "decoder", "bertscore", "gpt2", "verifier")
+"""The same in the order in which they are trained."""
 OWN_PARTS = ("encoder", "decoder", "bertscore")
 """Those that serve a user's own data; the others know the mini world alone, or are for comparisons made there."""
 LANGUAGE_PARTS = ("decoder", "bertscore", "gpt2")
@@ -153,8 +155,7 @@ def build_models(config: Config, jobs: int | None = None) -> dict[str, Path]:
         print(f"{STEP}: nothing to make, profile {config.profile} names no component mini:...")
     settings = {part: _settings(config, part) for part in parts}
     stale = [part for part in parts if not _is_current(config, part, settings[part])]
-    # the longest first, so that the last worker to finish has little left
-    stale.sort(key=lambda part: (part != "encoder", part not in ("decoder", "vit"), part))
+    stale.sort(key=LONGEST_FIRST.index)  # so that no worker is left alone with much to do
     run_parallel(_build_model, [(config, part, settings[part]) for part in stale], jobs, label="mini models")
     for part in stale:
         seconds = read_json(_folder(config, part) / MANIFEST)["seconds"]
