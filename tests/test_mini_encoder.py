@@ -142,6 +142,12 @@ def test_pretraining_with_the_same_seed_gives_the_same_bytes_and_leaves_the_rand
     assert digests[0] == digests[1] != digests[2]
 
 
+def test_pictures_are_softened_by_the_mean_of_the_neighbours_inside_the_picture():
+    pixels = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.avg_pool2d(pixels, 3, stride=1, padding=1, count_include_pad=False)
+    torch.testing.assert_close(encoder._mean_of_neighbours(pixels), expected)
+
+
 def test_pretraining_learns_to_see_colours_and_the_folder_loads_through_timm(tmp_path, few_scenes):
     encoder.pretrain_classifier("bncap_cnn_mini", tmp_path, seed=1, steps=40, progress=False)
     assert evaluate(tmp_path, "synthetic", n=60, seed=5)["colour"] > 0.3  # chance is 1 in 8

@@ -6,13 +6,15 @@ import random
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from bncap.mini import corpus
+from bncap.mini import corpus, text_models, text_training
 from bncap.mini.corpus import BENGALI_CHARACTERS, Texts, characters_near, mini_texts, parallel_captions
 from bncap.mini.grammar import captions_en, parse_en, say_bn
 from bncap.mini.scene import sample_scene
 from bncap.mini.sentence_encoder import train_sentence_encoder
 from bncap.mini.text_models import TEXT_MODELS, train_bert, train_mbart
+from bncap.mini.text_training import IGNORED, Task
 
 SEED = 3
 
@@ -184,3 +186,53 @@ def test_the_characters_near_a_text_are_those_of_its_script_with_ascii_and_of_ha
     assert {"ऑ", "९", "़", "।", "犬", "A", "~", "\u200d"} <= set(near)
     assert not {"猫", " ", "\n", "▁", "অ", "\u0958"} & set(near)  # the last is two characters in NFC
     assert near == "".join(sorted(set(near)))
+
+
+@pytest.fixture
+def tasks(tmp_path, monkeypatch) -> dict[str, Task]:
+    """What each model is trained for, untrained."""
+    monkeypatch.setattr(text_models, "fit", lambda task, *_: task)
+    return {name: train(tmp_path / name, mini_texts(SEED), SEED, 1) for name, train in TEXT_MODELS.items()}
+
+
+@pytest.mark.parametrize("name", TEXT_MODELS)
+def test_the_loss_of_the_labelled_places_and_its_gradient_are_those_of_the_library(name, tasks, sentences):
+    task = tasks[name]
+    task.model.eval()
+    examples = task.encode(sentences[:7], random.Random(0))
+    loss = F.cross_entropy(*text_training._predict(task, examples))
+    inputs, labels = text_training._collate(examples, task.model.config.pad_token_id)
+    assert (labels == IGNORED).any() and (inputs["attention_mask"] == 0).any()
+    if name == "gpt2":  # the library shifts by itself
+        whole, _ = text_training._collate([(ids + answer[-1:], answer) for ids, answer in examples], IGNORED)
+        labels = whole["input_ids"]
+        inputs = {"input_ids": labels.clamp(min=0), "attention_mask": whole["attention_mask"]}
+    expected = task.model(**inputs, labels=labels).loss
+    torch.testing.assert_close(loss, expected)
+    parameters = list(task.model.parameters())
+    for ours, theirs in zip(*(torch.autograd.grad(each, parameters) for each in (loss, expected)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_each_sentence_comes_once_an_epoch_and_every_batch_is_full(tasks, monkeypatch):
+    monkeypatch.setattr(text_training, "STRETCH", 3)
+    task = Task(*(getattr(tasks["gpt2"], name) for name in ("model", "states", "head")), lambda texts, rng: texts)
+    sentences = [str(i) for i in range(80)]
+    batches = list(text_training._examples(task, sentences, 10, random.Random(4)))
+    drawn = [sentence for batch in batches for sentence in batch]
+    assert [len(batch) for batch in batches] == [32] * 10
+    epochs = [drawn[first : first + 80] for first in range(0, 320, 80)]
+    assert all(sorted(epoch) == sorted(sentences) for epoch in epochs) and epochs[0] != epochs[1] != sentences
+
+
+def test_the_masked_language_model_has_something_to_tell_in_every_sentence_and_never_its_frame(tasks):
+    encode, short = tasks["bertscore"].encode, ["বল"] * 60
+    for ids, labels in encode(short, random.Random(1)):
+        assert [label for label in labels if label != IGNORED] and labels[0] == labels[-1] == IGNORED
+        assert len(ids) == len(labels)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_any_number_of_steps_will_do(steps, tmp_path):
+    texts = Texts("bn_IN", ["একটি লাল বল।"] * 3, ["একটি বল।"], ["একটি লাল বল।"], [], BENGALI_CHARACTERS)
+    assert train_bert(tmp_path, texts, SEED, steps)["loss"] > 0
