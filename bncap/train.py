@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from bncap import artifacts, checkpoints, deadline, objective
 from bncap.batches import Batch, Triplets
 from bncap.corpus import read_corpus
-from bncap.device import default_device
+from bncap.device import default_device, keep_freed_memory
 from bncap.errors import BncapError
 from bncap.feature_store import FeatureStore
 from bncap.head import IGNORED, linear_nll
@@ -64,6 +64,7 @@ def train(
     Raises :class:`bncap.errors.OutOfTime` when the minutes of the run are used up, its state being saved.
     """
     settings, device = config.train, default_device()
+    keep_freed_memory()
     model.to(device)
     if config.model.checkpointing:
         model.decoder.activation_checkpointing_enable({"use_reentrant": False})

@@ -27,6 +27,9 @@ SIZES = ("mini", "full")
 
 def run(name: str, size: str, device: str, repeats: int, out: Path | None = None) -> Result:
     """Measure ``name``, print its table and write ``<name>-<size>-<device>.json`` to ``out`` (``figures/bench``)."""
+    from bncap.device import keep_freed_memory
+
+    keep_freed_memory()  # as training does, and for all contenders alike
     result = importlib.import_module(f"bncap.bench.{name}").run(size, device, repeats)
     print(table(result))
     print(f"written to {paths.short_name(save(result, out or paths.figures_dir('bench')))}")
