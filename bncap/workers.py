@@ -7,6 +7,7 @@ thread whatever the number of workers, its floating-point results do not depend 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partialmethod
@@ -104,5 +105,10 @@ def _confine(turn: int | None) -> None:
         os.sched_setaffinity(0, {processors[turn % len(processors)]})
     torch.set_num_threads(1)
     threadpool_limits(1)  # libraries that were loaded before the environment said so
-    # The workers' bars would cross each other, and the notebook's kind of bar does not look at the environment.
+    # The workers' bars would cross each other; neither the notebook's kind nor transformers', which was imported
+    # before, looks at the environment.
     tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)
+    if "transformers" in sys.modules:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()

@@ -138,6 +138,7 @@ def hours_section(folder: Path) -> list[str]:
         "(whether it fits a card's memory is another question; the bench `step` has its peak):",
         _formulas(plain_clocks, hours.run_of(MAIN, plain=True)),
         _hours_table(clocks, plain_clocks, runs, plain),
+        _at_equal_efficiency(clocks, plain),
         _dominant(clocks, runs),
         _decoded(folder),
         _kandinsky(),
@@ -214,6 +215,16 @@ def _hours_table(
     rows.append(["**sum**", "", *(f"**{total:.1f} h**" for total in totals)])
     rows.append([f"of a week's {hours.QUOTA} h", "", *(f"{total / hours.QUOTA:.0%}" for total in totals)])
     return table(header, rows)
+
+
+def _at_equal_efficiency(clocks: Sequence[Clock], plain: Mapping[str, list[Run]]) -> str:
+    """The plain reading's hours if a card carried it out as well as ours, whose operations are of another mixture."""
+    sums = ", ".join(f"{sum(hours.sums(clock, plain).values()):.1f} h on a {clock.name}" for clock in clocks)
+    return (
+        "The plain reading's hours rest on the efficiency that it reaches where it was run, on a CPU with convolutions "
+        f"among them that no GPU carries out so slowly. At the efficiency of ours its tables would take {sums}; "
+        "what they really take has to be measured on a card."
+    )
 
 
 def _dominant(clocks: Sequence[Clock], runs: Mapping[str, list[Run]]) -> str:
