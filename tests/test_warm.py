@@ -109,8 +109,9 @@ def test_a_server_that_has_ended_is_said(light, monkeypatch, tmp_path):
 
 
 ASKS_FOR_A_COPY_THAT_SLEEPS = """
-import os, time
+import os, signal, time
 from bncap import warm
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests were started in the background
 warm.preloaded = lambda: ()
 with warm.server():
     process = warm.Process()
@@ -132,7 +133,7 @@ def test_nothing_outlives_a_run_that_is_ended(end):
     )
     copy, server, address = asker.stdout.readline().split()
     asker.send_signal(end)
-    asker.wait()
+    asker.wait(60)
     assert gone(copy) and gone(server) and not Path(address).parent.exists()
     asker.stdout.close()
 

@@ -144,7 +144,7 @@ def run(size: str, device: str, repeats: int) -> Result:
         size,
         device,
         f"B = {setting.batch}, {setting.tokens} tokens each, full objective, AdamW with its state, clipping; ours: "
-        f"{setting.sizes.trimmed:,} pieces, float16 features from a memory map; plain: "
+        f"{setting.sizes.trimmed:,} pieces, float16 features from the disk; plain: "
         f"{setting.sizes.decoder['vocab_size']:,} pieces, {setting.sizes.encoder} on both pictures of "
         f"{setting.sizes.side} px, eager; {torch.get_num_threads()} threads",
         tuple(rows),
