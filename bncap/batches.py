@@ -16,7 +16,7 @@ from torch import Tensor
 from bncap import artifacts
 from bncap.errors import BncapError
 from bncap.feature_store import FeatureStore
-from bncap.model import IGNORED
+from bncap.head import IGNORED
 from bncap.prefetch import prefetched
 
 WINDOW = 32

@@ -14,8 +14,8 @@ from bncap.batches import Batch
 from bncap.config import get_config
 from bncap.decode import caption
 from bncap.errors import BncapError
+from bncap.head import IGNORED
 from bncap.lstm import Recurrence
-from bncap.model import IGNORED
 from bncap.objective import terms
 from bncap.settings import Decode, override
 from bncap.train import Validation, train

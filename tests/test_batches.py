@@ -12,7 +12,7 @@ from bncap import artifacts, batches
 from bncap.batches import Triplets, bucketed
 from bncap.errors import BncapError
 from bncap.feature_store import FeatureStore
-from bncap.model import IGNORED
+from bncap.head import IGNORED
 
 CPU = torch.device("cpu")
 

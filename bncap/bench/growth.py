@@ -24,7 +24,7 @@ from bncap.bench.step import SETTINGS, Ours
 from bncap.bench.step import Setting as StepSetting
 from bncap.errors import BncapError
 from bncap.feature_store import FeatureStore, FeatureWriter
-from bncap.model import IGNORED
+from bncap.head import IGNORED
 
 AXES = {
     "batch": "triplets a batch",

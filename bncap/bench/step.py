@@ -61,9 +61,8 @@ class Ours:
         self.scalers: dict[str, torch.amp.GradScaler] = {}
 
     def config(self, kind: str) -> Config:
-        """The profile ``kaggle`` but for accumulation and checkpointing, which are there for want of memory."""
-        parts = (f"train.batch={self.setting.batch}", "train.accumulation=1", "model.checkpointing=False")
-        return get_config("kaggle", [*parts, f"train.precision={kind}"])
+        """The profile ``kaggle`` in precision ``kind``."""
+        return get_config("kaggle", [f"train.batch={self.setting.batch}", f"train.precision={kind}"])
 
     def step(self, kind: str) -> None:
         self.model.train()

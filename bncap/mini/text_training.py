@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
+from bncap.head import IGNORED
 from bncap.mini.corpus import Texts
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 BATCH, LEARNING_RATE = 32, 3e-3
 STRETCH = 50
 """Batches whose sentences are tokenised together."""
-IGNORED = -100
 
 Example = tuple[list[int], list[int]]
 """Ids that a model reads, and its labels; where a model does not align them itself, of the same length."""
