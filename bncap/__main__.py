@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--jobs", type=int, help="worker processes (default: one a processor)")
     run.add_argument("--minutes", type=float, help="stop cleanly after so long; the same command goes on from there")
     run.add_argument("--retrain-encoder", action="store_true", help="train the mini encoder instead of the shipped one")
+    run.add_argument("--extended", action="store_true", help="other readings of the paper and error analysis as well")
     run.add_argument("--force", action="store_true", help="run notebooks that are up to date as well")
 
     check = _command(commands, "check", _check, "is everything here that a profile needs?")
@@ -167,7 +168,7 @@ def _run(options: argparse.Namespace) -> None:
             raise BncapError("--jobs must be at least 1")
         os.environ["BNCAP_JOBS"] = str(options.jobs)
     own = get_config(profile, overrides).data.source == "own"
-    notebooks = runner.select(options.first, options.last, options.only, own)
+    notebooks = runner.select(options.first, options.last, options.only, own, options.extended)
     runner.run(runner.Request(profile, seed, tuple(overrides)), notebooks, force=options.force)
     report = paths.figures_dir(profile) / "report.html"
     print(f"report: {report}" if report.is_file() else f"figures: {report.parent}")

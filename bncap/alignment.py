@@ -9,7 +9,7 @@ every state, so that before and after are compared over the same patches.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,15 +21,15 @@ from torch import Tensor
 from bncap import analysis, artifacts, paths
 from bncap.config import BASE, MAIN
 from bncap.errors import BncapError
+from bncap.evidence import gap
 from bncap.experiments import TRAINING, load_run
 from bncap.feature_store import FeatureStore
 from bncap.losses import pool
 from bncap.model import Captioner
 from bncap.objective import text_weights
 from bncap.settings import Config, Loss
-from bncap.workers import one_thread
+from bncap.workers import one_thread, run_parallel
 
-STEP = "08_umap_mmd"
 PATCHES = 2
 """Patches drawn of each picture, at the same places in both of a pair.
 
@@ -78,14 +78,28 @@ class Sample:
         }
 
 
-def build_alignment(config: Config, seed: int) -> Path:
+def build_all(config: Config, seeds: Sequence[int]) -> list[Path]:
+    """:func:`build_alignment` of every seed, and the first seed's patches on further maps, side by side.
+
+    Returns the seeds' folders; the maps' are those of :func:`bncap.evidence.gap.umap_seeds`.
+    """
+    others = gap.umap_seeds(config, seeds[0])[1:]
+    jobs = [*((config, seed) for seed in seeds), *((config, seeds[0], umap_seed) for umap_seed in others)]
+    return run_parallel(build_alignment, jobs, label=gap.STEP)[: len(seeds)]
+
+
+def build_alignment(config: Config, seed: int, umap_seed: int | None = None) -> Path:
     """Measure the runs of ``seed`` and draw their patches' UMAP: the step folder ``08_umap_mmd/analysis-s<seed>``.
 
     - ``points.csv``: places of the drawn patches in one UMAP fitted to three states at once (before training, after
       CE alone, after the full objective);
     - ``alignment.csv`` and ``summary.json``: for each model, moment and set of patches, distances in D dimensions and,
       prefixed ``umap_``, in the two of the picture.  The summary's keys are ``model/moment/set/metric``.
+
+    UMAP's seed is that of the runs.  With another ``umap_seed`` the same patches are only drawn anew:
+    ``08_umap_mmd/map<umap_seed>-s<seed>`` has the same files with the distances of the picture alone.
     """
+    umap_seed = seed if umap_seed is None else umap_seed
     inputs = [
         paths.step_dir(config.profile, "02_synthesis", "images", config.data.seed),
         paths.step_dir(config.profile, "02_synthesis", "features", config.data.seed),
@@ -95,11 +109,12 @@ def build_alignment(config: Config, seed: int) -> Path:
     settings = {name: getattr(config.loss, name) for name in names}
     settings |= {"pairs": config.experiment.umap_pairs, "patches": PATCHES, "max_tokens": config.model.max_tokens}
     return artifacts.run_step(
-        paths.step_dir(config.profile, STEP, "analysis", seed),
-        settings=settings,
+        gap.folder_of(config, seed, umap_seed),
+        settings=settings | {"umap_seed": umap_seed, "by_chance": True},  # what an older summary has not
         inputs=inputs,
-        build=functools.partial(_build, config, seed),
+        build=functools.partial(_build, config, seed, umap_seed),
         config=config,
+        quiet=True,
     )
 
 
@@ -114,16 +129,17 @@ def caption_weights(model: Captioner, features: Tensor, captions: list[str], los
 def measure(x: Array, y: Array, bandwidth: float) -> dict[str, float]:
     """Distances of two sets of points (N, D), (M, D).
 
-    ``relative_centroid_distance`` is in units of the points' root mean square distance from their common mean, and
-    ``mmd_rbf_fixed`` has the kernel of width ``bandwidth``: both compare states whose scales differ.
+    ``spread`` is the points' root mean square distance from their common mean.  ``relative_centroid_distance`` is in
+    units of it, and ``mmd_rbf_fixed`` has the kernel of width ``bandwidth``: both compare states whose scales differ.
+    What ends in ``_chance`` is what the same points give when they are parted at random.
     """
     both = np.concatenate([x, y])
     spread = float(np.sqrt(((both - both.mean(0)) ** 2).sum(1).mean()))
-    distance = analysis.centroid_distance(x, y)
+    apart = _apart(x, y)
     return {
-        "centroid_distance": distance,
-        "relative_centroid_distance": distance / spread if spread else 0.0,
-        "mmd_rbf": analysis.mmd_rbf(x, y),
+        **apart,
+        "spread": spread,
+        "relative_centroid_distance": apart["centroid_distance"] / spread if spread else 0.0,
         "mmd_rbf_fixed": analysis.mmd_rbf(x, y, bandwidth),
         "domain_mixing": analysis.domain_mixing(x, y, min(NEIGHBOURS, len(both) - 1)),
     }
@@ -136,12 +152,21 @@ def median_distance(x: Array, y: Array) -> float:
     return float(np.median(pdist(np.concatenate([x, y]))))
 
 
-def _build(config: Config, seed: int, folder: Path) -> None:
+def _apart(x: Array, y: Array) -> dict[str, float]:
+    return {
+        "centroid_distance": analysis.centroid_distance(x, y),
+        "centroid_distance_chance": analysis.centroid_distance_chance(x, y),
+        "mmd_rbf": analysis.mmd_rbf(x, y),
+        "mmd_rbf_chance": analysis.mmd_rbf_chance(x, y),
+    }
+
+
+def _build(config: Config, seed: int, umap_seed: int, folder: Path) -> None:
     with one_thread():
         states, sample = _states(config, seed)
         points = {state: (sample.take(p.real), sample.take(p.synthetic)) for state, p in states.items()}
-        rows = _distances(states, points, sample)
-        embedded = _embed({state: pair for state, pair in points.items() if state[0] != ENCODER}, seed)
+        rows = _distances(states, points, sample) if umap_seed == seed else []
+        embedded = _embed({state: pair for state, pair in points.items() if state[0] != ENCODER}, umap_seed)
     drawn = {state: pair for state, pair in embedded.items() if state != (BASE, "before")}
     rows += _embedded_distances(embedded, sample)
     artifacts.write_csv(folder / "points.csv", POINT_COLUMNS, _point_rows(drawn, sample))
@@ -208,9 +233,8 @@ def _embedded_distances(embedded: Mapping[State, tuple[Array, Array]], sample: S
     for (model, moment), (x, y) in embedded.items():
         for name, (members, _) in sample.sets().items():
             if members.any():
-                pair = x[members], y[members]
-                rows.append([model, moment, name, "umap_centroid_distance", analysis.centroid_distance(*pair)])
-                rows.append([model, moment, name, "umap_mmd_rbf", analysis.mmd_rbf(*pair)])
+                found = _apart(x[members], y[members])
+                rows += [[model, moment, name, f"umap_{metric}", value] for metric, value in found.items()]
     return rows
 
 

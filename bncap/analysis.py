@@ -21,6 +21,19 @@ def centroid_distance(x: Points, y: Points) -> float:
     return float(np.linalg.norm(x.mean(0) - y.mean(0)))
 
 
+def centroid_distance_chance(x: Points, y: Points) -> float:
+    """Root mean square of :func:`centroid_distance` over all ways to part the pooled points into N and M.
+
+    The distance that remains where the two sets differ by chance alone, sqrt((1/N + 1/M) S^2) with S^2 the trace of
+    the pooled points' covariance (divisor N + M - 1).  Points of one picture count as if they were independent.
+    x: (N, D), y: (M, D), N and M at least 1.
+    """
+    x, y = _points(x, y)
+    both = np.concatenate([x, y])
+    variance = ((both - both.mean(0)) ** 2).sum() / (len(both) - 1)
+    return float(np.sqrt((1 / len(x) + 1 / len(y)) * variance))
+
+
 def mmd_rbf(x: Points, y: Points, bandwidth: float | None = None) -> float:
     """Squared maximum mean discrepancy with a Gaussian kernel (Sec. 5.6; Gretton et al., JMLR 2012), V-statistic.
 
@@ -54,6 +67,24 @@ def mmd_rbf(x: Points, y: Points, bandwidth: float | None = None) -> float:
     within_x = (n + 2 * kernel(xx).sum()) / n**2  # the diagonal k(p, p) = 1, and each pair i < j twice
     within_y = (m + 2 * kernel(yy).sum()) / m**2
     return max(0.0, float(within_x + within_y - 2 * kernel(xy).mean()))  # rounding may leave -1e-17
+
+
+def mmd_rbf_chance(x: Points, y: Points) -> float:
+    """Mean of :func:`mmd_rbf` over all ways to part the pooled points into N and M.
+
+    (1/N + 1/M) (1 - k), k the mean kernel over the pairs i < j of the pooled points: what the biased estimate shows
+    where the two sets differ by chance alone.  x: (N, D), y: (M, D).  Raises ValueError as :func:`mmd_rbf` does.
+    """
+    from scipy.spatial.distance import pdist
+
+    x, y = _points(x, y)
+    distances = pdist(np.concatenate([x, y]))
+    if not distances.any():
+        return 0.0
+    sigma = float(np.median(distances))
+    if sigma == 0:
+        raise ValueError("more than half of the pairs of points are equal, so the median distance is 0")
+    return float((1 / len(x) + 1 / len(y)) * (1 - np.exp(-((distances / sigma) ** 2) / 2).mean()))
 
 
 def paired_cosine(x: Points, y: Points) -> NDArray[np.float64]:

@@ -39,7 +39,7 @@ class VitGpt2Captioner(nn.Module):
         decoder: a GPT-2 with cross-attention (:func:`load_gpt2`).
         tokenizer: the decoder's own, with BOS, EOS and PAD.
         channels: C of the vision transformer.
-        last_k: number of last decoder layers whose cross-attention is averaged.
+        last_k: number of last decoder layers whose cross-attention is averaged; 0: of all.
     """
 
     penultimate_bridge = None
@@ -50,7 +50,7 @@ class VitGpt2Captioner(nn.Module):
         self, decoder: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, channels: int, last_k: int = 2
     ) -> None:
         super().__init__()
-        if not 1 <= last_k <= len(decoder.transformer.h):
+        if not 0 <= last_k <= len(decoder.transformer.h):
             raise BncapError(f"model.last_k={last_k}: the GPT-2 decoder has {len(decoder.transformer.h)} layers")
         self.decoder = decoder
         self.tokenizer = tokenizer

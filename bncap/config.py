@@ -37,7 +37,7 @@ MINI = (
     "decode.beams=3",  # 5 gains nothing measurable in the mini world
     "decode.batch=200",
     "features.batch=32",  # a sixth quicker on a CPU than 64
-    "experiment.n_seeds=3",
+    "experiment.n_seeds=5",
 )
 
 PROFILES: dict[str, tuple[str, ...]] = {
@@ -83,6 +83,9 @@ PROFILES: dict[str, tuple[str, ...]] = {
 OWN_NOTEBOOKS = ("00", "01", "02", "04", "10")
 """What runs with ``data.source=own``: the others compare variants out of domain, and own data have no second test set.
 """
+
+EXTENDED_NOTEBOOKS = ("11", "12")
+"""What `--extended` adds, before the report, which shows what they last found."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,58 @@ SENSITIVITY: dict[str, Variant] = {
     )
     for lam, tau, rho in ((0.3, 0.7, 0.5), (0.5, 0.7, 0.1), (0.5, 1.0, 0.5), (0.5, 1.3, 0.5))
 }
+
+PART_BASE = "ce_real_part"
+"""Cross-entropy alone on Table 4's part of the data: what its rows are compared with."""
+
+REFERENCES: dict[str, Variant] = {
+    PART_BASE: Variant(
+        "CE (Real-only), same part of the data",
+        ("loss.lambda_pal=0", "loss.alpha=0", "loss.beta=0"),
+        "Table 4's rows beside no PAL at all",
+    )
+}
+"""Runs that are no row of a table of the paper and that rows are compared with."""
+
+READINGS: dict[str, Variant] = {
+    "tau_on_probabilities": Variant("τ on probabilities", ("loss.domain=prob",), "Eq. 8: τ acts on the attention"),
+    "rho_by_count": Variant("ρ by count", ("loss.keep=count",), "Eq. 8: a share of the patches, not of the mass"),
+    "language_token": Variant("language token in A", ("loss.language_token=True",), "Eq. 8: its step in the mean"),
+    "last_layer": Variant("K = 1", ("model.last_k=1",), "Eq. 8: the last decoder layer alone"),
+    "all_layers": Variant("K = L", ("model.last_k=0",), "Eq. 8: every decoder layer"),
+    "weight_gradient": Variant("gradient through w", ("loss.weight_gradient=True",), "Eqs. 8 to 13: w is pulled too"),
+    "plan_gradient": Variant("gradient through P", ("loss.plan_gradient=True",), "Eq. 13: through the iterations"),
+    "false_negatives": Variant(
+        "same-image negatives", ("loss.same_image_negatives=True",), "Eq. 11 as printed: 2B - 2 negatives"
+    ),
+    "synthetic_masses": Variant("masses w~ for x~", ("loss.synthetic_masses=True",), "Eq. 13: b from x~ itself"),
+    "divergence": Variant("Sinkhorn divergence", ("loss.divergence=True",), "Eq. 13 less the cost of staying in place"),
+    "multi_scale": Variant(
+        "multi-scale", ("features.penultimate=True", "model.multi_scale=True"), "Sec. 4.1: E^(p) aligned as well"
+    ),
+    "lambda_2": Variant("λ = 2", ("loss.lambda_pal=2",), "Eq. 6: four times the weight of PAL"),
+    **{
+        f"{name}_syn": Variant(
+            f"{VARIANTS[name].label}, CE on synthetic too",
+            (*VARIANTS[name].overrides, "loss.ce_on=real+synthetic"),
+            "Table 3: 'on top of this CE baseline', the row above",
+        )
+        for name in ("ce_infonce", "ce_infonce_ot", "pal", "pal_infonce", "pal_infonce_ot")
+    },
+}
+"""The paper read otherwise, one place at a time: the full objective but for the last rows, which are Table 3's."""
+
+FILTERS: dict[str, Variant] = {
+    f"filter{threshold}": Variant(
+        f"τ = {threshold}",
+        (*CE_ONLY, f"data.threshold={threshold}"),
+        "Sec. 4.2.2: cross-entropy on as many pairs, drawn from those that this threshold accepts",
+    )
+    for threshold in (0.0, 0.4, 0.55, 0.7)
+}
+"""What the verification threshold is worth to the captioner."""
+
+ALL_VARIANTS = VARIANTS | BASELINES | SENSITIVITY | REFERENCES | READINGS | FILTERS
 
 
 def get_config(profile: str, overrides: Iterable[str] = ()) -> Config:

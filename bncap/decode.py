@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from bncap.head import IGNORED
 from bncap.model import Captioner
 from bncap.precision import autocast
 from bncap.settings import Decode
@@ -87,20 +89,34 @@ class WordAttention:
     weights: np.ndarray
 
 
-@torch.no_grad()
 def word_attention(model: Captioner, features: Tensor, text: str, max_tokens: int) -> list[WordAttention]:
     """For each word of ``text``, its pieces joined, the tapped cross-attention averaged over its pieces.
 
     Args:
         features: (S, C) patch features of one picture.
     """
+    return word_attentions(model, features[None], [text], max_tokens)[0]
+
+
+@torch.no_grad()
+def word_attentions(
+    model: Captioner, features: Tensor, texts: Sequence[str], max_tokens: int
+) -> list[list[WordAttention]]:
+    """:func:`word_attention` of N ``texts`` with their (N, S, C) ``features``, all at once."""
     device = model.bridge.projection.weight.device
-    labels = model.labels([text], max_tokens).to(device)  # (1, T), one caption: none of it padding
-    _, attention = model(model.bridge(features[None].to(device)), labels)
+    labels = model.labels(list(texts), max_tokens).to(device)  # (N, T)
+    _, attention = model.states(model.bridge(features.to(device)), labels)
+    ids = labels.masked_fill(labels.eq(IGNORED), model.decoder.config.pad_token_id)
+    ids = ids if model.vocabulary is None else model.vocabulary.decode(ids)
+    maps = attention.cpu().numpy()  # (N, T, S)
+    return [_words(model, row, own) for row, own in zip(ids.tolist(), maps, strict=True)]
+
+
+def _words(model: Captioner, ids: list[int], maps: np.ndarray) -> list[WordAttention]:
+    """The words of one caption, ``ids`` of the tokenizer, padded; maps: (T, S)."""
     words: list[tuple[str, list[int]]] = []
-    ids = labels[0] if model.vocabulary is None else model.vocabulary.decode(labels[0])
     special = set(model.tokenizer.all_special_ids)
-    for position, token in enumerate(ids.tolist()):
+    for position, token in enumerate(ids):
         if token in special:
             continue
         piece = model.tokenizer.convert_ids_to_tokens(token)
@@ -108,5 +124,4 @@ def word_attention(model: Captioner, features: Tensor, text: str, max_tokens: in
             words.append((piece.removeprefix(WORD_START), [position]))
         else:
             words[-1] = (words[-1][0] + piece, [*words[-1][1], position])
-    maps = attention[0].cpu().numpy()  # (T, S)
     return [WordAttention(word, maps[positions].mean(0)) for word, positions in words if word]

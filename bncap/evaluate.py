@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bncap import artifacts, decode, hub, metrics, paths
 from bncap.captions import read_boxes
 from bncap.corpus import Pair, references
 from bncap.device import default_device
+from bncap.errors import BncapError
+from bncap.evidence import items
 from bncap.feature_store import FeatureStore
 from bncap.model import Captioner
 from bncap.settings import Config
 from bncap.text import iso
 
 SPLITS = ("test", "ood")
+Object = tuple[str, tuple[float, float, float, float]]
+"""Kind and box (x, y, width, height) px."""
+Objects = Mapping[str, list[Object]]
+"""Picture (path in the dataset) -> what is in it."""
 CAPTION_COLUMNS = ("image", "caption", "score", "bleu4", "meteor", "reference")
 
 
 def evaluate(model: Captioner, store: FeatureStore, pairs: Sequence[Pair], config: Config, folder: Path) -> dict:
     """Write ``captions_<split>.csv`` for each test split and ``scores.json`` into ``folder``; returns the scores.
+
+    ``items_<split>.csv`` has what each caption adds to them (:mod:`bncap.evidence.items`).
 
     ``scores.json`` holds for each split B1-B4, METEOR, BERT-F1 (0-100), their signature, noun precision and recall
     (0-100, where the pictures' objects are known) and the diversity of the captions.
@@ -38,10 +46,16 @@ def evaluate(model: Captioner, store: FeatureStore, pairs: Sequence[Pair], confi
         features = store.take(split, store.rows(split, images))
         found = decode.caption(model, features, config.decode, config.model.max_tokens, f"captions: {split}")
         hypotheses = [c.text for c in found]
-        scores[split] = metrics.score(hypotheses, refs, lang, scorer)
+        scored = metrics.per_caption(hypotheses, refs, lang, scorer)
+        scores[split] = metrics.of_corpus(scored) | {"signature": metrics.signature(refs, lang, scorer)}
         scores[split]["images"] = len(images)
         scores[split]["diversity"] = metrics.diversity(hypotheses, lang)
-        scores[split] |= _noun_scores(config, split, images, hypotheses, lang)
+        nouns = _noun_counts(config, split, images, hypotheses, lang)
+        items.write(folder, split, images, scored, nouns)
+        if nouns is not None:
+            named, right, there = nouns.sum(axis=0).tolist()
+            scores[split]["noun_precision"] = 100 * right / named if named else None  # None: no noun is named
+            scores[split]["noun_recall"] = 100 * right / there if there else None
         single = metrics.sentence_scores(hypotheses, refs, lang)
         rows = [
             [image, c.text, f"{c.score:.6f}", f"{s['B4']:.4f}", f"{s['METEOR']:.4f}", reference[0]]
@@ -57,41 +71,63 @@ def bertscore_model(path: str, layer: int) -> metrics.BertScore:
     return metrics.load_bertscore(path, layer, str(default_device()))
 
 
-def _noun_scores(
+def _noun_counts(
     config: Config, split: str, images: list[str], hypotheses: list[str], lang: str
-) -> dict[str, float | None]:
-    """Noun precision and recall, where the objects of the pictures and a lexicon of their names are known."""
+) -> NDArray[np.int64] | None:
+    """(N, 3) kinds named, named rightly, and present, where objects of the pictures and words for them are known."""
     objects = objects_of(config, split)
     if objects is None:
-        return {}
-    present = [{kind for kind, _ in objects[image]} for image in images]
-    lexicon = noun_lexicon(config)
-    found = {
-        "noun_precision": metrics.noun_precision(hypotheses, present, lexicon, lang),
-        "noun_recall": metrics.noun_recall(hypotheses, present, lexicon, lang),
-    }
-    return {name: None if math.isnan(value) else value for name, value in found.items()}  # NaN: no noun is named
+        return None
+    present = [{kind for kind, _ in objects_in(objects, image)} for image in images]
+    return metrics.noun_counts(hypotheses, present, noun_lexicon(config), lang)
 
 
 def noun_lexicon(config: Config) -> dict[str, str]:
-    """Word of the target language -> object kind of the annotations; empty where no lexicon is known."""
+    """Word or phrase of the target language -> object kind of the annotations; empty where no lexicon is known."""
     if config.data.source == "mini":
         from bncap.mini.lexicon import NOUN_LEXICON_BN
+
+        return NOUN_LEXICON_BN
+    if config.data.source == "coco" and iso(config.data.lang) == "bn":
+        from bncap.coco_lexicon import NOUN_LEXICON_BN
 
         return NOUN_LEXICON_BN
     return {}
 
 
-def objects_of(config: Config, split: str) -> dict[str, list[tuple[str, tuple[float, float, float, float]]]] | None:
-    """Picture (path in the dataset) -> its objects' kinds and boxes (x, y, w, h) px; None where they are not known."""
-    if split == "ood":
-        name, folder = "flickr30k/instances.json", "flickr30k/flickr30k_images"
-    else:
-        name, folder = "annotations/instances_val2014.json", "val2014"
-    file = paths.data_path(config, name)
-    if not file.is_file() or not noun_lexicon(config):
+def objects_files(config: Config) -> dict[str, Path]:
+    """Test split -> where the objects of its pictures are annotated, if they are; Flickr30k itself has no such file.
+
+    Empty where there is no data set here, as on a machine that has the artefacts alone.
+    """
+    names = {"test": "annotations/instances_val2014.json", "ood": "flickr30k/instances.json"}
+    try:
+        files = {split: paths.data_path(config, name) for split, name in names.items()}
+    except BncapError:
+        return {}
+    return {split: file for split, file in files.items() if file.is_file()}
+
+
+def objects_of(config: Config, split: str) -> Objects | None:
+    """The objects of a test split's pictures; None where they, or words for their kinds, are not known."""
+    file = objects_files(config).get(split)
+    if not noun_lexicon(config) or file is None:
         return None
+    return _objects(file, "flickr30k/flickr30k_images" if split == "ood" else "val2014", file.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=2)  # COCO's file has 290,000 objects, and each run of a series asks for them
+def _objects(file: Path, folder: str, _written: int) -> Objects:
     return {f"{folder}/{name}": boxes for name, boxes in read_boxes(file).items()}
+
+
+def objects_in(objects: Objects, image: str) -> list[Object]:
+    """The objects of one picture; :class:`BncapError` if the annotations do not list it."""
+    if image not in objects:
+        raise BncapError(
+            f"the objects' annotations (instances) do not list {image}; put those that belong to the captions there"
+        )
+    return objects[image]
 
 
 def sample_by_rank(captions: list[dict[str, str]], count: int) -> list[dict[str, str]]:

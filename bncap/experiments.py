@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bncap import artifacts, hub, paths, workers
-from bncap.config import BASE, BASELINES, MAIN, SENSITIVITY, VARIANTS, Variant
+from bncap.config import BASE, BASELINES, FILTERS, MAIN, READINGS, REFERENCES, SENSITIVITY, VARIANTS, Variant
+from bncap.evidence import items
 from bncap.settings import Config, override
 
 if TYPE_CHECKING:
@@ -20,8 +21,36 @@ TRAINING = "04_training"
 BASELINE = "05_baselines"
 ABLATION = "06_ablations"
 SENSITIVITY_STEP = "07_sensitivity"
-SLOWEST = ("cnn_lstm", "ce_real_syn", "ce_real_matched")
+READING_STEP = "11_readings"
+FILTER_STEP = "12_error_analysis"
+SLOWEST = ("cnn_lstm", "ce_real_syn", "ce_real_matched", *(name for name in READINGS if name.endswith("_syn")))
 """Variants that take up to twice as long as others: they begin first, else a worker would be alone with one at last."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Step folders that a run reads: pairs of all splits, its training triplets, features of their pictures."""
+
+    corpus: Path
+    triplets: Path
+    features: Path
+
+
+def inputs_of(config: Config, variant: str) -> Inputs:
+    """Where the data of ``variant`` lie."""
+
+    def step_dir(step: str, name: str) -> Path:
+        return paths.step_dir(config.profile, step, name, config.data.seed)
+
+    features = "02_synthesis", "features"
+    if variant in BASELINES:
+        features = BASELINE, f"features-{baseline_encoder(variant)}"
+    elif variant in READINGS and config.features.penultimate:
+        features = READING_STEP, "features"
+    elif variant in FILTERS:
+        features = FILTER_STEP, "features"
+    triplets = (FILTER_STEP, f"pairs-{variant}") if variant in FILTERS else ("02_synthesis", "images")
+    return Inputs(step_dir("01_data_build", "corpus"), step_dir(*triplets), step_dir(*features))
 
 
 def run_variants(
@@ -75,8 +104,10 @@ def run_ablations(config: Config, seeds: Sequence[int]) -> dict[tuple[str, int],
 
 
 def run_sensitivity(config: Config, seeds: Sequence[int]) -> dict[tuple[str, int], Path]:
-    """Notebook 07: the settings of Table 4, on ``experiment.sensitivity_triplets`` of the triplets."""
-    return run_variants(config, SENSITIVITY_STEP, SENSITIVITY, seeds)
+    """Notebook 07: the settings of Table 4, and cross-entropy alone, on ``experiment.sensitivity_triplets`` of the
+    triplets.
+    """
+    return run_variants(config, SENSITIVITY_STEP, REFERENCES | SENSITIVITY, seeds)
 
 
 def folder_of(config: Config, variant: str, seed: int) -> Path:
@@ -86,8 +117,15 @@ def folder_of(config: Config, variant: str, seed: int) -> Path:
     elif variant in VARIANTS:
         step = ABLATION
     else:
-        step = BASELINE if variant in BASELINES else SENSITIVITY_STEP
+        homes = {BASELINE: BASELINES, READING_STEP: READINGS, FILTER_STEP: FILTERS}
+        step = next((step for step, variants in homes.items() if variant in variants), SENSITIVITY_STEP)
     return paths.step_dir(config.profile, step, variant, seed)
+
+
+def weights_of(config: Config, variant: str, seed: int) -> Path:
+    """Where the weights and the log of the run of ``variant`` lie."""
+    step = folder_of(config, variant, seed).parent.name
+    return paths.step_dir(config.profile, step, f"{variant}.weights", seed)
 
 
 def baseline_encoder(variant: str) -> str:
@@ -97,8 +135,7 @@ def baseline_encoder(variant: str) -> str:
 def run(config: Config, step: str, variant: str, seed: int) -> Path:
     """Train and score one variant: weights in two steps, so that other decoding settings need no new training."""
     trained = _train(config, step, variant, seed)
-    corpus = paths.step_dir(config.profile, "01_data_build", "corpus", config.data.seed)
-    features = _features(config, variant)
+    data = inputs_of(config, variant)
 
     def build(folder: Path) -> None:
         from bncap.corpus import read_corpus
@@ -107,17 +144,22 @@ def run(config: Config, step: str, variant: str, seed: int) -> Path:
         from bncap.feature_store import FeatureStore
 
         model = load_run(config, variant, trained).to(default_device())
-        evaluate(model, FeatureStore(features), read_corpus(corpus), config, folder)
+        evaluate(model, FeatureStore(data.features), read_corpus(data.corpus), config, folder)
 
     settings = {
         "decode": asdict(config.decode),
         "max_tokens": config.model.max_tokens,
         "bertscore": [config.components.bertscore, config.components.bertscore_layer],
         "lang": config.data.lang,
+        "items": items.COLUMNS,
     }
-    inputs = [trained, corpus, features]
+    inputs = [trained, data.corpus, data.features]
     if config.data.source == "mini":
         inputs += paths.dataset_roots(config)  # the objects of its pictures
+    elif config.data.source == "coco":
+        from bncap import evaluate
+
+        inputs += evaluate.objects_files(config).values()
     return artifacts.run_step(
         paths.step_dir(config.profile, step, variant, seed),
         settings=settings,
@@ -130,9 +172,7 @@ def run(config: Config, step: str, variant: str, seed: int) -> Path:
 
 
 def _train(config: Config, step: str, variant: str, seed: int) -> Path:
-    features = _features(config, variant)
-    images = paths.step_dir(config.profile, "02_synthesis", "images", config.data.seed)
-    corpus = paths.step_dir(config.profile, "01_data_build", "corpus", config.data.seed)
+    data = inputs_of(config, variant)
     share = config.experiment.sensitivity_triplets if step == SENSITIVITY_STEP else 1.0
     decoder = config.components.gpt2 if variant == "vit_gpt2" else config.components.decoder
     encoder = getattr(config.components, baseline_encoder(variant) if variant in BASELINES else "encoder")
@@ -146,11 +186,11 @@ def _train(config: Config, step: str, variant: str, seed: int) -> Path:
         from bncap.train import tidy, train, validation_set
 
         if not (folder / "best" / "captioner.json").is_file():  # written last: nothing is left to be done but tidying
-            store = FeatureStore(features)
+            store = FeatureStore(data.features)
             torch.manual_seed(seed)
-            model = build_model(config, variant, store, corpus)
+            model = build_model(config, variant, store, data)
             triplets = Triplets(
-                images,
+                data.triplets,
                 store,
                 lambda captions: model.labels(captions, config.model.max_tokens),
                 share=share,
@@ -162,7 +202,7 @@ def _train(config: Config, step: str, variant: str, seed: int) -> Path:
             origin |= {"encoder": encoder, "pretrained": decoder}
             if variant not in BASELINES:  # notebook 08 looks back at where the captioners of this paper began
                 model.save_initial(folder / "initial", origin)
-            validation = validation_set(model, store, corpus, config.model.max_tokens)
+            validation = validation_set(model, store, data.corpus, config.model.max_tokens)
             record = train(model, triplets, validation, config, seed, folder)
             model.save(folder / "best", {**origin, **record})
         tidy(folder)
@@ -179,7 +219,7 @@ def _train(config: Config, step: str, variant: str, seed: int) -> Path:
     return artifacts.run_step(
         paths.step_dir(config.profile, step, f"{variant}.weights", seed),
         settings=settings,
-        inputs=[images, corpus, features],
+        inputs=[data.triplets, data.corpus, data.features],
         components=[decoder],
         build=build,
         config=config,
@@ -187,15 +227,17 @@ def _train(config: Config, step: str, variant: str, seed: int) -> Path:
     )
 
 
-def build_model(config: Config, variant: str, store: FeatureStore, corpus: Path) -> nn.Module:
-    """The untrained captioner of ``variant`` over the features of ``store``, with the words of ``corpus``."""
+def build_model(config: Config, variant: str, store: FeatureStore, data: Inputs) -> nn.Module:
+    """The untrained captioner of ``variant`` over the features of ``store``, with the words of ``data``."""
     from bncap import baselines
     from bncap.corpus import read_corpus
     from bncap.model import build_captioner
 
     captions = None
     if config.model.trim_vocabulary:
-        captions = [pair.target for pair in read_corpus(corpus) if pair.split == "train"]
+        captions = [pair.target for pair in read_corpus(data.corpus) if pair.split == "train"]
+        if variant in FILTERS:  # some of which the corpus refuses
+            captions += [row["target"] for row in artifacts.read_csv(data.triplets / "triplets.csv")]
     if variant in BASELINES:
         return baselines.build_baseline(variant, config, store.channels(), captions)
     return build_captioner(
@@ -218,9 +260,3 @@ def load_run(config: Config, variant: str, trained: Path, moment: str = "best") 
     if moment == "initial":
         return load_initial(artifacts.require(trained) / moment, hub.path(config, config.components.decoder))[0]
     return load_captioner(artifacts.require(trained) / moment)[0]
-
-
-def _features(config: Config, variant: str) -> Path:
-    if variant in BASELINES:
-        return paths.step_dir(config.profile, BASELINE, f"features-{baseline_encoder(variant)}", config.data.seed)
-    return paths.step_dir(config.profile, "02_synthesis", "features", config.data.seed)

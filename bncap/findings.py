@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,63 +11,18 @@ import numpy as np
 from scipy import stats as scipy_stats
 
 from bncap import paper, stats
-from bncap.config import BASE, MAIN, VARIANTS
+from bncap.config import ALL_VARIANTS, BASE, MAIN, VARIANTS
 from bncap.errors import BncapError
+from bncap.evidence import claims
 
 LEVEL = 0.95
 DEGENERATE = 50  # per cent of the captions: from here on one caption is most of the output
 NAMES = {"B4": "BLEU-4", "noun_precision": "noun precision"}
-READING = {
-    "higher": "higher, beyond the scatter of seeds",
-    "lower": "lower, beyond the scatter of seeds",
-    "open": "the seeds do not settle its sign",
-}
-ONE_SEED = "one seed, which tells nothing of chance"
-DISTANCES = {
-    "centroid_distance": ("Distance of the centroids of real and synthetic patches", paper.CENTROID_DISTANCE),
-    "umap_centroid_distance": ("The same distance in the two dimensions of UMAP", paper.CENTROID_DISTANCE),
-    "umap_mmd_rbf": ("MMD-RBF of real and synthetic patches in the two dimensions of UMAP", paper.MMD),
-}
-"""What of notebook 08 the paper has a number for, on all patches; it does not say in which space its centroids lie."""
-
-PARTS = {"relevant": "text-relevant patches alone", "background": "background patches alone"}
+GAP = "centroid_distance"
+LOOKS = {"variant": MAIN, "against": BASE, "split": "ood", "source": "generated", "measure": "share"}
+"""Of notebook 08's grounding, the difference that the overview tells."""
 
 Results = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """The paper says that ``better`` scores higher than ``worse``; ``printed`` is by how much, None if it does not."""
-
-    better: str
-    worse: str
-    metric: str = "B4"
-    split: str = "ood"
-    table: str = "Table 3"
-
-    @property
-    def printed(self) -> float | None:
-        rows = [paper.printed(variant, self.split) for variant in (self.better, self.worse)]
-        # the main model's row of Tables 2 and 3 is that of Table 3
-        chosen = [next((row for place, row in found.items() if self.table[-1] in place), None) for found in rows]
-        if None in chosen or any(self.metric not in row for row in chosen):
-            return None
-        return chosen[0][self.metric] - chosen[1][self.metric]
-
-
-CLAIMS = (
-    *(Claim("pal_infonce_ot", "ce_real", metric) for metric in ("B4", "METEOR", "BERT-F1", "noun_precision")),
-    Claim("pal", "ce_infonce_ot"),
-    Claim("pal_infonce_ot", "pal"),
-    Claim("pal", "ce_real"),
-    Claim("ce_infonce", "ce_real_syn"),
-    Claim("ce_real_syn", "ce_real"),
-    Claim("ce_real_syn", "ce_real_matched"),
-    Claim("pal_infonce_ot", "ce_real_matched"),
-    Claim("pal_infonce_ot", "vit_gpt2", table="Table 1"),
-    Claim("pal_infonce_ot", "cnn_lstm", table="Table 1"),
-)
-"""What Sec. 5.2 and 5.4 compare, and the two comparisons that the compute-matched row is there for."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +40,25 @@ class Difference:
     high: float
     seeds: int
 
-    @property
-    def verdict(self) -> str:
-        """``"higher"``, ``"lower"``, or ``"open"`` where the interval holds 0 or is not known."""
-        return "higher" if self.low > 0 else "lower" if self.high < 0 else "open"
+    def as_record(self, digits: int = 4) -> dict[str, Any]:
+        """For ``results.json``: numbers rounded, None for what one seed cannot tell."""
+        names = {"first": "first", "second": "second", "difference": "mean", "low": "low", "high": "high"}
+        values = {name: getattr(self, own) for name, own in names.items()}
+        rounded = {name: None if math.isnan(value) else round(value, digits) for name, value in values.items()}
+        return {**rounded, "seeds": self.seeds, "excludes_zero": self.low > 0 or self.high < 0}
 
-    @property
-    def reading(self) -> str:
-        """The verdict in words."""
-        return f"measured with {ONE_SEED}" if self.seeds == 1 else READING[self.verdict]
+
+def selected(record: Mapping[str, Any], **wanted: Any) -> bool:
+    """Whether a record of ``results.json`` has all of ``wanted``."""
+    return wanted.items() <= record.items()
+
+
+def _record(records: Sequence[Mapping[str, Any]], **wanted: Any) -> Mapping[str, Any]:
+    return next(record for record in records if selected(record, **wanted))
+
+
+def _mean(values: Mapping[int, float]) -> float:
+    return round(float(np.mean(list(values.values()))), 4)
 
 
 def scores(results: Results, variant: str, split: str, metric: str) -> dict[int, float]:
@@ -117,63 +82,111 @@ def difference(a: Mapping[int, float], b: Mapping[int, float]) -> Difference:
     return Difference(first, second, mean, std, mean - half, mean + half, len(seeds))
 
 
-def judge(results: Results, claims: Sequence[Claim] = CLAIMS) -> dict[str, list[str]]:
-    """A sentence for each claim, under ``"holds"``, ``"does not hold"`` or ``"open"``; unmeasured metrics left out."""
-    heading = {"higher": "holds", "lower": "does not hold", "open": "open"}
-    verdicts: dict[str, list[str]] = {name: [] for name in heading.values()}
-    for claim in claims:
-        a, b = (scores(results, v, claim.split, claim.metric) for v in (claim.better, claim.worse))
-        if set(a) & set(b):
-            d = difference(a, b)
-            verdicts[heading[d.verdict]].append(compare(claim, d))
-    return verdicts
+def overview(results: Results) -> list[str]:
+    """The result in four sentences: what the alignment terms do to the scores, to where the words look and to the gap
+    between real and synthetic patches, and how many of the paper's claims hold.  Needs all of ``results.json``.
+    """
+    verdicts = results["derived"]["verdicts"]
+    counted = (
+        f"Of {sum(verdicts.values())} claims of the paper that can be put to a test here, {verdicts[claims.HOLDS]} "
+        f"hold, {verdicts[claims.FAILS]} do not hold, and {verdicts[claims.OPEN]} cannot be told."
+    )
+    return [_of_scores(results), *_of_looks(results), *_of_gap(results), counted]
 
 
-def overview(results: Results, verdicts: Mapping[str, Sequence[str]], metric: str = "B4") -> list[str]:
-    """The result in two sentences: whether the alignment terms raise ``metric``, and how many comparisons hold."""
-    plain, full = (scores(results, v, "ood", metric) for v in (BASE, MAIN))
-    d, name = difference(full, plain), NAMES.get(metric, metric)
+def _of_scores(results: Results) -> str:
+    d, counts = _record(results["pairs"], variant=MAIN, against=BASE, split="ood", metric="B4"), results["derived"]
+    told = "which leaves out 0" if d["excludes_zero"] else "so that the sign cannot be told"
+    return (
+        f"The paper finds that its alignment terms raise the scores. In these runs the full objective reaches a mean "
+        f"BLEU-4 out of domain of {d['first']:.2f} and cross-entropy alone {d['second']:.2f}: the terms "
+        f"{'raise' if d['difference'] > 0 else 'do not raise'} it (difference {interval(d)}, {told}). Of the "
+        f"{counts['aligned']} variants with an alignment term {counts['aligned_above']} have a higher mean than "
+        f"cross-entropy alone; in the paper {counts['aligned_above_in_paper']} have."
+    )
+
+
+def _of_looks(results: Results) -> Iterator[str]:
+    d = next((r for r in results["grounding"]["differences"] if selected(r, **LOOKS)), None)
+    if d is not None and d["difference"] is not None:
+        told = "about as much" if not d["excludes_zero"] else "more" if d["difference"] > 0 else "less"
+        yield (
+            f"Its title says that it aligns where the words look. While the full objective writes a noun out of "
+            f"domain, {told} of its attention lies in the object's box, compared with cross-entropy alone: "
+            f"{interval(d, 1)} points. The paper does not measure it."
+        )
+
+
+def _of_gap(results: Results) -> Iterator[str]:
+    relevant, background = (_change(results, part) for part in ("relevant", "background"))
+    drawn = _change(results, "all", f"umap_{GAP}")
+    if None not in (relevant, background, drawn):
+        yield (
+            f"The full objective changes the distance between the centroids of real and synthetic patches by "
+            f"{relevant:+.1%} where the caption looks, by {background:+.1%} in the background, and in the UMAP, where "
+            f"the paper measures {paper.CENTROID_DISTANCE.relative:+.1%}, by {drawn:+.1%}."
+        )
+
+
+def _change(results: Results, part: str, metric: str = GAP) -> float | None:
+    """How a distance changes in training with the full objective, relative; None where it was not measured."""
+    wanted = {"variant": MAIN, "set": part, "metric": metric}
+    return next((r["change"] for r in results["alignment"]["summary"] if selected(r, **wanted)), None)
+
+
+def named(side: str) -> str:
+    """How one side of a claim is called: the label of a variant, or the words that stand for it."""
+    return paper.label(side) if side in ALL_VARIANTS else side
+
+
+def interval(record: Mapping[str, Any], digits: int = 2) -> str:
+    """``-1.70 [-3.10, -0.40]``; the value alone where there is no interval."""
+    value = f"{record['difference']:+.{digits}f}"
+    known = record["low"] is not None and record["high"] is not None
+    return f"{value} [{record['low']:+.{digits}f}, {record['high']:+.{digits}f}]" if known else value
+
+
+def derive(results: Results) -> dict[str, Any]:
+    """The numbers of the sentences that no other part of ``results.json`` has."""
+    means = {v: _mean(scores(results, v, "ood", "B4")) for v in paper.TABLE3}
     aligned = [v for v in paper.TABLE3 if v not in (BASE, "ce_real_syn")]
-    above = sum(difference(scores(results, v, "ood", metric), plain).mean > 0 for v in aligned)
-    printed = sum(paper.TABLE3[v][metric] > paper.TABLE3[BASE][metric] for v in aligned)
-    held, failed, undecided = (len(verdicts[name]) for name in ("holds", "does not hold", "open"))
-    return [
-        f"The paper finds that its alignment terms raise the scores. In these runs the full objective has a mean "
-        f"{name} out of domain of {d.first:.2f} and cross-entropy alone {d.second:.2f}: on average the terms "
-        f"{'raise' if d.mean > 0 else 'do not raise'} it ({d.mean:+.2f}; {d.reading}). Of the {len(aligned)} variants "
-        f"with an alignment term {above or 'none'} {'have' if above != 1 else 'has'} a higher mean than cross-entropy "
-        f"alone; in the paper {'all' if printed == len(aligned) else printed} have.",
-        f"Of the {held + failed + undecided} comparisons, {held} hold, {failed} do not hold, and {undecided} cannot be "
-        f"told.",
-    ]
+    groups = {"table3": list(VARIANTS), "table4": list(paper.TABLE4)}
+    spans = {
+        name: _span([list(scores(results, v, "ood", "B4").values()) for v in group]) for name, group in groups.items()
+    }
+    return {
+        "aligned": len(aligned),
+        "aligned_above": sum(means[v] > means[BASE] for v in aligned),
+        "aligned_above_in_paper": sum(paper.TABLE3[v]["B4"] > paper.TABLE3[BASE]["B4"] for v in aligned),
+        "rank_correlation": rank_correlation(results),
+        "spans": {name: {"span": span, "of_seeds": of_seeds} for name, (span, of_seeds) in spans.items()},
+        "places": dict(zip(("here", "paper"), _places(results), strict=True)),
+        "verdicts": claims.count(results["claims"]),
+        "judged": {"claims": len(results["claims"]), "by_chance": round(len(results["claims"]) * (1 - LEVEL), 4)},
+    }
 
 
-def compare(claim: Claim, d: Difference) -> str:
-    """One sentence on ``claim``: both means, the difference with its spread, what it allows to say, the paper's."""
-    names = f"{paper.label(claim.better)} against {paper.label(claim.worse)}, {NAMES.get(claim.metric, claim.metric)}"
-    text = f"{names} {paper.SPLITS[claim.split]}: {d.first:.2f} against {d.second:.2f}, a difference of {d.mean:+.2f}"
-    if d.seeds == 1:
-        text += f" with {ONE_SEED}"
-    else:
-        interval = f"{LEVEL:.0%} interval {d.low:+.2f} to {d.high:+.2f}"
-        text += f" ± {d.std:.2f} over {d.seeds} seeds ({interval}): {d.reading}"
-    printed = claim.printed
-    return f"{text}. " + ("The paper does not report it." if printed is None else f"The paper: {printed:+.2f}.")
+def rank_correlation(results: Results, metric: str = "B4") -> float | None:
+    """Spearman's, of the means of the variants of Table 3 here and in the paper; None where all are the same here."""
+    ours = [_mean(scores(results, v, "ood", metric)) for v in paper.TABLE3]
+    if len(set(ours)) == 1:
+        return None
+    found = scipy_stats.spearmanr(ours, [row[metric] for row in paper.TABLE3.values()]).statistic
+    return round(float(found), 4)
 
 
 def ranking(results: Results, metric: str = "B4") -> str:
     """How far the order of the variants here agrees with that of the paper's Table 3."""
-    here = {v: list(scores(results, v, "ood", metric).values()) for v in paper.TABLE3}
-    ours = [float(np.mean(values)) for values in here.values()]
-    printed = [row[metric] for row in paper.TABLE3.values()]
-    name = NAMES.get(metric, metric)
-    best = paper.label(max(here, key=lambda v: float(np.mean(here[v]))))
-    if len(set(ours)) == 1:
-        return f"All variants of Table 3 have the same {name}, {ours[0]:.2f}: the table tells them apart in nothing."
-    rho = scipy_stats.spearmanr(ours, printed).statistic
+    means = {v: _mean(scores(results, v, "ood", metric)) for v in paper.TABLE3}
+    name, rho = NAMES.get(metric, metric), rank_correlation(results, metric)
+    if rho is None:
+        return (
+            f"All variants of Table 3 have the same {name}, {means[BASE]:.2f}: the table tells them apart in nothing."
+        )
     return (
-        f"Of the paper's {len(ours)} variants in its Table 3, {best} has the highest mean {name} here; the rank "
-        f"correlation of their means with the paper's is {rho:+.2f} (1: the same order, 0: unrelated, -1: reversed)."
+        f"Of the paper's {len(means)} variants in its Table 3, {paper.label(max(means, key=means.get))} has the "
+        f"highest mean {name} here; the rank correlation of their means with the paper's is {rho:+.2f} (1: same order, "
+        f"0: unrelated, -1: reversed)."
     )
 
 
@@ -185,31 +198,44 @@ def spread_of_variants(results: Results, metric: str = "B4") -> str:
 
 def sensitivity(results: Results, metric: str = "B4") -> str:
     """Whether the settings of Table 4 differ by more than their seeds do, and where the chosen one stands."""
-    groups = {v: list(scores(results, v, "ood", metric).values()) for v in paper.TABLE4}
-    means = {v: float(np.mean(values)) for v, values in groups.items()}
-    printed = {v: row[metric] for v, row in paper.TABLE4.items()}
-    places = [1 + sum(m > ranked[paper.CHOSEN] for m in ranked.values()) for ranked in (means, printed)]
+    groups = [list(scores(results, v, "ood", metric).values()) for v in paper.TABLE4]
+    here, printed = _places(results, metric)
     return (
-        f"{_spread('settings of Table 4', list(groups.values()), metric)} The setting that the paper chooses "
-        f"({paper.label(paper.CHOSEN)}) is number {places[0]} of {len(means)} by {NAMES.get(metric, metric)} here and "
-        f"number {places[1]} in the paper."
+        f"{_spread('settings of Table 4', groups, metric)} The setting that the paper chooses "
+        f"({paper.label(paper.CHOSEN)}) is number {here} of {len(groups)} by {NAMES.get(metric, metric)} here and "
+        f"number {printed} in the paper."
     )
 
 
+def _places(results: Results, metric: str = "B4") -> list[int]:
+    """The chosen setting's place in Table 4, here and in the paper."""
+    here = {v: _mean(scores(results, v, "ood", metric)) for v in paper.TABLE4}
+    printed = {v: row[metric] for v, row in paper.TABLE4.items()}
+    return [1 + sum(value > ranked[paper.CHOSEN] for value in ranked.values()) for ranked in (here, printed)]
+
+
 def _spread(what: str, groups: list[list[float]], metric: str) -> str:
-    means = [float(np.mean(group)) for group in groups]
-    text = f"From the lowest to the highest, the mean {NAMES.get(metric, metric)} of the {len(means)} {what} spans "
-    text += f"{max(means) - min(means):.2f}"
-    deviations = [stats.mean_std(group)[1] for group in groups]
-    if any(math.isnan(d) for d in deviations):
+    span, of_seeds = _span(groups)
+    name = NAMES.get(metric, metric)
+    text = f"From the lowest to the highest, the mean {name} of the {len(groups)} {what} spans {span:.2f}"
+    if of_seeds is None:
         return f"{text}; with one seed each, what seeds alone would do is not known."
-    pooled = float(np.sqrt(np.mean(np.square(deviations))))
-    return f"{text}; seeds of one row scatter by a standard deviation of {pooled:.2f}."
+    return f"{text}; seeds of one row scatter by a standard deviation of {of_seeds:.2f}."
+
+
+def _span(groups: list[list[float]]) -> tuple[float, float | None]:
+    """Highest less lowest mean of ``groups``, and the pooled standard deviation within them, None for one seed each."""
+    means = [float(np.mean(group)) for group in groups]
+    deviations = [stats.mean_std(group)[1] for group in groups]
+    known = not any(math.isnan(d) for d in deviations)
+    return round(max(means) - min(means), 4), round(
+        float(np.sqrt(np.mean(np.square(deviations)))), 4
+    ) if known else None
 
 
 def transfer(results: Results, variant: str = MAIN, metric: str = "B4") -> str:
     """How a model does out of domain beside in domain, here and in the paper's Table 2."""
-    means = {s: float(np.mean(list(scores(results, variant, s, metric).values()))) for s in paper.SPLITS}
+    means = {s: _mean(scores(results, variant, s, metric)) for s in paper.SPLITS}
     printed = {s: paper.TABLE2[s][metric] for s in paper.SPLITS}
     return (
         f"{paper.label(variant)}, {NAMES.get(metric, metric)}: {means['test']:.2f} in domain and {means['ood']:.2f} "
@@ -217,54 +243,18 @@ def transfer(results: Results, variant: str = MAIN, metric: str = "B4") -> str:
     )
 
 
-def grounding(results: Results) -> list[str]:
+def nouns(results: Results) -> list[str]:
     """BLEU rewards set phrases too, so what share of the named things is there is said beside it."""
     sentences = []
     for split, words in paper.SPLITS.items():
-        named = {m: list(scores(results, MAIN, split, m).values()) for m in ("noun_precision", "noun_recall")}
-        if all(named.values()):
-            precision, recall = (float(np.mean(values)) for values in named.values())
+        named = [scores(results, MAIN, split, m) for m in ("noun_precision", "noun_recall")]
+        if all(named):
+            precision, recall = map(_mean, named)
             sentences.append(
                 f"Nouns {words}: {precision:.1f} % of the things that the main model ({paper.label(MAIN)}) names "
                 f"are in the picture, and it names {recall:.1f} % of what is there."
             )
     return sentences
-
-
-def alignment(results: Results) -> list[str]:
-    """How far training moved real and synthetic patches together, with and without the alignment terms.
-
-    On all patches, beside the paper's number, and then the centroids of text-relevant and of background ones.
-    """
-    sentences = []
-    for metric, (words, printed) in DISTANCES.items():
-        before, main = (distances(results, MAIN, moment, metric) for moment in ("before", "after"))
-        ce = distances(results, "ce_real", "after", metric)
-        if before and main and ce:
-            d = difference(main, ce)
-            sentences.append(
-                f"{words}: {_moved(before, d)}; full objective against cross-entropy: {d.reading}. "
-                f"The paper: {printed.before} to {printed.after} ({printed.relative:+.0%})."
-            )
-    for part, words in PARTS.items():
-        before, main = (distances(results, MAIN, moment, "centroid_distance", part) for moment in ("before", "after"))
-        ce = distances(results, "ce_real", "after", "centroid_distance", part)
-        if before and main and ce:
-            sentences.append(f"Distance of the centroids of the {words}: {_moved(before, difference(main, ce))}.")
-    return sentences
-
-
-def distances(results: Results, model: str, moment: str, metric: str, part: str = "all") -> dict[int, float]:
-    """Seed -> a distance of notebook 08; ``moment`` is ``before`` or ``after``, ``part`` a set of patches."""
-    name = f"{model}/{moment}/{part}/{metric}"
-    return {int(seed): values[name] for seed, values in results["alignment"].items() if name in values}
-
-
-def _moved(before: Mapping[int, float], d: Difference) -> str:
-    """From where to where: ``before`` training, and after the first and the second objective of ``d``."""
-    start = float(np.mean(list(before.values())))
-    full, alone = (f"{v:.3f}" + (f" ({v / start - 1:+.0%})" if start else "") for v in (d.first, d.second))
-    return f"{start:.3f} before training, {full} after the full objective and {alone} after cross-entropy alone"
 
 
 def warnings(results: Results) -> list[str]:

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bncap import artifacts, kaggle_cells, paths
+from bncap import artifacts, kaggle_cells, paths, runner
 from bncap.config import OWN_NOTEBOOKS, get_config
 from bncap.errors import BncapError
 from bncap.preflight import NEEDS
@@ -32,9 +32,9 @@ READS = {
     "02": ("00", "01"),
     "04": ("00", "01", "02"),
     "05": ("00", "01", "02", "04"),
-    "06": ("00", "01", "02", "04"),
+    "06": ("00", "01", "02", "04", "05"),
     "07": ("00", "01", "02", "04"),
-    "08": ("00", "01", "02", "04"),
+    "08": ("00", "01", "02", "04", "06"),
     "09": ("00", "01", "02", "04", "05", "06", "07", "08"),
     "10": ("00", "01", "02", "04"),
 }
@@ -159,7 +159,7 @@ def _metadata(export: Export, kernel: Kernel) -> dict[str, Any]:
 
 def _plan(export: Export, config: Config) -> list[Kernel]:
     """The kernels in the order in which they can run; 00 is left out where no mini world is needed."""
-    stems = {n.name[:2]: n.stem for n in sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*"))}
+    stems = {n.name[:2]: n.stem for n in runner.select()}
     if config.data.source == "own":
         stems = {number: stems[number] for number in OWN_NOTEBOOKS}
     if not _needs_mini(config):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -41,14 +41,32 @@ def score(
 
     Raises ValueError, with the index, for empty or unequal lists, an empty list of references, anything not a string.
     """
+    items = per_caption(hypotheses, references, lang, bertscore)
+    return {**of_corpus(items), "signature": signature(references, lang, bertscore)}
+
+
+def per_caption(
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
+    lang: str = "bn",
+    bertscore: BertScore | None = None,
+) -> dict[str, np.ndarray]:
+    """What :func:`score` is an aggregate of, caption by caption: ``bleu`` (N, 10), the :func:`bleu_statistics`, and
+    ``METEOR`` and ``BERT-F1``, (N,), 0 to 100 or NaN.  Raises ValueError as :func:`score` does.
+    """
     _check(hypotheses, references)
-    scores: dict[str, Any] = bleu_from_statistics(bleu_statistics(hypotheses, references, lang).sum(axis=0))
-    scores["METEOR"] = 100 * float(np.mean(_meteor(hypotheses, references, lang)))
-    scores["BERT-F1"] = math.nan
-    if bertscore is not None:
-        scores["BERT-F1"] = 100 * float(np.mean(bertscore.f1(hypotheses, references, lang)))
-    scores["signature"] = _signature(references, lang, bertscore)
-    return scores
+    f1 = np.full(len(hypotheses), math.nan) if bertscore is None else bertscore.f1(hypotheses, references, lang)
+    return {
+        "bleu": bleu_statistics(hypotheses, references, lang),
+        "METEOR": 100 * np.array(_meteor(hypotheses, references, lang)),
+        "BERT-F1": 100 * np.array(f1),
+    }
+
+
+def of_corpus(items: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Corpus ``B1``..``B4`` and mean ``METEOR`` and ``BERT-F1`` of what :func:`per_caption` found."""
+    means = {name: float(items[name].mean()) for name in ("METEOR", "BERT-F1")}
+    return {**bleu_from_statistics(items["bleu"].sum(axis=0)), **means}
 
 
 def sentence_scores(
@@ -137,7 +155,8 @@ def _single_meteor(caption: str, ref: str, lang: str) -> float:
     return single_meteor_score(tokenise(ref, lang), tokenise(caption, lang), str, stemmer, wordnet)
 
 
-def _signature(references: Sequence[Sequence[str]], lang: str, bertscore: BertScore | None) -> str:
+def signature(references: Sequence[Sequence[str]], lang: str, bertscore: BertScore | None) -> str:
+    """One line that says how captions were scored: normaliser, tokens, number of references, tools and versions."""
     counts = sorted({len(refs) for refs in references})
     nrefs = str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
     tokens = "characters" if iso(lang) in UNSPACED else "words"
@@ -154,50 +173,81 @@ def _signature(references: Sequence[Sequence[str]], lang: str, bertscore: BertSc
 
 
 def noun_precision(
-    hypotheses: Sequence[str], present: Sequence[Iterable[str]], lexicon: dict[str, str], lang: str = "bn"
+    hypotheses: Sequence[str], present: Sequence[Iterable[str]], lexicon: Mapping[str, str], lang: str = "bn"
 ) -> float:
     """Share of the things that the captions name which are in their pictures, over the corpus; NaN if none is named.
 
-    ``present``: for each caption the kinds in its picture.  ``lexicon``: word -> kind; words and tokens are compared by
-    their stems, and a kind named twice in a caption counts once.  Raises ValueError for unequal lengths, a lexicon word
-    of several tokens, or two kinds whose words have one stem.
+    ``present``: for each caption the kinds in its picture.  ``lexicon``: that of :class:`Nouns`; a kind named twice in
+    a caption counts once.  Raises ValueError for unequal lengths and as :class:`Nouns` does.
     """
-    named, right, _ = _noun_counts(hypotheses, present, lexicon, lang)
+    named, right, _ = noun_counts(hypotheses, present, lexicon, lang).sum(axis=0).tolist()
     return 100 * right / named if named else math.nan
 
 
 def noun_recall(
-    hypotheses: Sequence[str], present: Sequence[Iterable[str]], lexicon: dict[str, str], lang: str = "bn"
+    hypotheses: Sequence[str], present: Sequence[Iterable[str]], lexicon: Mapping[str, str], lang: str = "bn"
 ) -> float:
     """Share of the things in the pictures, of kinds that the lexicon has a word for, which the captions name.
 
     Arguments and errors as in :func:`noun_precision`; NaN if no picture holds such a thing.
     """
-    _, right, there = _noun_counts(hypotheses, present, lexicon, lang)
+    _, right, there = noun_counts(hypotheses, present, lexicon, lang).sum(axis=0).tolist()
     return 100 * right / there if there else math.nan
 
 
-def _noun_counts(
-    hypotheses: Sequence[str], present: Sequence[Iterable[str]], lexicon: dict[str, str], lang: str
-) -> tuple[int, int, int]:
-    """Kinds named, named and present, present; summed over captions."""
+def noun_counts(
+    hypotheses: Sequence[str], present: Sequence[Iterable[str]], lexicon: Mapping[str, str], lang: str = "bn"
+) -> np.ndarray:
+    """Kinds named, named and present, and present of each caption: (N, 3) int64.  Arguments and errors as in
+    :func:`noun_precision`.
+    """
     if len(hypotheses) != len(present):
         raise ValueError(f"{len(hypotheses)} hypotheses, but {len(present)} sets of kinds; give one set per hypothesis")
-    kinds: dict[str, str] = {}
-    for word, kind in lexicon.items():
-        tokens = tokenise(word, lang)
-        if len(tokens) != 1:
-            raise ValueError(f"lexicon word {word!r} is {len(tokens)} tokens; give single words")
-        root = stem(tokens[0], lang)
-        if kinds.setdefault(root, kind) != kind:
-            raise ValueError(f"lexicon word {word!r} ({kind}) has the stem {root!r} of a word for {kinds[root]!r}")
-    counts = np.zeros(3, dtype=np.int64)
-    for caption, really in zip(hypotheses, present, strict=True):
-        named = {kinds[root] for token in tokenise(caption, lang) if (root := stem(token, lang)) in kinds}
-        there = set(really) & set(kinds.values())
-        counts += (len(named), len(named & there), len(there))
-    named, right, there = counts.tolist()
-    return named, right, there
+    nouns = Nouns(lexicon, lang)
+    counts = np.zeros((len(hypotheses), 3), dtype=np.int64)
+    for row, (caption, really) in enumerate(zip(hypotheses, present, strict=True)):
+        named = {kind for _, _, kind in nouns.find(tokenise(caption, lang))}
+        there = set(really) & nouns.kinds
+        counts[row] = len(named), len(named & there), len(there)
+    return counts
+
+
+class Nouns:
+    """Finds the nouns of a lexicon in captions.
+
+    ``lexicon``: word or phrase -> kind; both are compared with a caption token by token, by their stems.  A phrase
+    whose kind is "" names no thing: it keeps its words from being taken for one.  Raises ValueError for an entry
+    without a token and for two kinds whose words have one stem.
+    """
+
+    def __init__(self, lexicon: Mapping[str, str], lang: str = "bn") -> None:
+        self.lang = lang
+        self.kinds = set(lexicon.values()) - {""}
+        self._entries: dict[tuple[str, ...], str] = {}
+        for words, kind in lexicon.items():
+            stems = self._stems(tokenise(words, lang))
+            if not stems:
+                raise ValueError(f"lexicon word {words!r} ({kind}) has no token; delete it")
+            found = self._entries.setdefault(stems, kind)
+            if found != kind:
+                raise ValueError(
+                    f"lexicon word {words!r} ({kind!r}) has the stem {' '.join(stems)!r} of a word for {found!r}"
+                )
+        self._lengths = sorted({len(stems) for stems in self._entries}, reverse=True)
+
+    def find(self, tokens: Sequence[str]) -> list[tuple[int, int, str]]:
+        """(first token, the one behind the last, kind) of each noun, from the left, the longest first; none overlap."""
+        stems, start, found = self._stems(tokens), 0, []
+        while start < len(stems):
+            ends = (start + length for length in self._lengths if start + length <= len(stems))
+            end = next((end for end in ends if stems[start:end] in self._entries), None)
+            if end is not None and (kind := self._entries[stems[start:end]]):
+                found.append((start, end, kind))
+            start = end or start + 1
+        return found
+
+    def _stems(self, tokens: Sequence[str]) -> tuple[str, ...]:
+        return tuple(stem(token, self.lang) for token in tokens)
 
 
 def diversity(hypotheses: Sequence[str], lang: str = "bn") -> dict[str, Any]:

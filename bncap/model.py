@@ -51,7 +51,7 @@ class Captioner(nn.Module):
         decoder: an mBART model; its text encoder is not used and may have no layers.
         tokenizer: the decoder's, set to the target language, whose token is forced as the first generated one.
         channels: C of the encoder's final stage.
-        last_k: number K of last decoder layers whose cross-attention is averaged (Eq. 8).
+        last_k: number K of last decoder layers whose cross-attention is averaged (Eq. 8); 0: of all.
         penultimate_channels: channels of the stage before, for a second projection E^(p) (Sec. 4.1); None for none.
         vocabulary: what the decoder was trimmed to; None for its whole vocabulary.  Token ids are rows of the decoder's
             embedding throughout.
@@ -68,7 +68,7 @@ class Captioner(nn.Module):
     ) -> None:
         super().__init__()
         layers = decoder.model.decoder.layers
-        if not 1 <= last_k <= len(layers):
+        if not 0 <= last_k <= len(layers):
             raise BncapError(f"model.last_k={last_k}: the decoder has {len(layers)} layers")
         self.decoder = decoder
         self.tokenizer = tokenizer

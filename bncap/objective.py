@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bncap.batches import Batch
 from bncap.head import linear_nll
-from bncap.losses import info_nce, ot, pal, patch_weights, pool
+from bncap.losses import info_nce, ot, pal, patch_weights, pool, sinkhorn_divergence
 from bncap.model import IGNORED, Captioner
 from bncap.settings import Loss
 
@@ -121,7 +121,8 @@ def text_weights(model: Captioner, attention: Tensor, labels: Tensor, loss: Loss
 
 
 def _transport(x: Tensor, x_syn: Tensor, w: Tensor, loss: Loss, w_syn: Tensor | None = None) -> Tensor:
-    return ot(x, x_syn, w, loss.epsilon, loss.n_iters, detach_plan=not loss.plan_gradient, weights_syn=w_syn)
+    term = sinkhorn_divergence if loss.divergence else ot
+    return term(x, x_syn, w, loss.epsilon, loss.n_iters, detach_plan=not loss.plan_gradient, weights_syn=w_syn)
 
 
 def _add_penultimate(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bncap.config import BASELINES, MAIN, SENSITIVITY, VARIANTS
+from bncap.config import ALL_VARIANTS, MAIN
 
 METRICS = ("B1", "B2", "B3", "B4", "METEOR", "BERT-F1")
 IMAGES = 1000  # in each of the two test sets
@@ -81,7 +81,7 @@ MMD = Change(0.013, 0.002)
 
 def label(variant: str) -> str:
     """The name of a row as tables show it."""
-    return (VARIANTS | SENSITIVITY | BASELINES)[variant].label
+    return ALL_VARIANTS[variant].label
 
 
 def printed(variant: str, split: str) -> dict[str, Row]:

@@ -21,61 +21,80 @@ from bncap.errors import BncapError
 from bncap.features import open_picture
 from bncap.plotting import PALETTE, save, use_style, wrap
 
-WORDS_A_ROW = 7
+WORDS_A_ROW = 9
 MOST = 20
 """So many pictures fit into one figure."""
+SPLIT_WORDS = {"test": "in domain", "ood": "out of domain"}
 
 
 @dataclass(frozen=True)
 class Example:
-    """A picture as the encoder sees it, its caption, the words' attention and a line of small print."""
+    """A picture as the encoder sees it, its caption, the words' attention, a line of small print and a reference."""
 
     image: Image.Image
     caption: str
     words: Sequence[WordAttention]
     note: str = ""
+    reference: str = ""
 
 
 def draw_examples(examples: Sequence[Example], path: Path) -> Path:
     """Each picture with its caption above and, to its right, one copy for each word; returns the file.
 
-    Raises :class:`BncapError` for more than :data:`MOST` pictures.
+    Under a word stands the share of its attention that its strongest patch has.  Raises :class:`BncapError` for more
+    than :data:`MOST` pictures.
     """
     if not 1 <= len(examples) <= MOST:
         raise BncapError(f"attention can be drawn for 1 to {MOST} pictures at a time, not {len(examples)}")
     use_style()
     rows = [max(1, -(-len(e.words) // WORDS_A_ROW)) for e in examples]
-    # a strip for the caption, then the rows of pictures
-    heights = [part for count in rows for part in (0.32, *[1.0] * count)]
-    fig = plt.figure(figsize=(7.6, 1.22 * sum(heights)))
+    # a line on the whole, then for each picture a strip for the caption and the rows of pictures
+    heights = [0.2, *(part for count in rows for part in (0.3, *[1.0] * count))]
+    fig = plt.figure(figsize=(7.6, 1.12 * sum(heights)))
     grid = fig.add_gridspec(len(heights), WORDS_A_ROW + 1, height_ratios=heights)
-    top = 0
+    legend = fig.add_subplot(grid[0, :])
+    legend.axis("off")
+    legend.text(0, 0.5, _legend(examples), fontsize=8, va="center")
+    top = 1
     for example, count in zip(examples, rows, strict=True):
-        title = fig.add_subplot(grid[top, :])
-        title.axis("off")
-        title.text(0, 0, example.caption or "(no words)", fontsize=10, va="bottom")
-        title.text(1, 0, example.note, fontsize=7, va="bottom", ha="right", color="0.4", transform=title.transAxes)
+        _write_line(fig.add_subplot(grid[top, :]), example.caption or "(no words)", example.note)
         show_picture(fig.add_subplot(grid[top + 1, 0]), example.image)
+        in_a_row = -(-len(example.words) // count)  # rows of one caption are about as long as each other
         for i, word in enumerate(example.words):
-            axis = fig.add_subplot(grid[top + 1 + i // WORDS_A_ROW, 1 + i % WORDS_A_ROW])
+            axis = fig.add_subplot(grid[top + 1 + i // in_a_row, 1 + i % in_a_row])
             show_attention(axis, example.image, word.weights, word.word)
+            axis.set_xlabel(f"{max(word.weights):.0%}", fontsize=7, labelpad=1.5, color="0.4")
         top += 1 + count
     return save(fig, path)
 
 
-def attention_figure(samples: Path, path: Path, count: int = 3) -> Path:
-    """``attention.png``: the words of ``count`` saved samples, from the test splits in turn; returns the file."""
+def attention_figure(samples: Path, path: Path) -> Path:
+    """``attention.png``: the words of all saved samples, each test split from best to worst; returns the file."""
+    return draw_examples(saved_examples(samples), path)
+
+
+def saved_examples(samples: Path) -> list[Example]:
+    """What :func:`bncap.samples.build_samples` saved in the folder ``samples``, in its order, ranks in the notes."""
     captions = read_json(require(samples) / "samples.json")["captions"]
-    splits = [[c for c in captions if c["split"] == split] for split in dict.fromkeys(c["split"] for c in captions)]
-    in_turn = [c for together in zip(*splits, strict=False) for c in together][:count]
-    notes = sample_notes(in_turn)
-    return draw_examples([_example(c, samples, note) for c, note in zip(in_turn, notes, strict=True)], path)
+    return [
+        Example(
+            open_picture(samples / c["picture"]),
+            c["caption"],
+            [WordAttention(w["word"], np.array(w["weights"])) for w in c["words"]],
+            note,
+            c["reference"],
+        )
+        for c, note in zip(captions, sample_notes(captions), strict=True)
+    ]
 
 
 def sample_notes(captions: Sequence[dict[str, Any]]) -> list[str]:
-    """The small print of saved samples: METEOR and, where there are two test sets, which."""
-    where = {"test": "in domain, ", "ood": "out of domain, "} if len({c["split"] for c in captions}) > 1 else {}
-    return [f"{where.get(c['split'], '')}METEOR {float(c['meteor']):.1f}" for c in captions]
+    """The small print of saved samples: rank by METEOR, METEOR and, where there are two test sets, which."""
+    where = SPLIT_WORDS if len({c["split"] for c in captions}) > 1 else {}
+    return [
+        ", ".join(filter(None, (where.get(c["split"]), f"rank {c['rank']} of {c['of']}", f"METEOR {c['meteor']:.1f}")))
+        for c in captions
+    ]
 
 
 def fig1_patches(samples: Path, path: Path) -> Path:
@@ -109,19 +128,34 @@ def show_picture(axis: Axes, image: Image.Image | np.ndarray, title: str = "") -
 
 
 def show_attention(axis: Axes, image: Image.Image, weights: ArrayLike, title: str = "") -> None:
-    """A faded picture, heated where its patches have more than an even share of the weights, interpolated.
-
-    Colours run from an even share to the largest weight, or to three even shares where no weight is larger, so that
-    diffuse attention looks diffuse.
-    """
-    share = _square(weights)
-    share = share * share.size
-    heat = (share - 1) / (max(share.max(), 3.0) - 1)
+    """A faded picture, warm where its patches have :func:`heat`, interpolated."""
+    heated = _square(heat(weights))
     grey = Image.blend(Image.new("L", image.size, 255), image.convert("L"), 0.6)
     show_picture(axis, grey.convert("RGB"), title)
-    smooth = Image.fromarray(heat.astype(np.float32)).resize((224, 224), Image.Resampling.BICUBIC)
+    smooth = Image.fromarray(heated.astype(np.float32)).resize((224, 224), Image.Resampling.BICUBIC)
     shown = np.asarray(smooth).clip(0, 1)
     axis.imshow(shown, extent=(0, 1, 0, 1), cmap="autumn_r", alpha=0.85 * shown**0.6, vmin=0, vmax=1)
+
+
+def heat(weights: ArrayLike) -> np.ndarray:
+    """How warm a patch is drawn: (S,) weights that sum to 1 -> (S,), 0 at an even share and below 0 under it.
+
+    1 is the largest weight, or three even shares where no weight is larger, so that diffuse attention looks diffuse.
+    """
+    shares = np.asarray(weights, dtype=float) * len(weights)
+    return (shares - 1) / (max(shares.max(), 3.0) - 1)
+
+
+def _legend(examples: Sequence[Example]) -> str:
+    said = "Warm: more than an even share of the word's attention. Below: the share of the strongest patch"
+    patches = {len(word.weights) for example in examples for word in example.words}
+    return f"{said}; an even share is {1 / patches.pop():.0%}." if len(patches) == 1 else f"{said}."
+
+
+def _write_line(axis: Axes, text: str, note: str) -> None:
+    axis.axis("off")
+    axis.text(0, 0, text, fontsize=10, va="bottom")
+    axis.text(1, 0, note, fontsize=7, va="bottom", ha="right", color="0.4", transform=axis.transAxes)
 
 
 def _draw_stages(
@@ -207,11 +241,6 @@ def _rule(axis: Axes, side: int) -> None:
     for i in range(1, side):
         axis.axhline(i / side, color="white", linewidth=0.5)
         axis.axvline(i / side, color="white", linewidth=0.5)
-
-
-def _example(record: dict[str, Any], samples: Path, note: str) -> Example:
-    words = [WordAttention(w["word"], np.array(w["weights"])) for w in record["words"]]
-    return Example(open_picture(samples / record["picture"]), record["caption"], words, note)
 
 
 def _square(weights: ArrayLike) -> np.ndarray:

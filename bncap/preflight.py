@@ -50,11 +50,11 @@ NEEDS: dict[str, Need] = {
     "03": Need(),
     "04": Need(("decoder", "encoder", "bertscore"), pictures=True, gpu=True),
     "05": Need(("decoder", "bertscore", "vit", "gpt2", "cnn"), pictures=True, gpu=True),
-    "06": Need(("decoder", "bertscore"), gpu=True),
-    "07": Need(("decoder", "bertscore"), gpu=True),
-    "08": Need(("decoder",), gpu=True),  # from which the runs began
+    **dict.fromkeys(("06", "07"), Need(("decoder", "bertscore"), gpu=True)),
+    "08": Need(("decoder", "encoder"), gpu=True),  # from which the runs began, and whose view boxes lie in
     "09": Need(),
     "10": Need(("encoder",), pictures=True, gpu=True),
+    **dict.fromkeys(("11", "12"), Need(("decoder", "encoder", "bertscore"), pictures=True, gpu=True)),
 }
 """By the two digits of the notebook."""
 

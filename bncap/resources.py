@@ -23,6 +23,7 @@ import shutil
 from pathlib import Path
 
 from bncap import paths
+from bncap.config import EXTENDED_NOTEBOOKS
 from bncap.settings import Config
 
 GB = 1e9
@@ -40,7 +41,7 @@ VOCABULARY = {True: 30_000, False: 250_054}
 """Pieces by ``model.trim_vocabulary``; each is 1,024 numbers of 4 bytes."""
 TRAINING_COPIES = 7
 """Of a model on disk while it is trained: the best weights, and two checkpoints of weights and two moments."""
-MODELS = {"04": 2, "05": 2, "06": 5, "07": 4}
+MODELS = {"04": 2, "05": 2, "06": 5, "07": 5, "11": 17, "12": 4}
 """Models that a notebook trains, one after the other."""
 SMALL = {"smoke": (2, 0.1), "mini": (6, 1.0)}
 """Memory and disk of all notebooks together with the mini components: measured 5.2 and 0.5 in profile mini."""
@@ -75,6 +76,7 @@ def disk_needed(config: Config, real: bool, notebook: str | None = None) -> floa
     kept, passing = ({n: f(config, n) / GB for n in (*MODELS, "01", "02")} for f in (_kept, _passing))
     if notebook:
         return kept.get(notebook, 0.1) + passing.get(notebook, 0.0)
+    kept = {number: size for number, size in kept.items() if number not in EXTENDED_NOTEBOOKS}
     if paths.KAGGLE_INPUT.is_dir():
         return max(kept[n] + passing[n] for n in kept)
     return sum(kept.values()) + max(passing.values())

@@ -15,8 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bncap import artifacts, deadline, guards, paths, preflight, warm
-from bncap.config import OWN_NOTEBOOKS, get_config
+from bncap.config import EXTENDED_NOTEBOOKS, OWN_NOTEBOOKS, get_config
 from bncap.errors import BncapError, OutOfTime
+from bncap.evidence import extended
+
+REPORT = "09"
 
 
 @dataclass(frozen=True)
@@ -38,16 +41,26 @@ class Request:
         After a change of code a notebook runs again, and leaves out the steps whose settings and inputs are the same.
         """
         resolved = get_config(self.profile, self.overrides).as_dict()
-        source = json.dumps([resolved, self.seed, artifacts.file_hash(notebook), _code_hash()], sort_keys=True)
+        known = [resolved, self.seed, artifacts.file_hash(notebook), _code_hash()]
+        if notebook.name.startswith(REPORT):  # which shows what the notebooks that seldom run have left
+            known += [artifacts.file_hash(path) for path in extended.result_files(self.profile)]
+        source = json.dumps(known, sort_keys=True)
         return hashlib.sha256(source.encode()).hexdigest()
 
 
-def select(first: str | None = None, last: str | None = None, only: str | None = None, own: bool = False) -> list[Path]:
+def select(
+    first: str | None = None,
+    last: str | None = None,
+    only: str | None = None,
+    own: bool = False,
+    extended: bool = False,
+) -> list[Path]:
     """Notebooks whose two-digit numbers lie between ``first`` and ``last``, or are in ``only`` ("04,06").
 
-    With ``own`` data those of :data:`bncap.config.OWN_NOTEBOOKS` alone.
+    With ``own`` data those of :data:`bncap.config.OWN_NOTEBOOKS` alone.  Those of
+    :data:`bncap.config.EXTENDED_NOTEBOOKS` run before the report, and only where asked for.
     """
-    notebooks = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    notebooks = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"), key=_turn)
     if not notebooks:
         raise BncapError(f"no notebooks in {paths.NOTEBOOKS}: run from a clone of the repository")
     known = [notebook.name[:2] for notebook in notebooks]
@@ -57,6 +70,8 @@ def select(first: str | None = None, last: str | None = None, only: str | None =
     wanted = only.split(",") if only else [n for n in known if (first or "00") <= n <= (last or "99")]
     if not wanted:
         raise BncapError(f"there is no notebook from {first} to {last}; exchange the two")
+    if not (only or extended or first in EXTENDED_NOTEBOOKS or last in EXTENDED_NOTEBOOKS):
+        wanted = [n for n in wanted if n not in EXTENDED_NOTEBOOKS]
     usual = OWN_NOTEBOOKS if own else known
     unusable = [n for n in wanted if n not in usual]
     if unusable and (only or len(unusable) == len(wanted)):
@@ -190,6 +205,12 @@ def _is_current(request: Request, notebook: Path, checked: dict[Path, str]) -> b
 def _code_hash() -> str:
     files = sorted([*paths.PACKAGE.rglob("*.py"), *paths.PACKAGE.rglob("*.html")])
     return hashlib.sha256("".join(artifacts.file_hash(file) for file in files).encode()).hexdigest()
+
+
+def _turn(notebook: Path) -> tuple[str, bool, str]:
+    """What notebooks are sorted by when they run."""
+    number = notebook.name[:2]
+    return (REPORT if number in EXTENDED_NOTEBOOKS else number), number == REPORT, number
 
 
 def _root(request: Request) -> Path:

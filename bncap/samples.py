@@ -22,8 +22,10 @@ from bncap.features import Encoder, open_picture
 from bncap.model import Captioner
 from bncap.pictures import Member, Pictures
 from bncap.settings import Config
+from bncap.text import iso
 
-PER_SPLIT = 4
+SHOWN = 8
+"""Pictures in all, as many from each test split as from the other."""
 DIGITS = 6
 
 
@@ -33,8 +35,10 @@ def build_samples(config: Config, seed: int) -> Path:
     They are those of the main model, or of the one with cross-entropy alone where there are no synthetic pictures.
     ``samples.json`` holds
 
-    - ``captions``: for each test split 4 pictures evenly spaced by METEOR rank, best first, with ``words`` and their
-      attention over the patches, and Eq. 8's ``weights`` w for the caption that was generated;
+    - ``lang``: the ISO code of the captions' language;
+    - ``captions``: :data:`SHOWN` held-out pictures, in each test split evenly spaced by METEOR rank, best first, with
+      ``meteor``, its ``rank`` ``of`` so many captions (1 the best), ``words`` and their attention over the patches, and
+      Eq. 8's ``weights`` w for the caption that was generated;
     - ``stages``: name, side and channels of each map in ``stages.npz``, of the first of those pictures;
     - ``triplet``: a training triplet drawn by seed, with its similarity (None where nothing was translated), prompt
       ("" where the picture was not drawn) and w; None where there are no synthetic pictures.
@@ -52,7 +56,7 @@ def build_samples(config: Config, seed: int) -> Path:
     features = paths.step_dir(config.profile, "02_synthesis", "features", config.data.seed)
     return artifacts.run_step(
         paths.step_dir(config.profile, TRAINING, "samples", seed),
-        settings={"loss": asdict(config.loss), "max_tokens": config.model.max_tokens, "per_split": PER_SPLIT},
+        settings={"loss": asdict(config.loss), "max_tokens": config.model.max_tokens, "shown": SHOWN},
         inputs=[trained, folder_of(config, variant, seed), corpus, images, features],
         components=[config.components.encoder],
         build=functools.partial(_build, config, seed, variant, FeatureStore(features)),
@@ -63,13 +67,17 @@ def build_samples(config: Config, seed: int) -> Path:
 def _build(config: Config, seed: int, variant: str, store: FeatureStore, folder: Path) -> None:
     model = load_run(config, variant, paths.step_dir(config.profile, TRAINING, f"{variant}.weights", seed))
     encoder = Encoder(hub.path(config, config.components.encoder))
+    tables = {split: folder_of(config, variant, seed) / f"captions_{split}.csv" for split in evaluate.SPLITS}
+    tables = {split: artifacts.read_csv(path) for split, path in tables.items() if path.is_file()}
     captions = []
-    for split in evaluate.SPLITS:
-        path = folder_of(config, variant, seed) / f"captions_{split}.csv"
-        table = artifacts.read_csv(path) if path.is_file() else []
-        for rank, row in enumerate(evaluate.sample_by_rank(table, PER_SPLIT) if table else []):
-            picture = _save_seen(encoder, paths.data_path(config, row["image"]), folder, f"{split}_{rank}.png")
-            captions.append(_caption(config, model, store, split, row) | {"picture": picture})
+    for split, table in tables.items():
+        ranks = {row["image"]: rank for rank, row in enumerate(evaluate.sample_by_rank(table, len(table)), 1)}
+        chosen = evaluate.sample_by_rank(table, min(SHOWN // len(tables), len(table)))
+        for number, row in enumerate(chosen):
+            picture = _save_seen(encoder, paths.data_path(config, row["image"]), folder, f"{split}_{number}.png")
+            rank, meteor = ranks[row["image"]], float(row["meteor"])
+            place = {"rank": rank, "of": len(table), "meteor": meteor, "picture": picture}
+            captions.append(_caption(config, model, store, split, row) | place)
     stages, maps = stage_maps(encoder, paths.data_path(config, captions[0]["image"]))
     found = _triplet(config, seed, model, store)
     triplet = None
@@ -77,7 +85,8 @@ def _build(config: Config, seed: int, variant: str, store: FeatureStore, folder:
         triplet, sources, pair = found
         triplet |= {name: _save_seen(encoder, sources[name], folder, f"{name}.png") for name in sources}
         maps |= pair
-    artifacts.write_json(folder / "samples.json", {"captions": captions, "stages": stages, "triplet": triplet})
+    record = {"lang": iso(config.data.lang), "captions": captions, "stages": stages, "triplet": triplet}
+    artifacts.write_json(folder / "samples.json", record)
     with artifacts.atomic(folder / "stages.npz") as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **maps)
 
@@ -88,7 +97,7 @@ def _caption(config: Config, model: Captioner, store: FeatureStore, split: str, 
     w = caption_weights(model, features, [row["caption"]], config.loss, config.model.max_tokens)
     return {
         "split": split,
-        **{name: row[name] for name in ("image", "caption", "reference", "meteor")},
+        **{name: row[name] for name in ("image", "caption", "reference")},
         "words": [{"word": word.word, "weights": _rounded(word.weights)} for word in words],
         "weights": _rounded(w[0].numpy()),
     }

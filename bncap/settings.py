@@ -96,7 +96,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Model:
-    last_k: int = 2  # decoder layers whose cross-attention weighs the patches (Eq. 8)
+    last_k: int = 2  # decoder layers whose cross-attention weighs the patches (Eq. 8); 0 is all of them
     multi_scale: bool = False  # PAL and OT on the penultimate stage as well; needs features.penultimate
     max_tokens: int = 32
     trim_vocabulary: bool = False  # only the pieces that the captions use, of mBART-50's 250,054
@@ -125,6 +125,7 @@ class Loss:
     weight_gradient: bool = False  # let the alignment terms pull on the attention through w
     plan_gradient: bool = False  # Eq. 13, differentiate through the Sinkhorn iterations
     same_image_negatives: bool = False  # Eq. 11, captions of one image as each other's negatives, as printed
+    divergence: bool = False  # Eq. 13, less what it costs to carry each picture's patches to themselves
     synthetic_masses: bool = False  # Eq. 13, b from the decoder's attention over the synthetic image
     ce_on: str = "real"  # "real"; "real+synthetic"; "real+real": twice the real images, the compute-matched row
 
@@ -161,6 +162,7 @@ class Experiment:
     n_seeds: int = 1
     seeds: tuple[int, ...] = ()  # explicit seeds; empty: SEED, SEED + 1, ... (n_seeds of them)
     sensitivity_triplets: float = 0.5  # share of the triplets in Table 4, "a smaller subset of the data"
+    umap_seeds: int = 3  # further pictures of the same patches, to show what UMAP's own seed does
     umap_pairs: int = 300  # real-synthetic pairs whose patches are drawn in Fig. 3
 
 
@@ -245,8 +247,8 @@ POSITIVE = (
 AT_LEAST_ONE = (
     "loss.n_iters", "data.shards", "data.triplets", "data.captions_per_image", "data.translation_batch",
     "synthesis.batch", "synthesis.shard", "synthesis.prior_steps", "synthesis.steps", "features.batch",
-    "train.epochs", "train.batch", "train.accumulation", "model.last_k", "decode.beams", "decode.batch",
-    "experiment.n_seeds", "experiment.umap_pairs",
+    "train.epochs", "train.batch", "train.accumulation", "decode.beams", "decode.batch",
+    "experiment.n_seeds", "experiment.umap_pairs", "experiment.umap_seeds",
 )  # fmt: skip
 
 
@@ -275,6 +277,7 @@ def _check(config: Config) -> None:
         "experiment.sensitivity_triplets must be in (0, 1]": config.experiment.sensitivity_triplets <= 1,
         "experiment.seeds must be different whole numbers >= 0": len(set(seeds)) == len(seeds)
         and min(seeds, default=0) >= 0,
+        "model.last_k must be >= 0": config.model.last_k >= 0,
         "model.max_tokens must be >= 3": config.model.max_tokens >= 3,  # the language, a word, the end
         "model.multi_scale needs features.penultimate=True": not config.model.multi_scale
         or config.features.penultimate,

@@ -1,45 +1,28 @@
-"""Tables 1 to 4 and ``results.json``, read from the scores that finished runs have saved."""
+"""Tables 1 to 4, read from the scores that finished runs have saved."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from bncap import artifacts, layout, paper, paths, stats
-from bncap.config import BASELINES, MAIN, SENSITIVITY, VARIANTS
+from bncap.config import MAIN, PART_BASE, SENSITIVITY, VARIANTS
 from bncap.errors import BncapError
-from bncap.experiments import folder_of
+from bncap.evidence import comparisons
+from bncap.scores import DIGITS, TABLES, read_scores, spread
 from bncap.settings import Config
 
-NOUNS = ("noun_precision", "noun_recall")
-VARIETY = ("distinct", "vocabulary", "mean_length", "most_frequent_share")
 SETTINGS = ("lambda", "tau", "rho")
-ANALYSIS = "08_umap_mmd"
-DIGITS = 4  # of a score in CSV and JSON: finer differences are those of processors
+MARKS = {comparisons.TO_BASE: "*", comparisons.TO_ABOVE: "†"}
+COMPARED = ("B4", "METEOR", "BERT-F1", "noun_precision")
+"""What the block of differences below a table shows; its CSV has all metrics."""
 
-
-@dataclass(frozen=True)
-class Table:
-    """What a table holds: its number in the paper, the runs of its rows, and their splits."""
-
-    number: int
-    title: str
-    variants: tuple[str, ...]
-    splits: tuple[str, ...] = ("ood",)
-
-
-TABLES: dict[str, Table] = {
-    "table1_baselines": Table(1, "The main model beside two established captioners, out of domain", (MAIN, *BASELINES)),
-    "table2_main": Table(2, "The main model in and out of domain", (MAIN,), ("test", "ood")),
-    "table3_ablations": Table(3, "Variants of the objective, out of domain", tuple(VARIANTS)),
-    "table4_sensitivity": Table(4, "Hyper-parameters of PAL, on a part of the data, out of domain", tuple(SENSITIVITY)),
-}
+Records = Sequence[Mapping[str, Any]]
 
 
 def table1(config: Config, first_seed: int) -> pd.DataFrame:
@@ -77,57 +60,44 @@ def variant_of(row: pd.Series) -> str:
     return f"lambda{row['lambda']}-tau{row['tau']}-rho{row['rho']}"
 
 
-def read_scores(config: Config, variant: str, seed: int) -> dict[str, Any]:
-    """``scores.json`` of a finished run, by split, NaN for what is not known.
-
-    Raises BncapError with the command that makes it if there is none.
-    """
-    saved = artifacts.read_json(artifacts.require(folder_of(config, variant, seed)) / "scores.json")
-    return {
-        split: {name: math.nan if value is None else value for name, value in scores.items()}
-        for split, scores in saved.items()
-    }
-
-
-def as_results(frame: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """The scores of a table in the form of ``results.json``, so that :mod:`bncap.findings` can read it alone."""
-    records = []
-    for _, row in frame.iterrows():
-        same = {"variant": variant_of(row), "seed": int(row["seed"]), "split": row["split"]}
-        values = row.drop([*SETTINGS, "method", "split", "seed"], errors="ignore").items()
-        records += [{**same, "metric": metric, "value": _known(value)} for metric, value in values]
-    return {"results": records}
-
-
 def write_table(frame: pd.DataFrame, name: str, config: Config) -> list[Path]:
     """Write ``frame`` as ``figures/<profile>/<name>.csv``, ``.md`` and ``.tex``; returns their paths.
 
-    ``name`` is one of :data:`TABLES`.  The CSV holds the rows as they are; the other two show mean ± sample standard
-    deviation over the seeds, each method above what the paper prints for it.
+    ``name`` is one of :data:`bncap.scores.TABLES`.  The CSV holds the rows as they are; the other two show mean ±
+    sample standard deviation over the seeds, each method above what the paper prints for it, and below the table the
+    differences from cross-entropy alone and from the row above.  Those go into ``<name>_differences.csv`` too.
     """
     if name not in TABLES:
         raise BncapError(f"unknown table {name!r}: choose one of {', '.join(TABLES)}")
     folder = paths.figures_dir(config.profile)
     csv, md, tex = (folder / f"{name}{suffix}" for suffix in (".csv", ".md", ".tex"))
+    variants = list(dict.fromkeys(frame.apply(variant_of, axis=1)))
+    differences = comparisons.of_table(config, int(frame["seed"].iloc[0]), name, variants)
     artifacts.write_text(csv, frame.to_csv(index=False, lineterminator="\n"))
-    laid_out = arrange(frame, name, config)
+    comparisons.write(config, name, differences)
+    laid_out = arrange(frame, name, config, differences)
     artifacts.write_text(md, layout.markdown(laid_out))
     artifacts.write_text(tex, layout.latex(laid_out))
     return [csv, md, tex]
 
 
-def arrange(frame: pd.DataFrame, name: str, config: Config) -> layout.Layout:
-    """The table ``name`` as it is shown: means and deviations over seeds, with the paper's rows and the caption."""
+def arrange(frame: pd.DataFrame, name: str, config: Config, differences: Records) -> layout.Layout:
+    """The table ``name`` as it is shown: means and deviations over seeds, with the paper's rows and the caption.
+
+    ``differences``: its records of :func:`bncap.evidence.comparisons.of_table`, which set the marks at the means and
+    fill the block below the table.
+    """
     keys = [*SETTINGS] if "lambda" in frame else ["method"]
     several = frame["split"].nunique() > 1
     own = config.data.source == "own"  # which the paper's numbers have nothing to do with
     metrics = [*paper.METRICS, *(["noun_precision"] if "noun_precision" in frame else [])]
+    marks = _marks(differences)
     rows, notes, images = [], [], {}
     for _, group in frame.groupby([*keys, "split"], sort=False):
         variant, split = variant_of(group.iloc[0]), group["split"].iloc[0]
         images[split] = read_scores(config, variant, int(group["seed"].iloc[0]))[split]["images"]
         names = tuple(str(group[key].iloc[0]) for key in keys) if len(keys) > 1 else (paper.label(variant),)
-        shown = tuple(layout.spread(*_spread(group[metric])) for metric in metrics)
+        shown = (layout.spread(*spread(group[m]), marks.get((variant, split, m), "")) for m in metrics)
         where = (paper.SPLITS[split],) if several else ()
         rows.append(layout.Row((*names, *where, "here", *shown), ours=True))
         printed = {} if own else paper.printed(variant, split)
@@ -136,42 +106,63 @@ def arrange(frame: pd.DataFrame, name: str, config: Config) -> layout.Layout:
             where = (paper.DATASETS[split],) if several else ()
             rows.append(layout.Row((*[""] * len(keys), *where, f"paper, {place}", *cells), ours=False))
         notes += [] if own else _notes(variant, printed)
-    header = tuple(layout.HEADINGS.get(c, c) for c in (*keys, *(["split"] if several else []), "source", *metrics))
+    if "lambda" in frame:
+        notes.append(_part_base(config, sorted(set(frame["seed"])), metrics))
+    columns = (*keys, *(["split"] if several else []), "source")
+    header = tuple(layout.HEADINGS.get(column, column) for column in (*columns, *metrics))
     title = "The captioner on pictures that it was not trained on" if own else TABLES[name].title
-    caption = f"{title}. {_how(frame, images, config)}"
-    return layout.Layout(name, TABLES[name].number, caption, header, tuple(rows), tuple(notes))
+    caption = f"{title}. {_how(frame, images, config)}{_marked(differences)}"
+    below = _differences(differences, several) if differences else None
+    return layout.Layout(name, TABLES[name].number, caption, header, tuple(rows), tuple(notes), len(columns), below)
 
 
-def write_results(config: Config, first_seed: int) -> Path:
-    """Write every number behind the tables to ``figures/<profile>/results.json``.
+def _marks(differences: Records) -> dict[tuple[str, str, str], str]:
+    """(variant, split, metric) -> the marks of the differences that exclude 0."""
+    marks: dict[tuple[str, str, str], str] = {}
+    for relation, mark in MARKS.items():
+        for r in differences:
+            if r["relation"] == relation and r["excludes_zero"]:
+                place = r["variant"], r["split"], r["metric"]
+                marks[place] = marks.get(place, "") + mark
+    return marks
 
-    - ``results``: a record for each variant, seed, split and metric, with ``value`` and the scores' ``signature``;
-    - ``summary``: mean and sample standard deviation over the seeds, with what the paper prints;
-    - ``alignment``: by seed, the numbers of notebook 08, where it has been run; ``alignment_summary``: their means over
-      seeds before and after training.
 
-    A number that is not known is null.  Nothing in the file depends on when or how fast it was made.
-    Raises BncapError, with the command that makes it, for a run that is not finished.
-    """
-    seeds = config.seeds(first_seed)
-    records = []
-    for variant in (*VARIANTS, *BASELINES, *SENSITIVITY):
-        for seed in seeds:
-            records += _records(config, variant, seed)
-    records.sort(key=lambda r: (r["variant"], r["split"], r["metric"], r["seed"]))
-    alignment = _alignment(config, seeds)
-    content = {
-        "profile": config.profile,
-        "seeds": list(seeds),
-        "results": records,
-        "summary": _summary(records),
-        "alignment": alignment,
-        "alignment_summary": _alignment_summary(alignment),
-        "paper": {"centroid_distance": asdict(paper.CENTROID_DISTANCE), "mmd": asdict(paper.MMD)},
-    }
-    path = paths.figures_dir(config.profile) / "results.json"
-    artifacts.write_json(path, content)
-    return path
+def _marked(differences: Records) -> str:
+    """The part of a caption that explains the marks."""
+    if not differences:
+        return ""
+    base = next(r["against"] for r in differences if r["relation"] == comparisons.TO_BASE)
+    meanings = [f"{MARKS[comparisons.TO_BASE]} differs from {paper.label(base)}"]
+    if any(r["relation"] == comparisons.TO_ABOVE for r in differences):
+        meanings.append(f"{MARKS[comparisons.TO_ABOVE]} from the row above")
+    return f" {'; '.join(meanings)}: 0 lies outside the {differences[0]['level']:.0%} interval of the difference."
+
+
+def _differences(differences: Records, several: bool) -> layout.Layout:
+    """The block below a table: a row for each row of the table and each that it is compared with."""
+    found: dict[tuple[str, str, str], dict[str, Mapping[str, Any]]] = {}
+    for r in differences:
+        found.setdefault((r["split"], r["variant"], r["relation"]), {})[r["metric"]] = r
+    metrics = [m for m in COMPARED if any(r["metric"] == m for r in differences)]
+    rows = []
+    for (split, variant, relation), records in found.items():
+        shown = (
+            layout.difference(r["difference"], r["low"], r["high"], MARKS[relation] * r["excludes_zero"])
+            for r in (records[metric] for metric in metrics)
+        )
+        against = "row above" if relation == comparisons.TO_ABOVE else paper.label(records[metrics[0]]["against"])
+        where = (paper.SPLITS[split],) if several else ()
+        rows.append(layout.Row((paper.label(variant), *where, against, *shown), ours=True))
+    columns = ("method", *(["split"] if several else []), "against")
+    header = tuple(layout.HEADINGS.get(column, column) for column in (*columns, *metrics))
+    level, seeds = differences[0]["level"], differences[0]["seeds"]
+    caption = (
+        f"Difference of the means with its {level:.0%} interval: paired bootstrap over the test images"
+        f"{f' and the {seeds} seeds' if seeds > 1 else ''}, {stats.REPLICATES} samples, BLEU of each whole sample. "
+        "A mark (* or †, as above) says that the interval leaves out 0. Each interval stands by itself: where nothing "
+        f"differs, up to {1 - level:.0%} of them would still be marked."
+    )
+    return layout.Layout("differences", 0, caption, header, tuple(rows), (), len(columns))
 
 
 def _frame(config: Config, first_seed: int, name: str, variants: Sequence[str] = ()) -> pd.DataFrame:
@@ -207,6 +198,13 @@ def _notes(variant: str, printed: dict[str, paper.Row]) -> list[str]:
     return []
 
 
+def _part_base(config: Config, seeds: Sequence[int], metrics: Sequence[str]) -> str:
+    """What the settings of Table 4 are compared with is no row of it."""
+    saved = [read_scores(config, PART_BASE, seed)["ood"] for seed in seeds]
+    scores = {layout.HEADINGS.get(m, m): layout.spread(*spread([s[m] for s in saved])) for m in metrics}
+    return f"{paper.label(PART_BASE)}, has {', '.join(f'{name} {score}' for name, score in scores.items())}."
+
+
 def _how(frame: pd.DataFrame, images: dict[str, int], config: Config) -> str:
     """The part of a caption that says what was averaged over what."""
     seeds = sorted(set(frame["seed"]))
@@ -221,61 +219,3 @@ def _how(frame: pd.DataFrame, images: dict[str, int], config: Config) -> str:
         return f"{averaged}; {sum(images.values())} test images. {closing}"
     tested = " and ".join(f"{count} test images {paper.SPLITS[split]}" for split, count in images.items())
     return f"{averaged}; {tested}; the paper has {paper.IMAGES}. {closing}"
-
-
-def _records(config: Config, variant: str, seed: int) -> list[dict[str, Any]]:
-    records = []
-    for split, scores in read_scores(config, variant, seed).items():
-        values = {metric: scores[metric] for metric in (*paper.METRICS, "images")}
-        values |= {metric: scores[metric] for metric in NOUNS if metric in scores}
-        values |= {metric: scores["diversity"][metric] for metric in VARIETY}
-        same = {"variant": variant, "seed": seed, "split": split, "signature": scores["signature"]}
-        records += [{**same, "metric": metric, "value": _known(value)} for metric, value in values.items()]
-    return records
-
-
-def _summary(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    summary = []
-    for (variant, split, metric), group in pd.DataFrame(records).groupby(["variant", "split", "metric"]):
-        mean, std = _spread(group["value"].astype(float))
-        printed = {place: row[metric] for place, row in paper.printed(variant, split).items() if metric in row}
-        entry = {"variant": variant, "split": split, "metric": metric, "mean": _known(mean), "std": _known(std)}
-        summary.append({**entry, "seeds": len(group), "paper": printed})
-    return summary
-
-
-def _spread(values: pd.Series) -> tuple[float, float]:
-    """Mean and deviation rounded once, so that tables and ``results.json`` cannot differ in a last digit."""
-    if values.isna().any():
-        return math.nan, math.nan
-    mean, std = stats.mean_std(values)
-    return round(mean, DIGITS), round(std, DIGITS)
-
-
-def _alignment(config: Config, seeds: tuple[int, ...]) -> dict[str, dict[str, float]]:
-    folders = {str(seed): paths.step_dir(config.profile, ANALYSIS, "analysis", seed) for seed in seeds}
-    return {
-        seed: artifacts.read_json(folder / "summary.json")
-        for seed, folder in folders.items()
-        if artifacts.is_finished(folder)
-    }
-
-
-def _alignment_summary(alignment: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """A record for each model, set of patches and metric that was taken both before and after training."""
-    found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
-    for values in alignment.values():
-        for name, value in values.items():
-            model, moment, part, metric = name.split("/")
-            found.setdefault((model, part, metric), {}).setdefault(moment, []).append(value)
-    summary = []
-    for (model, part, metric), moments in sorted(found.items()):
-        if {"before", "after"} <= moments.keys():
-            means = {moment: _known(_spread(pd.Series(moments[moment]))[0]) for moment in ("before", "after")}
-            summary.append({"variant": model, "set": part, "metric": metric, **means, "seeds": len(moments["after"])})
-    return summary
-
-
-def _known(value: float) -> float | None:
-    """JSON has no NaN."""
-    return None if math.isnan(value) else round(value, DIGITS)

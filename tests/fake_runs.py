@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from bncap import artifacts, paper, paths, report
-from bncap.config import BASELINES, MAIN, SENSITIVITY, VARIANTS
+from bncap import artifacts, paper, paths, report, report_sections, results
+from bncap.config import BASELINES, MAIN, REFERENCES, SENSITIVITY, VARIANTS
+from bncap.evidence.items import COLUMNS
 from bncap.experiments import folder_of
 from bncap.settings import Config
 
-ALL = (*VARIANTS, *BASELINES, *SENSITIVITY)
+ALL = (*VARIANTS, *BASELINES, *SENSITIVITY, *REFERENCES)
 SPLITS = ("test", "ood")
 Score = Callable[[str, int, str, str], float]
 
@@ -29,7 +31,8 @@ def make_runs(config: Config, score: Score = varied, share: float = 12.5, varian
         for seed in config.seeds(42):
             folder = folder_of(config, variant, seed)
             scores = {split: scores_of(variant, seed, split, score, share, nouns) for split in SPLITS}
-            finish(folder, {"scores.json": scores, "captions_ood.csv": captions_of(variant, seed)})
+            items = {f"items_{split}.csv": items_of(scores[split]) for split in SPLITS}
+            finish(folder, {"scores.json": scores, "captions_ood.csv": captions_of(variant, seed), **items})
 
 
 def scores_of(variant: str, seed: int, split: str, score: Score, share: float, nouns: bool) -> dict:
@@ -41,6 +44,25 @@ def scores_of(variant: str, seed: int, split: str, score: Score, share: float, n
         "signature": "lang:bn|test",
         "diversity": {**variety, "most_frequent_share": share},
     }
+
+
+def items_of(scores: dict) -> list[tuple]:
+    """Rows of 16 images that together have ``scores``; half of them lie a tenth above, half as much below."""
+    shares, product = [], 1.0
+    for n in (1, 2, 3, 4):  # BLEU-n is the geometric mean of n shares
+        shares.append((scores[f"B{n}"] / 100) ** n / product)
+        product *= shares[-1]
+    rows = [COLUMNS]
+    for image in range(16):
+        factor = 0.9 if image % 2 else 1.1
+        matched = [round(100_000 * share * factor) for share in shares]
+        named = ["", "", ""]
+        if not math.isnan(scores.get("noun_precision", math.nan)):
+            right = 1000 * scores["noun_precision"] * factor
+            named = [100_000, round(right), round(100 * right / scores["noun_recall"] / factor)]
+        means = (f"{scores[metric] * factor:.8f}" for metric in ("METEOR", "BERT-F1"))
+        rows.append((f"{image:02d}.jpg", 1000, 1000, *matched, *[100_000] * 4, *means, *named))
+    return rows
 
 
 def captions_of(variant: str, seed: int) -> list[tuple[str, str, float]]:
@@ -60,8 +82,22 @@ def make_rest(config: Config) -> None:
     for seed in config.seeds(42):
         folder = paths.step_dir(config.profile, "08_umap_mmd", "analysis", seed)
         finish(folder, {"summary.json": alignment(seed)})
-    for name in report.FIGURES:
+    for name in report_sections.FIGURES:
         Image.new("RGB", (900, 300), "#0072B2").save(paths.figures_dir(config.profile) / f"{name}.png")
+
+
+def committed() -> dict[str, Any]:
+    """``results.json`` of the committed miniature."""
+    return artifacts.read_json(paths.ROOT / "figures/mini/results.json")
+
+
+def patch_evidence(monkeypatch) -> None:
+    """What needs models or a corpus is what the committed miniature measured."""
+    for module in (results.grounding, results.convergence, results.diversity):
+        name = module.__name__.rpartition(".")[2]
+        monkeypatch.setattr(module, "summarise", lambda config, first_seed, name=name: committed()[name])
+    monkeypatch.setattr(results.extended, "read", lambda profile, name: committed()[name])
+    monkeypatch.setattr(report.attention_view, "from_samples", lambda folder: "<div class='bncap-attention'></div>")
 
 
 def alignment(seed: int) -> dict[str, float]:

@@ -11,6 +11,7 @@ import torch
 from bncap import alignment, analysis, artifacts, paths
 from bncap.config import get_config
 from bncap.errors import BncapError
+from bncap.evidence import gap
 from bncap.settings import Loss
 
 SEED = 5
@@ -86,6 +87,27 @@ def test_points_hold_three_states_of_both_domains_with_one_choice_of_relevant_pa
     assert {"0", "1"} == set(flags[0])
 
 
+def test_further_maps_show_the_same_patches_in_other_places_and_measure_nothing_else(world, monkeypatch):
+    monkeypatch.setattr(alignment, "run_parallel", lambda function, jobs, label: [function(*job) for job in jobs])
+    monkeypatch.setattr(analysis, "umap_2d", lambda points, seed: np.asarray(points)[:, :2] * (seed - SEED + 1))
+    assert alignment.build_all(world, [SEED]) == [gap.folder_of(world, SEED)]
+    folders = [gap.folder_of(world, SEED, umap_seed) for umap_seed in gap.umap_seeds(world, SEED)]
+    assert [folder.name for folder in folders] == ["analysis-s5", "map6-s5", "map7-s5"]
+    tables = [artifacts.read_csv(folder / "points.csv") for folder in folders]
+    for scale, table in enumerate(tables, start=1):
+        assert [row["relevant"] for row in table] == [row["relevant"] for row in tables[0]]
+        assert float(table[0]["x"]) == pytest.approx(scale * float(tables[0][0]["x"]), abs=1e-3)
+    whole, second, _ = (artifacts.read_json(folder / "summary.json") for folder in folders)
+    assert {name.rpartition("/")[2] for name in second} == {
+        "umap_centroid_distance", "umap_centroid_distance_chance", "umap_mmd_rbf", "umap_mmd_rbf_chance",
+    }  # fmt: skip
+    name = "pal_infonce_ot/before/all/umap_centroid_distance"
+    assert second[name] == pytest.approx(2 * whole[name], rel=1e-5)
+    assert second[name.replace("centroid_distance", "mmd_rbf")] == pytest.approx(
+        whole[name.replace("centroid_distance", "mmd_rbf")], abs=1e-6
+    )
+
+
 def test_the_same_seed_gives_the_same_bytes_on_any_number_of_threads(world):
     folder = alignment.build_alignment(world, SEED)
     first = {name: (folder / name).read_bytes() for name in ("points.csv", "alignment.csv", "summary.json")}
@@ -133,3 +155,5 @@ def test_a_distance_relative_to_the_spread_does_not_change_with_scale():
     for name in ("relative_centroid_distance", "mmd_rbf", "mmd_rbf_fixed", "domain_mixing"):
         assert large[name] == pytest.approx(small[name])
     assert small["mmd_rbf"] == pytest.approx(small["mmd_rbf_fixed"])
+    assert large["spread"] == pytest.approx(10 * small["spread"])
+    assert small["relative_centroid_distance"] == pytest.approx(small["centroid_distance"] / small["spread"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import subprocess
@@ -14,7 +15,15 @@ import torch
 from scipy.spatial.distance import cosine, pdist
 from sklearn.metrics.pairwise import rbf_kernel
 
-from bncap.analysis import centroid_distance, domain_mixing, mmd_rbf, paired_cosine, umap_2d
+from bncap.analysis import (
+    centroid_distance,
+    centroid_distance_chance,
+    domain_mixing,
+    mmd_rbf,
+    mmd_rbf_chance,
+    paired_cosine,
+    umap_2d,
+)
 
 
 def clouds(n: int = 30, m: int = 20, shift: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -55,6 +64,26 @@ def test_mmd_of_equal_points_is_zero_and_a_median_of_zero_between_unequal_ones_i
     assert mmd_rbf(np.zeros((9, 1)), np.ones((1, 1)), bandwidth=1) == pytest.approx(2 - 2 * math.exp(-0.5))
     with pytest.raises(ValueError, match="positive"):
         mmd_rbf(np.zeros((2, 1)), np.ones((2, 1)), bandwidth=0)
+
+
+@pytest.mark.parametrize(("n", "m"), [(3, 3), (2, 5)])
+def test_what_chance_leaves_is_the_mean_over_all_ways_to_part_the_points(n, m):
+    x, y = clouds(n, m)
+    both = np.concatenate([x, y])
+    parted = [
+        (both[list(first)], np.delete(both, list(first), axis=0)) for first in itertools.combinations(range(n + m), n)
+    ]
+    assert len(parted) == math.comb(n + m, n)
+    assert mmd_rbf_chance(x, y) == pytest.approx(np.mean([mmd_rbf(*pair) for pair in parted]), rel=1e-12)
+    squares = [centroid_distance(*pair) ** 2 for pair in parted]
+    assert centroid_distance_chance(x, y) == pytest.approx(math.sqrt(np.mean(squares)), rel=1e-12)
+
+
+def test_chance_leaves_nothing_of_equal_points_and_refuses_a_kernel_of_width_zero():
+    same = np.ones((4, 2)), np.ones((3, 2))
+    assert mmd_rbf_chance(*same) == 0 == centroid_distance_chance(*same)
+    with pytest.raises(ValueError, match="median distance is 0"):
+        mmd_rbf_chance(np.zeros((9, 1)), np.ones((1, 1)))
 
 
 def test_paired_cosines_agree_with_scipy():

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from bncap.config import PROFILES, SENSITIVITY, VARIANTS, get_config
+from bncap.config import BASELINES, FILTERS, PROFILES, READINGS, REFERENCES, SENSITIVITY, VARIANTS, get_config
 from bncap.errors import BncapError
 from bncap.settings import Config, override
 
@@ -92,6 +92,36 @@ def test_variants_differ_from_the_main_model_only_in_the_loss():
 def test_table_3_has_seven_rows_and_the_matched_one():
     assert len(VARIANTS) == 8 and VARIANTS["pal_infonce_ot"].overrides == ()
     assert len(SENSITIVITY) == 4
+
+
+def changed(before, after):
+    """Fields, ``section.name``, in which two configurations differ."""
+    sections = before.as_dict().keys() - {"profile"}
+    values = [{f"{s}.{name}": v for s in sections for name, v in c.as_dict()[s].items()} for c in (before, after)]
+    return {name for name in values[0] if values[0][name] != values[1][name]}
+
+
+@pytest.mark.parametrize("name", READINGS)
+@pytest.mark.parametrize("profile", ["mini", "paper"])
+def test_a_reading_changes_one_place_of_the_row_that_it_is_an_alternative_to(profile, name):
+    row = name.removesuffix("_syn")
+    base = override(get_config(profile), VARIANTS[row].overrides if row in VARIANTS else ())
+    fields = changed(base, override(get_config(profile), READINGS[name].overrides))
+    if row in VARIANTS:
+        assert fields == {"loss.ce_on"}
+    elif name == "multi_scale":
+        assert fields == {"features.penultimate", "model.multi_scale"}
+    else:
+        assert len(fields) == 1 and fields.pop().partition(".")[0] in ("loss", "model")
+
+
+def test_every_setting_of_the_objective_that_is_a_reading_is_run_and_no_run_has_two_names():
+    numbers = {"lambda_pal", "alpha", "beta", "tau", "rho", "temperature", "epsilon", "n_iters"}
+    settings = {field.partition("=")[0] for reading in READINGS.values() for field in reading.overrides}
+    open_places = {f.name for f in dataclasses.fields(get_config("mini").loss)} - numbers
+    assert {f"loss.{name}" for name in open_places} <= settings
+    assert len({variant.label for variant in READINGS.values()}) == len(READINGS)
+    assert not set(READINGS) & {*VARIANTS, *BASELINES, *SENSITIVITY, *REFERENCES, *FILTERS}
 
 
 def test_as_dict_holds_every_section():

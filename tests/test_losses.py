@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import ot as pot
 import pytest
 import torch
 import torch.nn.functional as F
@@ -341,6 +342,44 @@ def test_the_gradient_through_the_iterations_is_right_and_a_detached_plan_leaves
 def test_ot_refuses_negative_weights_though_they_are_no_kept_patches():
     with pytest.raises(ValueError, match="row 0"):
         losses.ot(randn(1, 2, 3), randn(1, 2, 3), torch.tensor([[1.5, -0.5]]))
+
+
+# ---- the Sinkhorn divergence
+
+
+@pytest.mark.parametrize("detach_plan", [True, False])
+def test_the_divergence_of_equal_patches_is_nothing_and_pulls_at_nothing_where_the_ot_loss_does(detach_plan):
+    x, w = randn(4, 7, 5) + 2 * randn(4, 1, 5, seed=1), sparse_weights(4, 7)
+    y = x.clone().requires_grad_()
+    assert losses.ot(x, y, w) > 1e-3, "there is a floor"
+    value = losses.sinkhorn_divergence(x, y, w, 0.2, 300, detach_plan=detach_plan)
+    assert abs(value) < 1e-14
+    assert torch.autograd.grad(value, y)[0].abs().max() < 1e-6
+    assert torch.autograd.grad(losses.ot(x, y, w), y)[0].abs().max() > 1e-4
+
+
+def test_the_divergence_is_the_ot_loss_less_half_of_what_either_side_costs_itself_by_converged_plans():
+    x, y, w, w_syn = randn(3, 6, 4), randn(3, 6, 4, seed=1), sparse_weights(3, 6), sparse_weights(3, 6, seed=4)
+
+    def carried(p, q, a, b):
+        samples = [
+            (m[m > 0], n[n > 0], c[m > 0][:, n > 0]) for m, n, c in zip(a, b, losses.cosine_cost(p, q), strict=True)
+        ]
+        plans = [pot.sinkhorn(m, n, c, 0.2, numItermax=5000, stopThr=1e-9, warn=False) for m, n, c in samples]
+        return torch.stack([(plan * c).sum() for plan, (_, _, c) in zip(plans, samples, strict=True)]).mean()
+
+    for b in (None, w_syn):
+        own = w if b is None else b
+        wanted = carried(x, y, w, own) - (carried(x, x, w, w) + carried(y, y, own, own)) / 2
+        found = losses.sinkhorn_divergence(x, y, w, 0.2, 2000, weights_syn=b)
+        assert torch.allclose(found, wanted, rtol=1e-6)
+
+
+def test_the_divergence_differs_from_the_ot_loss_and_refuses_what_it_refuses():
+    x, y, w = randn(2, 3, 4), randn(2, 3, 4, seed=1), sparse_weights(2, 3)
+    assert losses.sinkhorn_divergence(x, y, w, 0.5) < losses.ot(x, y, w, 0.5) - 1e-2
+    with pytest.raises(ValueError, match="epsilon"):
+        losses.sinkhorn_divergence(x, y, w, 0.0)
 
 
 # ---- precision

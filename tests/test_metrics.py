@@ -9,9 +9,11 @@ from nltk.translate.meteor_score import meteor_score
 from sacrebleu.metrics import BLEU
 
 from bncap.metrics import (
+    Nouns,
     bleu_from_statistics,
     bleu_statistics,
     diversity,
+    noun_counts,
     noun_precision,
     noun_recall,
     score,
@@ -257,7 +259,7 @@ def test_noun_shares_of_nothing_are_nan():
     ("present", "lexicon", "message"),
     [
         ([], LEXICON, "1 hypotheses, but 0"),
-        ([{"ball"}], {"লাল বল": "ball"}, "2 tokens"),
+        ([{"ball"}], {" ": "ball"}, "no token"),
         ([{"ball"}], {"গাছ": "tree", "গাছটি": "plant"}, "'tree'"),
     ],
 )
@@ -265,6 +267,17 @@ def test_wrong_nouns_are_errors(present, lexicon, message):
     for function in (noun_precision, noun_recall):
         with pytest.raises(ValueError, match=message):
             function(["বল"], present, lexicon)
+
+
+def test_a_phrase_is_found_before_its_words_and_one_of_no_kind_hides_them():
+    lexicon = {"চামচ": "spoon", "কাঁটা চামচ": "fork", "বাস": "bus", "বাস স্টপ": "", "বড় কাঁটা চামচ স্ট্যান্ড": "stand"}
+    nouns = Nouns(lexicon)
+    tokens = tokenise("বাস স্টপে বাসের পাশে বড় কাঁটা চামচটি, কাঁটা ও চামচ", "bn")
+    assert nouns.kinds == {"spoon", "fork", "bus", "stand"}
+    assert nouns.find(tokens) == [(2, 3, "bus"), (5, 7, "fork"), (10, 11, "spoon")]
+    counts = noun_counts(["বাস স্টপে একটি বাস ও কাঁটা চামচ"], [{"bus", "spoon"}], lexicon)
+    np.testing.assert_array_equal(counts, [[2, 1, 2]])
+    assert nouns.find([]) == []
 
 
 def test_diversity_counts_captions_as_normalised():

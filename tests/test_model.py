@@ -244,6 +244,13 @@ def test_too_many_tapped_layers_are_an_error(mbart_folder):
         Captioner(load_decoder(str(mbart_folder)), load_tokenizer(str(mbart_folder), "bn_IN"), 12, last_k=4)
 
 
+def test_the_attention_of_all_layers_is_that_of_as_many_as_there_are(mbart_folder):
+    parts = load_decoder(str(mbart_folder)), load_tokenizer(str(mbart_folder), "bn_IN"), 12
+    for last_k in (0, 3):
+        model = Captioner(*parts, last_k=last_k)
+        assert [layer.encoder_attn.tap is model.tap for layer in model.decoder.model.decoder.layers] == [True] * 3
+
+
 def test_a_checkpoint_without_a_weight_is_an_error(mbart_folder, tmp_path):
     shutil.copytree(mbart_folder, tmp_path / "half")
     weights = load_file(tmp_path / "half/model.safetensors")

@@ -11,7 +11,8 @@ from bncap import paths
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 NAMES = (
     "00_mini_world", "01_data_build", "02_synthesis", "03_objective_by_hand", "04_training", "05_baselines",
-    "06_ablations", "07_sensitivity", "08_umap_mmd", "09_report", "10_caption_your_image",
+    "06_ablations", "07_sensitivity", "08_umap_mmd", "09_report", "10_caption_your_image", "11_readings",
+    "12_error_analysis",
 )  # fmt: skip
 HEADINGS = ["Purpose", "Parameters", "Inputs", "Run", "Check", "Outputs"]
 PARAMETERS = ['PROFILE = "mini"', "SEED = 42", "OVERRIDES = []"]

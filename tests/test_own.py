@@ -119,6 +119,9 @@ def test_samples_and_figures_need_no_pair(chain, tmp_path):
     shown = step(chain, "04_training", "samples")
     record = artifacts.read_json(shown / "samples.json")
     assert record["triplet"] is None and {c["split"] for c in record["captions"]} == {"test"}
+    places = [(c["rank"], -c["meteor"]) for c in record["captions"]]
+    assert record["lang"] == "hi" and len(places) == samples.SHOWN and places == sorted(set(places))
+    assert (places[0][0], places[-1][0]) == (1, record["captions"][0]["of"])
     assert Image.open(plot_training.caption_gallery(shown, tmp_path / "captions")).width > 1000
     assert plot_training.convergence(chain, [42], tmp_path / "fig3", [BASE]).is_file()
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from plain_reading import PlainReading
+from plain_reading import PlainReading, info_nce
 from transformers import MBartForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
 
 from bncap import objective, train
 from bncap.batches import Batch
@@ -139,6 +142,85 @@ def test_every_term_and_gradient_is_that_of_the_plain_reading(pair, seed, last_k
     total(found, plain.weights).backward()
     total(wanted, plain.weights).backward()
     assert_same_gradients(ours, plain)
+
+
+READ_OTHERWISE = [
+    {"domain": "prob", "tau": 0.02},
+    {"keep": "count", "rho": 0.3},
+    {"language_token": True},
+    {"weight_gradient": True},
+    {"plan_gradient": True},
+    {"weight_gradient": True, "plan_gradient": True},
+    {"same_image_negatives": True},
+    {"synthetic_masses": True},
+    {"divergence": True},
+    {"divergence": True, "synthetic_masses": True},
+]
+
+
+@pytest.mark.parametrize("reading", READ_OTHERWISE, ids=lambda reading: "+".join(reading))
+def test_every_other_reading_has_the_terms_and_gradients_of_its_own_plain_reading(pair, reading):
+    ours, plain = pair()
+    real, synthetic, images = pictures(12)
+    labels = captions(ours, 12)
+    found = objective.terms(ours, cached(plain, real, synthetic, labels, images), Loss(**reading))
+    wanted = plainly(plain, real, synthetic, labels, images, Loss(**reading))
+    assert_same_terms(found, wanted)
+    default = plain.terms(real, synthetic, labels, images)
+    differ = {name for name in default if abs(wanted[name] / default[name] - 1) > 1e-3}
+    assert bool(differ) != bool(reading.keys() <= {"weight_gradient", "plan_gradient"}), "the values tell them apart"
+    total(found, plain.weights).backward()
+    total(wanted, plain.weights).backward()
+    assert_same_gradients(ours, plain)
+
+
+def plainly(plain, real, synthetic, labels, images, loss):
+    """The terms under another reading, one sample after the other, over all patches, in float64 from w on."""
+    words = labels.ne(IGNORED) if loss.language_token else labels.ne(IGNORED) & labels.ne(plain.language)
+    (x, ce, w), (x_syn, _, w_syn) = (attended(plain, pixels, labels, words, loss) for pixels in (real, synthetic))
+    b = w_syn if loss.synthetic_masses else w
+    carried = [carry(*sides, loss) for sides in zip(x, x_syn, w, b, strict=True)]
+    if loss.divergence:
+        floors = [
+            (carry(p, p, m, m, loss) + carry(q, q, n, n, loss)) / 2 for p, q, m, n in zip(x, x_syn, w, b, strict=True)
+        ]
+        carried = [one - floor for one, floor in zip(carried, floors, strict=True)]
+    r, r_syn = (torch.stack([m @ one for m, one in zip(w, side, strict=True)]) for side in (x, x_syn))
+    groups = torch.arange(len(images)) if loss.same_image_negatives else images
+    return {
+        "ce": ce,
+        "pal": (1 - F.cosine_similarity(r, r_syn)).mean(),
+        "infonce": info_nce(r, r_syn, groups, loss.temperature),
+        "ot": torch.stack(carried).mean(),
+    }
+
+
+def attended(plain, pixels, labels, words, loss):
+    """Patches E(x), cross-entropy, and w of each caption."""
+    x = plain.embed(pixels)
+    output = plain.mbart(encoder_outputs=BaseModelOutput(x), labels=labels, output_attentions=True)
+    attention = torch.stack(output.cross_attentions[-plain.last_k :]).mean((0, 2)).double()  # (B, T, S)
+    if not loss.weight_gradient:
+        attention = attention.detach()
+    weights = []
+    for mean in (a[real].mean(0) for a, real in zip(attention, words, strict=True)):
+        v = ((mean if loss.domain == "prob" else mean.log()) / loss.tau).softmax(0)
+        order = v.argsort(descending=True, stable=True)
+        few = int((v[order].cumsum(0) < loss.rho).sum()) + 1
+        kept = order[: math.ceil(loss.rho * len(v)) if loss.keep == "count" else few]
+        weights.append(torch.zeros_like(v).index_put((kept,), v[kept] / v[kept].sum()))
+    return x.double(), output.loss, weights
+
+
+def carry(x, y, a, b, loss):
+    """<P, C>: scalings of exp(-C / epsilon) in turn, as Sinkhorn's are written."""
+    cost = 1 - F.normalize(x, dim=1) @ F.normalize(y, dim=1).T
+    kernel, u = (-cost / loss.epsilon).exp(), a.gt(0).double()  # patches without mass take no part from the start
+    for _ in range(loss.n_iters):
+        v = b / (kernel.T @ u)
+        u = a / (kernel @ v)
+    plan = u[:, None] * kernel * v
+    return ((plan if loss.plan_gradient else plan.detach()) * cost).sum()
 
 
 def train_config(*overrides):

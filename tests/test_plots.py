@@ -36,7 +36,8 @@ def write_samples(folder):
     kept = [w if w > 0.02 else 0 for w in weights()]
     captions = [
         {
-            "split": split, "picture": names[i], "caption": BENGALI, "reference": BENGALI, "meteor": "41.5",
+            "split": split, "picture": names[i], "caption": BENGALI, "reference": BENGALI, "meteor": 41.5,
+            "rank": 1 + 8 * (i % 2), "of": 9,
             "words": words if i == 2 else words[:3], "weights": kept,
         }
         for i, split in enumerate(("test", "test", "ood", "ood"))
@@ -50,7 +51,7 @@ def write_samples(folder):
     }  # fmt: skip
     maps = {n: rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for n, (side, _) in sides.items()}
     np.savez(folder / "stages.npz", **maps, real=maps["stage 3"], synthetic=maps["stage 3"])
-    record = {"captions": captions, "stages": stages, "triplet": triplet}
+    record = {"lang": "bn", "captions": captions, "stages": stages, "triplet": triplet}
     (folder / "samples.json").write_text(json.dumps(record))
 
 
@@ -135,6 +136,34 @@ def test_attention_of_no_picture_or_too_many_is_refused(tmp_path):
     for examples in ([], [example] * (plot_attention.MOST + 1)):
         with pytest.raises(BncapError, match="1 to 20"):
             plot_attention.draw_examples(examples, tmp_path / "x.png")
+
+
+def test_the_attention_figure_shows_every_saved_picture_with_split_rank_and_score(saved, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plot_attention, "draw_examples", lambda examples, path: drawn.extend(examples))
+    plot_attention.attention_figure(saved, tmp_path / "a")
+    assert [example.note for example in drawn] == [
+        f"{where}, rank {rank} of 9, METEOR 41.5" for where in ("in domain", "out of domain") for rank in (1, 9)
+    ]
+    assert [len(example.words) for example in drawn] == [3, 3, len(BENGALI.split()), 3]
+
+
+def test_under_each_word_stands_the_share_of_its_strongest_patch(tmp_path, monkeypatch):
+    peaked = np.full(49, 0.75 / 48)
+    peaked[5] = 0.25
+    kept = []
+    monkeypatch.setattr(plot_attention, "save", lambda fig, path: kept.append(fig))
+    words = [WordAttention("বল", peaked)] * (plot_attention.WORDS_A_ROW + 1)
+    plot_attention.draw_examples([plot_attention.Example(Image.new("RGB", (56, 56)), "বল", words)], tmp_path / "x")
+    axes = [axis for axis in kept[0].axes if axis.get_xlabel()]
+    assert [(axis.get_title(), axis.get_xlabel()) for axis in axes] == [("বল", "25%")] * len(words)
+    assert "an even share is 2%" in "".join(text.get_text() for axis in kept[0].axes for text in axis.texts)
+
+
+def test_heat_is_0_at_an_even_share_and_1_at_the_strongest_patch_of_three_shares_or_more():
+    assert plot_attention.heat([0.25] * 4).tolist() == [0, 0, 0, 0]
+    assert plot_attention.heat([1, 0, 0, 0]).tolist() == pytest.approx([1, -1 / 3, -1 / 3, -1 / 3])
+    assert plot_attention.heat([0.5, 0.25, 0.25, 0]).tolist() == pytest.approx([0.5, 0, 0, -0.5])  # two shares: diffuse
 
 
 def test_attention_heats_its_own_patch_and_an_even_share_heats_none():

@@ -124,7 +124,7 @@ def test_without_synthetic_pictures_no_synthesiser_and_no_prior_are_needed(machi
 def test_every_notebook_of_the_kaggle_profile_fits_the_output_of_a_kernel_but_the_one_that_says_so(machine):
     config = get_config("kaggle")
     too_large = {n for n in NEEDS if any(f.state == MISSING for f in found(config, "disk", n))}
-    assert too_large == {"05"}
+    assert too_large == {"05", "11"}  # the features of two more encoders; seventeen models
 
 
 def test_what_is_made_already_needs_no_more_room(machine, artifacts_dir):

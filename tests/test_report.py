@@ -1,4 +1,4 @@
-"""The report and its sentences, on runs with known scores."""
+"""The report and its sentences, on runs with known scores and on the committed miniature."""
 
 from __future__ import annotations
 
@@ -9,28 +9,32 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from fake_runs import make_rest, make_runs, varied
+from fake_runs import committed, make_rest, make_runs, patch_evidence, varied
 
-from bncap import findings, paper, paths, plot_tables, report, tables
+from bncap import findings, paper, paths, plot_tables, report, report_sections, tables
+from bncap import results as results_module
 from bncap.config import get_config
 from bncap.errors import BncapError
-from bncap.findings import Claim, difference, judge
+from bncap.evidence import encoders
+from bncap.findings import difference
+from bncap.results import write_results
+from bncap.scores import TABLES
 
-MAIN_AGAINST_CE = Claim("pal_infonce_ot", "ce_real")
 WRITERS = (tables.table1, tables.table2, tables.table3, tables.table4)
 
 
 @pytest.fixture
-def config(artifacts_dir):
+def config(artifacts_dir, monkeypatch):
+    patch_evidence(monkeypatch)
     return get_config("smoke", ["experiment.n_seeds=3"])
 
 
 def make_all(config, score=varied, **options):
     make_runs(config, score, **options)
     make_rest(config)
-    for name, table in zip(tables.TABLES, WRITERS, strict=True):
+    for name, table in zip(TABLES, WRITERS, strict=True):
         tables.write_table(table(config, 42), name, config)
-    return json.loads(tables.write_results(config, 42).read_text("utf-8"))
+    return json.loads(write_results(config, 42).read_text("utf-8"))
 
 
 class Cells(HTMLParser):
@@ -59,34 +63,97 @@ def parse(page: str) -> Cells:
     return parser
 
 
+NOT_RESULTS = r"<h2 id=\"(?:run|signatures)\">.*?(?=<h2|</body>)"
+"""What was run when, and how scores were computed: in manifests and signatures, not in ``results.json``."""
+NAMES = (
+    r"(?:Tables?|Figs?\.|Fig|Eqs?\.|Sec\.|Secs\.) \d+(?:[.\d]*)(?:(?:,| to| and) \d+(?:\.\d+)*)*",
+    r"BLEU-4|BERT-F1|MSCOCO-1k|Flickr30k-1k|GPT-2|mBART-50|BLEU-n|F1|B[1-4]\b|commit [0-9a-f]+|\d{4}-\d\d-\d\d|MMD-RBF",
+    r"[λτρ] ?= ?[\d.]+|K = \w+|\+? ?\d+ × \d+",
+)
+"""What has a digit and is no number."""
+
+
+def numbers_shown(page: str) -> set[str]:
+    """All numbers of the report's text, as it spells them."""
+    text = re.sub(r"<(style|svg)\b.*?</\1>", " ", page, flags=re.S)
+    text = re.sub(NOT_RESULTS, " ", text, flags=re.S)
+    text = re.sub(r'<div class="bncap-attention".*?(?=<figure)', " ", text, flags=re.S)  # of samples.json
+    text = html.unescape(re.sub(r"<[^>]+>", " ", text))
+    for name in NAMES:
+        text = re.sub(name, " ", text)
+    return set(re.findall(r"(?<![\w.])[-−+]?\d+(?:\.\d+)?", text))
+
+
+def numbers_known(value, found=None) -> set[float]:
+    """Every number anywhere in ``value``."""
+    found = set() if found is None else found
+    if isinstance(value, dict):
+        value = [*value.values(), *value]
+    if isinstance(value, list):
+        for part in value:
+            numbers_known(part, found)
+    elif isinstance(value, str):
+        found |= {float(n) for n in re.findall(r"(?<![\w.])-?\d+(?:\.\d+)?", value)}
+    elif isinstance(value, int | float):
+        found.add(float(value))
+    return found
+
+
+def spellings(known: set[float]) -> set[str]:
+    """A number to 0 to 4 decimals, and as per cent to one."""
+    plain = {f"{abs(v):.{digits}f}" for v in known for digits in range(5)}
+    return plain | {f"{abs(100 * v):.{digits}f}" for v in known if abs(v) < 100 for digits in range(2)}
+
+
+def unknown(page: str, results) -> list[str]:
+    known = spellings(numbers_known(results))
+    return sorted(n for n in numbers_shown(page) if n.lstrip("-−+") not in known)
+
+
+ALLOWED = {"0", "95", "95%", "100", "1000", "2000"}
+"""The ends of a scale, the level of the intervals, their samples, and the images in the paper's test sets."""
+
+
+def test_every_number_of_the_committed_report_is_found_in_the_committed_results():
+    folder = paths.ROOT / "figures/mini"
+    page = (folder / "report.html").read_text("utf-8")
+    assert len(numbers_shown(page)) > 800
+    assert [n for n in unknown(page, committed()) if n.lstrip("-−+") not in ALLOWED] == []
+
+
+def test_a_number_that_is_not_among_the_results_is_seen():
+    page = (paths.ROOT / "figures/mini/report.html").read_text("utf-8")
+    wrong = page.replace('<h2 id="limits">', '<p>It is 14.4142.</p><h2 id="limits">')
+    assert "14.4142" in unknown(wrong, committed())
+
+
 def test_every_number_in_the_reports_tables_is_found_in_the_results(config):
     results = make_all(config)
-    cells = parse(report.write_report(config, 42).read_text("utf-8")).cells
-    numbers = {n for cell in cells for n in re.findall(r"-?\d+\.\d{2,4}(?!\d)", cell)}
-    summary = results["summary"]
-    known = {v for s in summary for v in (s["mean"], s["std"], *s["paper"].values())}
-    known |= {s[moment] for s in results["alignment_summary"] for moment in ("before", "after")}
-    shown = {f"{v:.2f}" for v in known} | {f"{v:.4f}" for v in known}
-    assert len(numbers) > 100 and numbers <= shown
+    page = report.write_report(config, 42).read_text("utf-8")
+    assert [n for n in unknown(page, results) if n.lstrip("-−+") not in ALLOWED] == []
+    numbers = {n for cell in parse(page).cells for n in re.findall(r"-?\d+\.\d{2,4}(?!\d)", cell)}
     spelled = {f"{round(v, 2):.2f}" for row in paper.TABLE3.values() for v in row.values()}
-    assert spelled <= numbers
+    assert len(numbers) > 100 and spelled <= numbers
 
 
 def test_the_report_is_one_file_with_every_figure_and_the_font_inside(config):
     make_all(config)
     page = report.write_report(config, 42).read_text("utf-8")
     links = parse(page).links
-    assert len(links) == len(report.FIGURES) and all(link.startswith("data:image/png;base64,") for link in links)
+    assert sum(link.startswith("data:image/png;base64,") for link in links) == len(report_sections.FIGURES)
+    assert all(link.startswith(("data:image/", "#")) for link in links)
     png = (paths.figures_dir("smoke") / "fig3_umap.png").read_bytes()
     assert base64.b64encode(png).decode() in page
     [font] = re.findall(r"font/ttf;base64,([A-Za-z0-9+/=]+)\)", page)
     assert base64.b64decode(font)[:4] == b"\x00\x01\x00\x00" and len(font) > 200_000
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
-    assert all(sentence in page for _, sentence in report.FIGURES.values())
+    assert all(sentence in html.unescape(page) for _, sentence in report_sections.FIGURES.values())
     assert 'name="viewport"' in page and page.count('class="scroll"') == page.count("<table")
 
 
-def test_the_same_files_give_the_same_report_and_captions_cannot_break_it(config):
+def test_the_same_files_give_the_same_report_and_captions_cannot_break_it(config, monkeypatch):
+    variety = [{**record, "most_frequent": "একটি লাল <বল>।"} for record in committed()["diversity"]]
+    monkeypatch.setattr(results_module.diversity, "summarise", lambda config, first_seed: variety)
     make_all(config)
     path = report.write_report(config, 42)
     first = path.read_bytes()
@@ -105,7 +172,7 @@ def test_what_was_run_says_profile_seeds_commit_and_images(config):
 
 def test_a_missing_figure_is_an_error_that_names_its_notebook(config):
     make_all(config)
-    for name, (notebook, _) in report.FIGURES.items():
+    for name, (notebook, _) in report_sections.FIGURES.items():
         figure = paths.figures_dir("smoke") / f"{name}.png"
         figure.rename(figure.with_suffix(".away"))
         with pytest.raises(BncapError, match=rf"{name}\.png .*{notebook}.*--profile smoke --only {notebook[:2]}"):
@@ -128,7 +195,7 @@ def test_a_caption_given_to_most_images_is_reported_above_all_results(config):
     warning = "Degenerate captions: PAL, out of domain: one and the same caption for up to 87.5 % of the images"
     assert f"{warning} (seeds 42, 43, 44)." in findings.warnings(results)
     page = report.write_report(config, 42).read_text("utf-8")
-    assert page.index(warning) < page.index("What the numbers say")
+    assert page.index(warning) < page.index('id="claims"')
     assert findings.warnings(make_all(config, share=50.0)) == []
 
 
@@ -140,42 +207,69 @@ def test_the_difference_over_seeds_has_students_interval():
         difference({1: 1.0}, {2: 1.0})
 
 
-def test_over_images_the_same_gain_everywhere_has_an_interval_of_no_width(config):
-    make_runs(config)
-    sentence = report.over_images(config, 42)
-    assert "METEOR out of domain" in sentence and "(paired bootstrap over 16 images)" in sentence
-    assert "+2.00, 95% interval +2.00 to +2.00" in sentence
+def test_the_report_lists_each_claim_under_its_verdict_with_what_the_paper_prints(config):
+    results = make_all(config)
+    page = html.unescape(report.write_report(config, 42).read_text("utf-8"))
+    groups = report_sections.claimed(results)
+    assert [group["kind"] for group in groups] == ["holds", "fails", "open"]
+    assert sum(len(group["records"]) for group in groups) == len(results["claims"])
+    for group in groups:
+        assert f"{group['title']}: {len(group['records'])}" in page
+        assert all(record["measured"] in page and record["printed"] in page for record in group["records"])
+    [main] = [
+        r for group in groups for r in group["records"] if "BLEU-4" in r["measured"] and r["says"].endswith("alone")
+    ]
+    assert main["printed"] == "The paper: +6.49"
 
 
-@pytest.mark.parametrize(
-    ("gains", "verdict"),
-    [((2.0, 2.1, 1.9), "holds"), ((-2.0, -2.1, -1.9), "does not hold"), ((2.0, -1.0, 3.0), "open")],
-)
-def test_a_claim_holds_fails_or_stays_open_as_its_seeds_say(config, gains, verdict):
-    def score(variant, seed, split, metric):
-        return 20.0 + (gains[seed - 42] if variant == "pal_infonce_ot" else 0.0)
-
-    verdicts = judge(make_all(config, score), [MAIN_AGAINST_CE])
-    [sentence] = verdicts.pop(verdict)
-    assert not any(verdicts.values())
-    assert f"a difference of {sum(gains) / 3:+.2f}" in sentence and "over 3 seeds" in sentence
-    assert sentence.endswith("The paper: +6.49.")
-
-
-def test_one_seed_settles_nothing(artifacts_dir):
+def test_one_seed_is_said_to_tell_nothing_of_other_seeds(artifacts_dir, monkeypatch):
+    patch_evidence(monkeypatch)
     config = get_config("smoke", ["experiment.n_seeds=1"])
     results = make_all(config)
-    verdicts = judge(results)
-    assert not verdicts["holds"] and not verdicts["does not hold"]
-    assert all("with one seed, which tells nothing of chance" in sentence for sentence in verdicts["open"])
-    assert "nan" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", report.write_report(config, 42).read_text("utf-8"))
+    by_seeds = [c for c in results["claims"] if c["section"] == "alignment"]
+    assert by_seeds and all(c["verdict"] == "cannot be told" and c["low"] is None for c in by_seeds)
+    page = report.write_report(config, 42).read_text("utf-8")
+    assert "Here there is 1 seed" in page and "with one seed, which tells nothing of chance" in page
+    assert "nan" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
 
 
-def test_the_papers_differences_are_those_of_its_tables():
-    assert MAIN_AGAINST_CE.printed == pytest.approx(12.29 - 5.80)
-    assert Claim("pal_infonce_ot", "cnn_lstm", table="Table 1").printed == pytest.approx(10.85 - 3.98)
-    assert Claim("ce_real_syn", "ce_real_matched").printed is None
-    assert Claim("pal", "ce_real", "noun_precision").printed is None
+@pytest.mark.parametrize(("gain", "said", "above"), [(2.0, "raise it", 5), (-2.0, "do not raise it", 0)])
+def test_the_report_opens_with_whether_the_alignment_terms_raise_the_scores(config, gain, said, above):
+    def score(variant, seed, split, metric):
+        return 20.0 + (0 if variant.startswith("ce_real") else gain + 0.1 * (seed % 3))
+
+    results = make_all(config, score)
+    first, *_, last = findings.overview(results)
+    assert f"the terms {said}" in first and "which leaves out 0" in first
+    assert f"{above} have a higher mean" in first and "in the paper 5 have" in first
+    counts = results["derived"]["verdicts"]
+    assert f"{counts['holds']} hold, {counts['does not hold']} do not hold" in last
+    assert first in html.unescape(report.write_report(config, 42).read_text("utf-8"))
+
+
+def test_without_the_extended_notebooks_the_report_leaves_their_parts_out(config, monkeypatch):
+    monkeypatch.setattr(results_module.extended, "read", lambda profile, name: None)
+    make_all(config)
+    (paths.figures_dir("smoke") / "readings.png").unlink()
+    page = report.write_report(config, 42).read_text("utf-8")
+    assert "The paper read otherwise" not in page and "commit" not in page.partition('<h2 id="run">')[0]
+
+
+def test_what_the_extended_notebooks_found_stands_with_its_date_and_commit(config):
+    results = make_all(config)
+    page = report.write_report(config, 42).read_text("utf-8")
+    for name in ("readings", "error_analysis"):
+        made = results[name]["made"]
+        assert f"Measured on {made['date']} at commit {made['commit']}" in page
+
+
+def test_the_report_says_how_well_each_captioners_encoder_sees(config):
+    results = make_all(config)
+    accuracy = encoders.accuracy(config)
+    assert accuracy["ViT + Bangla GPT-2"] == pytest.approx({"real": 45.0, "ood": 15.0, "synthetic": 45.0})
+    assert accuracy == results["encoders"]
+    assert "CNN + LSTM 67.5 % in domain and 22.5 % out of it" in encoders.apart(accuracy)
+    assert encoders.apart(accuracy) in html.unescape(report.write_report(config, 42).read_text("utf-8"))
 
 
 def test_ranking_agrees_with_the_paper_where_scores_do_and_is_reversed_where_they_fall(config):
@@ -190,58 +284,6 @@ def test_ranking_agrees_with_the_paper_where_scores_do_and_is_reversed_where_the
     assert "tells them apart in nothing" in findings.ranking(make_all(config, lambda *_: 3.0))
 
 
-def test_the_move_of_the_centroids_is_set_against_that_of_cross_entropy_and_the_papers(config):
-    [sentence] = findings.alignment(make_all(config))
-    assert sentence == (
-        "Distance of the centroids of real and synthetic patches: 0.500 before training, 0.200 (-60%) after the full "
-        "objective and 0.410 (-18%) after cross-entropy alone; full objective against cross-entropy: lower, beyond "
-        "the scatter of seeds. The paper: 0.361 to 0.213 (-41%)."
-    )
-
-
-@pytest.mark.parametrize(
-    ("gain", "said", "above"), [(2.0, "raise it", "5 have"), (-2.0, "do not raise it", "none have")]
-)
-def test_the_report_opens_with_whether_the_alignment_terms_raise_the_scores(config, gain, said, above):
-    def score(variant, seed, split, metric):
-        return 20.0 + (0 if variant.startswith("ce_real") else gain + 0.1 * (seed % 3))
-
-    results = make_all(config, score)
-    first, second = findings.overview(results, verdicts := judge(results))
-    assert f"on average the terms {said}" in first and f"{above} a higher mean" in first and "in the paper all" in first
-    assert f"Of the {len(findings.CLAIMS)} comparisons, {len(verdicts['holds'])} hold" in second
-    assert first in html.unescape(report.write_report(config, 42).read_text("utf-8"))
-
-
-def test_the_gap_of_text_relevant_and_background_patches_is_told_apart(config):
-    results = make_all(config)
-    for values in results["alignment"].values():
-        moves = {"relevant": (2.0, 1.8, 0.5), "background": (1.0, 0.9, 1.5)}
-        for part, (before, ce, full) in moves.items():
-            for state, value in (("ce_real/before", before), ("pal_infonce_ot/before", before)):
-                values[f"{state}/{part}/centroid_distance"] = value
-            values[f"ce_real/after/{part}/centroid_distance"] = ce
-            values[f"pal_infonce_ot/after/{part}/centroid_distance"] = full
-    _, relevant, background = findings.alignment(results)
-    assert "text-relevant patches alone: 2.000 before training, 0.500 (-75%)" in relevant
-    assert "1.500 (+50%) after the full objective and 0.900 (-10%) after cross-entropy alone." in background
-
-
-def test_one_seed_of_the_alignment_is_not_said_to_be_several(config):
-    results = make_all(config)
-    results["alignment"] = {"42": results["alignment"]["42"]}
-    [sentence] = findings.alignment(results)
-    assert "measured with one seed, which tells nothing of chance" in sentence
-
-
-def test_the_report_says_how_well_each_captioners_encoder_sees(config):
-    make_all(config)
-    accuracy = report.encoder_accuracy(config)
-    assert accuracy["ViT + Bangla GPT-2"] == pytest.approx({"real": 45.0, "ood": 15.0, "synthetic": 45.0})
-    assert "CNN + LSTM 67.5 % in domain and 22.5 % out of it" in report.encoders_apart(config)
-    assert report.encoders_apart(config) in html.unescape(report.write_report(config, 42).read_text("utf-8"))
-
-
 def test_the_papers_own_contradictions_are_written_from_its_numbers():
     one, two = findings.contradictions()
     assert "BLEU-4 10.85 and 12.29" in one and "BERT-F1" not in one
@@ -254,6 +296,4 @@ def test_the_dot_plot_has_a_panel_for_each_known_metric_and_the_same_bytes_twice
     first, again = (plot_tables.dot_plot(frame, tmp_path / name).read_bytes() for name in ("a.png", "b.png"))
     assert first == again
     narrow = plot_tables.dot_plot(frame.drop(columns="noun_precision"), tmp_path / "c.png").read_bytes()
-    assert plot_tables.dot_plot(tables.table4(config, 42), tmp_path / "d.png").is_file()
-    width = [int.from_bytes(data[16:20]) for data in (first, narrow)]
-    assert width[0] > width[1]
+    assert narrow != first and plot_tables.dot_plot(tables.table4(config, 42), tmp_path / "d.png").is_file()

@@ -11,6 +11,7 @@ import pytest
 from bncap import __main__ as cli
 from bncap import artifacts, guards, paths, runner, warm
 from bncap.errors import BncapError
+from bncap.evidence import extended
 from bncap.status import status_table
 
 PARAMETERS = 'PROFILE = "mini"\nSEED = 42\nOVERRIDES = []'
@@ -130,6 +131,27 @@ def test_notebooks_are_selected_by_number(series):
     assert names(first="02") == ["02"] and names(last="01") == ["01"] and names(only="02") == ["02"]
     with pytest.raises(BncapError, match="there is no notebook '07'"):
         names(only="07")
+
+
+def test_the_extended_notebooks_run_before_the_report_and_only_where_asked_for():
+    numbers = lambda **options: [path.name[:2] for path in runner.select(**options)]  # noqa: E731
+    assert numbers() == [f"{n:02d}" for n in range(11)]
+    assert numbers(extended=True) == [*(f"{n:02d}" for n in range(9)), "11", "12", "09", "10"]
+    assert numbers(only="09,11") == ["11", "09"] and numbers(first="11") == ["11", "12"]
+    assert numbers(extended=True, first="08", last="09") == ["08", "09"]
+
+
+def test_the_report_runs_again_when_an_extended_notebook_has_found_something(series, capsys):
+    notebook(series / "09_report.ipynb", "print('the report')")
+    run()
+    for content in ({"x": 1.0}, {"x": 2.0}):
+        extended.write("smoke", extended.READINGS, content)
+        capsys.readouterr()
+        run()
+        assert "09_report: running" in (said := capsys.readouterr().out) and "02_second: up to date" in said
+    extended.write("smoke", extended.READINGS, {"x": 2.0})
+    run()
+    assert "09_report: up to date" in capsys.readouterr().out
 
 
 def test_own_data_run_the_notebooks_that_need_no_second_test_set():

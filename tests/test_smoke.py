@@ -12,7 +12,13 @@ FIGURES = ("fig1_patches", "fig2_pipeline", "fig3_convergence", "fig3_umap")
 FILES = (
     [f"{t}.{s}" for t in TABLES for s in ("csv", "md", "tex")]
     + [f"{f}.{s}" for f in FIGURES for s in ("png", "pdf")]
-    + ["captions.png", "report.html", "results.json"]
+    + [f"{t}_differences.csv" for t in TABLES]
+    + [f"{f}.png" for f in ("differences", "attention", "umap_seeds", "lengths", "captions")]
+    + [f"grounding.{s}" for s in ("png", "pdf", "csv", "md")]
+    + ["alignment.csv", "alignment.md", "diversity.csv", "report.html", "results.json"]
+    + [f"readings{s}" for s in (".png", "_gap.png", ".csv", ".json")]
+    + [f"error_analysis.{s}" for s in ("csv", "json")]
+    + ["errors.png", "confusion.png", "confusion.csv", "filter.png", "filter.csv"]
 )
 
 
@@ -23,7 +29,7 @@ def chain(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BNCAP_ARTIFACTS", str(folder / "artifacts"))
         patch.setenv("BNCAP_FIGURES", str(folder / "figures"))
-        runner.run(runner.Request("smoke", 42), runner.select())
+        runner.run(runner.Request("smoke", 42), runner.select(extended=True))
         yield folder
 
 
@@ -42,14 +48,14 @@ def test_the_tables_have_the_fixed_columns(chain):
 
 def test_every_step_has_a_manifest_with_its_configuration(chain):
     steps = sorted((chain / "artifacts/smoke").glob("[0-9][0-9]_*/*/manifest.json"))
-    assert {path.parent.parent.name[:2] for path in steps} >= {"00", "01", "02", "04", "05", "06", "07", "08"}
+    assert {path.parent.parent.name[:2] for path in steps} >= {"00", "01", "02", "04", "05", "06", "07", "08", "11", "12"}
     assert all(artifacts.read_json(path)["settings"] is not None for path in steps)
 
 
 def test_a_second_start_finds_everything_up_to_date(chain, capsys):
-    runner.run(runner.Request("smoke", 42), runner.select())
+    runner.run(runner.Request("smoke", 42), runner.select(extended=True))
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 11 and all(line.endswith("up to date") for line in lines)
+    assert len(lines) == 13 and all(line.endswith("up to date") for line in lines)
 
 
 def test_a_deleted_artefact_comes_back_with_the_same_bytes(chain):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from bncap.stats import mean_std, paired_bootstrap
+from bncap.stats import Interval, interval, mean_std, paired_bootstrap, resamples
 
 
 def test_mean_and_sample_deviation_agree_with_the_standard_library():
@@ -79,3 +80,108 @@ def test_the_seed_decides_the_interval_and_exchanging_the_systems_changes_its_si
 def test_the_bootstrap_refuses_what_it_cannot_pair(a, b, options, message):
     with pytest.raises(ValueError, match=message):
         paired_bootstrap(a, b, seed=0, **options)
+
+
+def crossed(images: int = 40, seeds: int = 4, seed: int = 0) -> np.ndarray:
+    """Scores (images, seeds) with scatter of images, of seeds, and of both."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(images, 1)) + 0.7 * rng.normal(size=(1, seeds)) + rng.normal(size=(images, seeds))
+
+
+def test_samples_draw_as_many_items_and_seeds_as_there_are_and_the_same_ones_again():
+    drawn = resamples(7, 3, 50, seed=4)
+    assert drawn.items.shape == (50, 7) and drawn.seeds.shape == (50, 3)
+    assert (drawn.items.sum(axis=1) == 7).all() and (drawn.seeds.sum(axis=1) == 3).all()
+    again, other = resamples(7, 3, 50, seed=4), resamples(7, 3, 50, seed=5)
+    assert (drawn.items == again.items).all() and (drawn.seeds == again.seeds).all()
+    assert (drawn.items != other.items).any()
+    assert resamples(7, 3, seed=4).items.shape == (2000, 7)
+
+
+def test_the_mean_over_seeds_counts_a_seed_as_often_as_it_is_drawn():
+    drawn = resamples(2, 3, 5, seed=0)
+    values = np.arange(15.0).reshape(5, 3)
+    by_hand = [np.repeat(row, times.astype(int)).mean() for row, times in zip(values, drawn.seeds, strict=True)]
+    assert drawn.over_seeds(values) == pytest.approx(by_hand)
+
+
+def test_replicates_are_distributed_as_all_samples_of_three_images_and_two_seeds_are():
+    table = np.array([[3.0, 1.0], [0.5, 4.0], [2.0, 9.0]])
+    every = [
+        table[np.ix_(images, seeds)].mean()
+        for images in itertools.product(range(3), repeat=3)
+        for seeds in itertools.product(range(2), repeat=2)
+    ]
+    drawn = resamples(3, 2, 40_000, seed=1)
+    replicates = drawn.over_seeds(drawn.items @ table / 3)
+    exact, counts = np.unique(np.round(every, 9), return_counts=True)
+    values, found = np.unique(np.round(replicates, 9), return_counts=True)
+    assert values == pytest.approx(exact) and len(every) == 27 * 4
+    assert found / 40_000 == pytest.approx(counts / len(every), abs=0.008)
+    place = int(np.argmax(counts))  # a bound in the middle of the most frequent value is the same whatever is drawn
+    below = (counts[:place].sum() + counts[place] / 2) / len(every)
+    found = interval(table.mean(), replicates, abs(1 - 2 * below))
+    assert (found.low if below < 0.5 else found.high) == pytest.approx(exact[place])
+
+
+def test_the_variance_over_images_and_seeds_is_the_one_that_theory_gives():
+    table = crossed()
+    n, k = table.shape
+    drawn = resamples(n, k, 40_000, seed=2)
+    found = drawn.over_seeds(drawn.items @ table / n).var()
+    images = (1 - 1 / n) * np.ones((n, n)) + np.eye(n)  # E[c_i c_j] of the counts of a multinomial draw
+    seeds = (1 - 1 / k) * np.ones((k, k)) + np.eye(k)
+    second = np.einsum("ik,jl,ij,kl->", table, table, images, seeds) / (n * k) ** 2
+    assert found == pytest.approx(second - table.mean() ** 2, rel=0.03)
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_with_one_seed_the_interval_of_a_ratio_of_sums_agrees_with_scipys(level):
+    rng = np.random.default_rng(3)
+    named = rng.integers(1, 6, size=80).astype(float)
+    right = rng.binomial(named.astype(int), 0.7).astype(float)
+    oracle = scipy_stats.bootstrap(
+        (right, named), lambda r, n, axis: r.sum(axis) / n.sum(axis), paired=True, n_resamples=20_000,
+        confidence_level=level, method="percentile", rng=1,
+    ).confidence_interval  # fmt: skip
+    drawn = resamples(80, 1, 20_000, seed=5)
+    share = (drawn.items @ right) / (drawn.items @ named)
+    ours = interval(right.sum() / named.sum(), drawn.over_seeds(share[:, None]), level)
+    assert (ours.low, ours.high) == pytest.approx((oracle.low, oracle.high), abs=0.003)
+
+
+def test_with_one_image_and_many_seeds_the_interval_is_students():
+    values = np.random.default_rng(6).normal(2.0, 1.0, size=300)
+    oracle = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    ours = interval(values.mean(), resamples(1, 300, 20_000, seed=7).over_seeds(np.tile(values, (20_000, 1))))
+    assert (ours.low, ours.high) == pytest.approx((oracle.low, oracle.high), abs=0.01)
+
+
+def test_the_interval_over_images_and_seeds_covers_the_truth_at_least_about_as_often_as_it_says():
+    held = []
+    for s in range(150):
+        table, drawn = crossed(30, 5, seed=s), resamples(30, 5, 400, seed=s)
+        found = interval(table.mean(), drawn.over_seeds(drawn.items @ table / 30))
+        held.append(found.low <= 0 <= found.high)
+    assert 0.86 < np.mean(held) < 0.99
+
+
+def test_an_interval_knows_its_quantiles_and_whether_it_leaves_out_zero():
+    found = interval(5.0, range(101), 0.5)
+    assert found == Interval(5.0, 25.0, 75.0, 0.5) and found.excludes_zero
+    assert interval(1.0, [2.0, 2.0]).excludes_zero and interval(-1.0, [-2.0, -0.1]).excludes_zero
+    assert not interval(0.0, [-1.0, 2.0]).excludes_zero and not interval(0.0, [0.0, 0.0]).excludes_zero
+
+
+@pytest.mark.parametrize("numbers", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
+def test_no_images_no_seeds_and_no_samples_are_refused(numbers):
+    with pytest.raises(ValueError, match="at least 1"):
+        resamples(*numbers, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("replicates", "level", "message"), [([], 0.95, "non-empty"), ([1.0], 0.0, "level"), ([1.0], 1.0, "level")]
+)
+def test_an_interval_of_nothing_or_of_no_level_is_refused(replicates, level, message):
+    with pytest.raises(ValueError, match=message):
+        interval(0.0, replicates, level)

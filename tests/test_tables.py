@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 
 import pandas as pd
 import pytest
-from fake_runs import ALL, alignment, make_rest, make_runs, scores_of, varied
+from fake_runs import ALL, make_runs, scores_of, varied
 
 from bncap import layout, paper, paths, tables
 from bncap.config import SENSITIVITY, VARIANTS, get_config
 from bncap.errors import BncapError
+from bncap.evidence import comparisons
 
 SCORES = ["B1", "B2", "B3", "B4", "METEOR", "BERT-F1"]
 WRITERS = {
@@ -90,8 +90,8 @@ def test_mean_and_deviation_over_seeds_stand_above_both_rows_that_the_paper_prin
     assert re.sub(r"\s", "", lines[here + 1]).endswith("|paper,Table1|48.01|28.59|17.19|10.85|27.64|71.20|–|")
     assert re.sub(r"\s", "", lines[here + 2]).endswith("|paper,Tables2,3|49.14|29.64|18.11|12.29|27.98|71.20|–|")
     assert "over 2 seeds (42, 43); 16 test images out of domain" in lines[0]
-    assert "BLEU-4 10.85 in Table 1 and 12.29 in Tables 2, 3" in lines[-1]
-    assert tex.read_text("utf-8").count(r"11.00{\tiny$\,\pm\,$1.41}") == 3 * 7
+    assert "BLEU-4 10.85 in Table 1 and 12.29 in Tables 2, 3" in md.read_text("utf-8")
+    assert tex.read_text("utf-8").count(r"11.00{\tiny$\pm$1.41}") == 3 * 7
 
 
 def test_a_single_seed_shows_no_deviation_and_says_so(artifacts_dir):
@@ -120,18 +120,80 @@ def test_the_compute_matched_row_is_said_to_be_none_of_the_papers(config):
 def test_latex_escapes_what_latex_would_read_and_needs_only_booktabs(config):
     make_runs(config)
     row = layout.Row(("a&b_c", "here", "1.00 ± 0.10"), ours=True)
-    laid_out = layout.Layout("x", 1, "50 % of A_1 & B#{λ} ± 2", ("Method", "From", "B1"), (row,), ())
+    laid_out = layout.Layout("x", 1, "50 % of A_1 & B#{λ} ± 2", ("Method", "From", "B1"), (row,), (), 2)
     text = layout.latex(laid_out)
     assert r"50 \% of A\_1 \& B\#\{$\lambda$\} $\pm$ 2" in text
-    assert r"a\&b\_c & here & 1.00{\tiny$\,\pm\,$0.10} \\" in text
+    assert r"a\&b\_c & here & 1.00{\tiny$\pm$0.10} \\" in text
     commands = {r"\toprule", r"\midrule", r"\bottomrule", r"\addlinespace", r"\begin", r"\end", r"\caption", r"\label"}
     for name, table in WRITERS.items():
         tex = tables.write_table(table(config, 42), name, config)[2].read_text("utf-8")
         tex.encode("ascii")
         assert commands <= set(re.findall(r"\\[a-z]+", tex))
-        body = [line for line in tex.splitlines() if line.endswith(r" \\")]
-        [columns] = re.findall(r"\\begin{tabular}{@{}([lr]+)@{}}", tex)
-        assert {line.replace(r"\&", "").count("&") for line in body} == {len(columns) - 1}
+        tabulars = re.findall(r"\\begin{tabular}{@{}([lr]+)@{}}(.*?)\\end{tabular}", tex, re.S)
+        assert len(tabulars) == 2  # scores and differences
+        for columns, content in tabulars:
+            body = [line for line in content.splitlines() if line.endswith(r" \\")]
+            assert {line.replace(r"\&", "").count("&") for line in body} == {len(columns) - 1}
+
+
+def split_blocks(text: str) -> tuple[str, str]:
+    above, below = text.split("**Differences.**")
+    return above, below
+
+
+def test_marks_stand_where_the_intervals_below_the_table_leave_out_zero(config):
+    """PAL alone scores otherwise than all others, METEOR excepted."""
+    make_runs(config, lambda v, seed, split, metric: 30.0 if v == "pal" and metric != "METEOR" else 20.0)
+    text = tables.write_table(tables.table3(config, 42), "table3_ablations", config)[1].read_text("utf-8")
+    above, below = split_blocks(text)
+    assert "\\* differs from CE (Real-only); † from the row above: 0 lies outside the 95% interval" in above
+    rows = {line.split(" | ")[0].strip("| "): line for line in above.splitlines() if "| here |" in line}
+    assert rows["PAL"].count(r"30.00\*†") == 6 and rows["PAL"].count("| 20.00 ±") == 1
+    assert rows["PAL + InfoNCE"].count("20.00† ±") == 6 and r"\*" not in rows["PAL + InfoNCE"]
+    assert not any(mark in line for name, line in rows.items() if not name.startswith("PAL") for mark in "*†")
+    lines = [re.sub(r"\s+", " ", line) for line in below.splitlines()]
+    assert "over the test images and the 2 seeds, 2000 samples" in lines[0]
+    [base] = [line for line in lines if line.startswith("| PAL | CE (Real-only) |")]
+    [after] = [line for line in lines if line.startswith("| PAL + InfoNCE | row above |")]
+    assert re.fullmatch(r"\| PAL \|.*\| \+10\.00\\\* \[\+\d+\.\d+, \+\d+\.\d+\] \| \+0\.00 \[.*", base)
+    assert after.count("| -10.00† [-") == 3
+    assert sum(line.startswith("| CE (Real+Syn) |") for line in lines) == 2
+
+
+def test_the_block_of_differences_is_made_from_the_records_that_the_csv_holds(config):
+    make_runs(config)
+    frame = tables.table2(config, 42)
+    csv, md, _ = tables.write_table(frame, "table2_main", config)
+    records = comparisons.read(config, "table2_main")
+    assert records == comparisons.of_table(config, 42, "table2_main")
+    laid_out = tables.arrange(frame, "table2_main", config, records)
+    assert layout.markdown(laid_out) == md.read_text("utf-8")
+    assert laid_out.differences.header == ("Method", "Images", "Against", "B4", "METEOR", "BERT-F1", "Noun prec.")
+    shown = {(row.cells[1], name): cell for row in laid_out.differences.rows for name, cell in zip(
+        laid_out.differences.header, row.cells, strict=True)}  # fmt: skip
+    [there] = [r for r in records if (r["split"], r["metric"]) == ("ood", "METEOR")]
+    assert shown["out of domain", "METEOR"].startswith(f"{there['difference']:+.2f}")
+    assert f"[{there['low']:+.2f}, {there['high']:+.2f}]" in shown["out of domain", "METEOR"]
+
+
+def test_the_settings_of_table_four_stand_beside_the_same_data_without_pal(config):
+    make_runs(config)
+    text = tables.write_table(tables.table4(config, 42), "table4_sensitivity", config)[1].read_text("utf-8")
+    above, below = split_blocks(text)
+    values = [varied("ce_real_part", seed, "ood", "B4") for seed in (42, 43)]
+    mean, std = sum(values) / 2, abs(values[0] - values[1]) / math.sqrt(2)
+    assert re.search(rf"CE \(Real-only\), same part of the data, has .*B4 {mean:.2f} ± {std:.2f}", above)
+    assert "differs from CE (Real-only), same part of the data; † from the row above" in above
+    assert below.count("| CE (Real-only), same part of the data |") == 4 and below.count("| row above |") == 3
+
+
+def test_a_table_without_anything_to_compare_with_has_no_marks_and_no_second_block(config):
+    make_runs(config, variants=["ce_real"])
+    frame = tables.table2(config, 42, "ce_real")
+    csv, md, tex = tables.write_table(frame, "table2_main", config)
+    assert "Differences" not in md.read_text("utf-8") and "differs" not in md.read_text("utf-8")
+    assert tex.read_text("utf-8").count("tabular") == 2
+    assert comparisons.read(config, "table2_main") == []
 
 
 def test_a_missing_run_is_an_error_with_the_command_that_makes_it(config):
@@ -141,8 +203,6 @@ def test_a_missing_run_is_an_error_with_the_command_that_makes_it(config):
         tables.table3(config, 42)
     with pytest.raises(BncapError, match=r"vit_gpt2-s42 .*--only 05"):
         tables.table1(config, 42)
-    with pytest.raises(BncapError, match="missing"):
-        tables.write_results(config, 42)
 
 
 def test_an_unknown_table_is_refused_with_the_known_names(config):
@@ -153,58 +213,17 @@ def test_an_unknown_table_is_refused_with_the_known_names(config):
 
 def test_the_same_runs_give_the_same_bytes_and_the_csv_reads_back(config):
     make_runs(config)
-    make_rest(config)
     first = {}
     for turn in range(2):
-        written = [tables.write_results(config, 42)]
+        written = []
         for name, table in WRITERS.items():
             written += tables.write_table(table(config, 42), name, config)
         content = {path.name: path.read_bytes() for path in written}
-        assert len(content) == 13 and all(b"\r" not in data for data in content.values())
+        assert len(content) == 12 and all(b"\r" not in data for data in content.values())
         first = first or content
         assert content == first, f"turn {turn}"
     frame = tables.table4(config, 42)
     pd.testing.assert_frame_equal(pd.read_csv(paths.figures_dir("smoke") / "table4_sensitivity.csv"), frame)
-
-
-def test_results_hold_every_number_of_every_run_with_its_signature(config):
-    make_runs(config)
-    make_rest(config)
-    results = json.loads(tables.write_results(config, 42).read_text("utf-8"))
-    records = results["results"]
-    known = {(r["variant"], r["seed"], r["split"], r["metric"]): r["value"] for r in records}
-    assert len(known) == len(records) == len(ALL) * 2 * 2 * (6 + 2 + 1 + 4)
-    assert known["cnn_lstm", 43, "test", "METEOR"] == pytest.approx(varied("cnn_lstm", 43, "test", "METEOR"), abs=1e-4)
-    assert {"noun_recall", "most_frequent_share", "images"} <= {r["metric"] for r in records}
-    assert all(r["signature"] == "lang:bn|test" for r in records)
-    main = {"variant": "pal_infonce_ot", "split": "ood", "metric": "B4"}
-    [entry] = [s for s in results["summary"] if main.items() <= s.items()]
-    assert entry["paper"] == {"Table 1": 10.85, "Tables 2, 3": 12.29}
-    values = [known["pal_infonce_ot", seed, "ood", "B4"] for seed in (42, 43)]
-    assert entry["mean"] == pytest.approx(sum(values) / 2, abs=1e-4)
-    assert entry["std"] == pytest.approx(abs(values[0] - values[1]) / math.sqrt(2), abs=1e-4)
-    assert results["alignment"]["43"] == alignment(43)
-    ce, main = results["alignment_summary"]
-    assert (main["variant"], main["set"], main["metric"]) == ("pal_infonce_ot", "all", "centroid_distance")
-    assert (main["before"], main["after"], main["seeds"]) == (0.5, 0.2, 2)
-    assert (ce["variant"], ce["after"]) == ("ce_real", 0.405)
-
-
-def test_a_table_alone_holds_the_same_records_as_the_results(config):
-    make_runs(config)
-    written = json.loads(tables.write_results(config, 42).read_text("utf-8"))["results"]
-    known = {(r["variant"], r["seed"], r["split"], r["metric"]): r["value"] for r in written}
-    for table in (tables.table2, tables.table4):
-        records = tables.as_results(table(config, 42))["results"]
-        assert len(records) == len(table(config, 42)) * 7
-        assert all(known[r["variant"], r["seed"], r["split"], r["metric"]] == r["value"] for r in records)
-
-
-def test_results_know_no_nan_and_go_without_an_alignment_that_was_not_run(config):
-    make_runs(config, lambda v, s, split, metric: math.nan if metric == "noun_precision" else 1.0)
-    text = tables.write_results(config, 42).read_text("utf-8")
-    assert "NaN" not in text and json.loads(text)["alignment"] == {}
-    assert {r["value"] for r in json.loads(text)["results"] if r["metric"] == "noun_precision"} == {None}
 
 
 def test_the_fake_scores_have_the_shape_of_an_evaluation():
