@@ -22,7 +22,7 @@ from bncap import analysis, artifacts, paths
 from bncap.config import BASE, MAIN
 from bncap.errors import BncapError
 from bncap.evidence import gap
-from bncap.experiments import TRAINING, load_run
+from bncap.experiments import load_run, weights_of
 from bncap.feature_store import FeatureStore
 from bncap.losses import pool
 from bncap.model import Captioner
@@ -103,7 +103,7 @@ def build_alignment(config: Config, seed: int, umap_seed: int | None = None) -> 
     inputs = [
         paths.step_dir(config.profile, "02_synthesis", "images", config.data.seed),
         paths.step_dir(config.profile, "02_synthesis", "features", config.data.seed),
-        *(_trained(config, variant, seed) for variant in (BASE, MAIN)),
+        *(weights_of(config, variant, seed) for variant in (BASE, MAIN)),
     ]
     names = ("tau", "rho", "domain", "keep", "language_token")
     settings = {name: getattr(config.loss, name) for name in names}
@@ -122,7 +122,7 @@ def build_alignment(config: Config, seed: int, umap_seed: int | None = None) -> 
 def caption_weights(model: Captioner, features: Tensor, captions: list[str], loss: Loss, max_tokens: int) -> Tensor:
     """w (N, S) of Eq. 8 for (N, S, C) ``features`` with their captions, as in training."""
     labels = model.labels(captions, max_tokens)
-    _, attention = model(model.bridge(features), labels)
+    _, attention = model.states(model.bridge(features), labels)
     return text_weights(model, attention, labels, loss)
 
 
@@ -189,7 +189,7 @@ def _states(config: Config, seed: int) -> tuple[dict[State, Patches], Sample]:
     states = {(ENCODER, "frozen"): Patches(real.float(), synthetic.float())}
     for variant in (BASE, MAIN):
         for moment, weights in MOMENTS.items():
-            model = load_run(config, variant, _trained(config, variant, seed), weights)
+            model = load_run(config, variant, weights_of(config, variant, seed), weights)
             with torch.no_grad():
                 states[variant, moment] = Patches(model.bridge(real).float(), model.bridge(synthetic).float())
     if not torch.equal(states[BASE, "before"].real, states[MAIN, "before"].real):
@@ -244,7 +244,3 @@ def _point_rows(drawn: Mapping[State, tuple[Array, Array]], sample: Sample) -> I
         for domain, side in zip(("real", "synthetic"), sides, strict=True):
             for flag, (x, y) in zip(relevant, side, strict=True):
                 yield [model, moment, domain, flag, f"{x:.4f}", f"{y:.4f}"]
-
-
-def _trained(config: Config, variant: str, seed: int) -> Path:
-    return paths.step_dir(config.profile, TRAINING, f"{variant}.weights", seed)

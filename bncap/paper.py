@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from bncap.config import ALL_VARIANTS, MAIN
 
 METRICS = ("B1", "B2", "B3", "B4", "METEOR", "BERT-F1")
+NAMES = {"B4": "BLEU-4", "noun_precision": "noun precision", "noun_recall": "noun recall"}
+"""How metrics are called that are not called by their key."""
 IMAGES = 1000  # in each of the two test sets
 SPLITS = {"test": "in domain", "ood": "out of domain"}
 DATASETS = {"test": "MSCOCO-1k", "ood": "Flickr30k-1k"}

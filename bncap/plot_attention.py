@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from bncap import paper
 from bncap.artifacts import read_json, require
 from bncap.decode import WordAttention
 from bncap.errors import BncapError
@@ -24,7 +25,6 @@ from bncap.plotting import PALETTE, save, use_style, wrap
 WORDS_A_ROW = 9
 MOST = 20
 """So many pictures fit into one figure."""
-SPLIT_WORDS = {"test": "in domain", "ood": "out of domain"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def saved_examples(samples: Path) -> list[Example]:
 
 def sample_notes(captions: Sequence[dict[str, Any]]) -> list[str]:
     """The small print of saved samples: rank by METEOR, METEOR and, where there are two test sets, which."""
-    where = SPLIT_WORDS if len({c["split"] for c in captions}) > 1 else {}
+    where = paper.SPLITS if len({c["split"] for c in captions}) > 1 else {}
     return [
         ", ".join(filter(None, (where.get(c["split"]), f"rank {c['rank']} of {c['of']}", f"METEOR {c['meteor']:.1f}")))
         for c in captions

@@ -14,10 +14,9 @@ from matplotlib.colors import LogNorm
 from bncap import paper
 from bncap.config import MAIN
 from bncap.evidence.judgements import NOTHING
-from bncap.plotting import PALETTE, save, use_style, wrap
+from bncap.plotting import PALETTE, SPLIT_COLOURS, save, use_style, wrap
 
 Records = Sequence[dict[str, Any]]
-SPLIT_COLOURS = {"test": PALETTE[0], "ood": PALETTE[1]}
 KINDS = 24
 """As many kinds are shown at most, the most frequent ones: COCO has 80."""
 PANELS = (
@@ -34,7 +33,7 @@ _FAULTS = (("faulty_accepted", "of the accepted", "o:"), ("faulty_pairs", "of th
 def groups_figure(found: dict[str, Records], path: Path, variant: str = MAIN) -> Path:
     """``errors.png``: what :func:`bncap.evidence.error_analysis.measure` found of ``variant``, on both splits.
 
-    A dot is the value of a group, a line its interval; the broken line is what one answer for all would get.
+    A dot is the value of a group, a line its interval; a broken line is what one answer for all would get.
     """
     use_style()
     rows = [row for row in found["rows"] if row["variant"] == variant and row["value"] is not None]
@@ -51,7 +50,7 @@ def groups_figure(found: dict[str, Records], path: Path, variant: str = MAIN) ->
         guesses = [g for g in found["guesses"] if g["variant"] == variant and g["measure"] == panel[1]]
         _draw_groups(axes[panel[2]], chosen, groups[panel])
         if guesses:
-            _draw_guess(axes[panel[2]], max(guess["value"] for guess in guesses), panel[0] == "colour")
+            _draw_guesses(axes[panel[2]], guesses, panel[0] == "colour")
         axes[panel[2]].set_title(panel[2], loc="left")
     for end, (split, colour) in zip((0.66, 1.0), SPLIT_COLOURS.items(), strict=True):
         axes[first[2]].annotate(paper.SPLITS[split], (end, 1.01), xycoords="axes fraction", ha="right", color=colour)
@@ -126,11 +125,11 @@ def lengths_figure(records: Records, path: Path, split: str = "ood") -> Path:
         edges = np.arange(len(record["lengths"]) + 1) - 0.5
         axis.stairs(record["lengths"], edges, color=PALETTE[1 if record["degenerate"] else 0], linewidth=1.2)
         axis.set_title(wrap(paper.label(record["variant"]), 22), fontsize=7)
-        note = f"{record['distinct']:.0f} % different\n{record['vocabulary']:.0f} words"
+        note = f"{record['distinct']:.0f} % distinct\n{record['vocabulary']:.0f} words"
         axis.text(0.98, 0.95, note, transform=axis.transAxes, ha="right", va="top", fontsize=7)
     axes[0, 0].set_ylim(0, 1.3 * axes[0, 0].get_ylim()[1])
     axes[0, 0].annotate("references", (0.98, 0.4), xycoords="axes fraction", ha="right", color="0.5", fontsize=7)
-    fig.supxlabel("tokens in a caption", fontsize=8)
+    fig.supxlabel(f"tokens in a caption, {paper.SPLITS[split]}", fontsize=8)
     fig.supylabel("% of captions", fontsize=8)
     return save(fig, path)
 
@@ -165,11 +164,14 @@ def _draw_groups(axis: Axes, rows: Records, groups: list[str]) -> None:
     axis.grid(axis="x")
 
 
-def _draw_guess(axis: Axes, value: float, named: bool) -> None:
-    axis.axvline(value, color="0.35", linestyle=(0, (3, 2)), linewidth=0.8)
-    if named:
-        place = {"xy": (value, 0.5), "xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-        axis.annotate("one answer\nfor all", **place, xytext=(3, 0), color="0.35", fontsize=7)
+def _draw_guesses(axis: Axes, guesses: Records, labelled: bool) -> None:
+    """What one answer for all pictures of a split would get right, in the split's colour."""
+    for guess in guesses:
+        axis.axvline(guess["value"], color=SPLIT_COLOURS[guess["split"]], linewidth=0.8, linestyle="--", zorder=0)
+    if labelled:
+        place = max(guess["value"] for guess in guesses), 0.5
+        where = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        axis.annotate("one answer\nfor all", place, (3, 0), **where, va="center", color="0.4", fontsize=7)
 
 
 def _draw_difference(axis: Axes, x: float, record: dict[str, Any], colour: str) -> None:

@@ -12,12 +12,15 @@ from matplotlib.lines import Line2D
 from bncap import paper
 from bncap.config import BASE
 from bncap.evidence import grounding
-from bncap.evidence.grounding_text import SPLITS, Record, one
+from bncap.evidence.grounding_text import Record, one
 from bncap.plotting import PALETTE, save, use_style
 from bncap.settings import Config
 
-TITLES = {"share": "Attention in the noun's box", "pointing": "Greatest patch in the noun's box"}
-SOURCES = {"generated": (PALETTE[0], "o", "its own captions"), "reference": (PALETTE[1], "s", "human captions")}
+TITLES = {
+    "share": "Attention in the box of the noun's object",
+    "pointing": "Strongest patch in the box (pointing game)",
+}
+SOURCES = {"generated": (PALETTE[0], "o", "its own captions"), "reference": (PALETTE[1], "s", "reference captions")}
 """Colour, marker and name."""
 BESIDE = {
     "chance": ("|", "0.35", "chance"),
@@ -89,7 +92,7 @@ def _interval(axis: Axes, record: Record, name: str, y: float, source: str, *, f
 
 def _name_lines(axis: Axes, lines: Sequence[tuple[str, str]], together: int) -> None:
     """Variant and split at the axis, and a line between the splits, in all panels of the row."""
-    axis.set_yticks(range(len(lines)), [f"{paper.label(variant)}, {SPLITS[split]}" for split, variant in lines])
+    axis.set_yticks(range(len(lines)), [f"{paper.label(variant)}, {paper.SPLITS[split]}" for split, variant in lines])
     axis.set_ylim(len(lines) - 0.5, -0.5)
     for other in axis.get_figure().axes:
         if other.get_shared_y_axes().joined(axis, other):

@@ -10,15 +10,15 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from bncap import paper
 from bncap.config import MAIN
 from bncap.evidence.reading_measures import GAP
 from bncap.evidence.reading_sentences import TERMS, select
-from bncap.plotting import PALETTE, save, use_style
+from bncap.plotting import PALETTE, SPLIT_COLOURS, save, use_style
 
 METRICS = {"B4": "BLEU-4", "METEOR": "METEOR", "BERT-F1": "BERT-F1", "noun_precision": "noun precision"}
-SPLIT_COLOURS = dict(zip(paper.SPLITS, PALETTE, strict=False))
 WAYS = {"logged": ("read as in its training", PALETTE[1]), "default": ("same weights, read as the default", PALETTE[0])}
 GAP_COLOUR = PALETTE[2]
 FLAGGED = "#FFF3D6"
@@ -46,7 +46,7 @@ def forest(content: Record, path: Path, metrics: Sequence[str] = ("B4", "noun_pr
                 for record in _of(scores, row, split=split, metric=metric):
                     _whisker(axis, record, line + place, SPLIT_COLOURS[split], label=_signed(record["difference"]))
         axis.set_xlabel(f"{METRICS.get(metric, metric)}, difference (0–100)")
-        axis.margins(x=0.12)
+        axis.margins(x=0.16)
     _legend(fig, {paper.SPLITS[split]: colour for split, colour in SPLIT_COLOURS.items()})
     return save(fig, path)
 
@@ -54,7 +54,8 @@ def forest(content: Record, path: Path, metrics: Sequence[str] = ("B4", "noun_pr
 def loss_and_gap(content: Record, path: Path) -> Path:
     """Each alignment term at the end of training and the gap that it should close, in per cent of the default's.
 
-    Shaded are the readings that ``content`` flags: a loss of their own that ends lower, a gap that ends larger.
+    Shaded are the readings that ``content`` flags: a loss that they log ends lower than the default's, and the gap ends
+    larger than the default's.
     """
     use_style()
     rows = _rows(content, beside_ce=False)
@@ -73,7 +74,8 @@ def loss_and_gap(content: Record, path: Path) -> Path:
             for axis in axes:
                 axis.axhspan(line - 0.5, line + 0.5, color=FLAGGED, zorder=-2, linewidth=0)
     axes[-1].set_xlabel("the gap, difference in %")
-    _legend(fig, {**dict(WAYS.values()), "the gap: MMD of text-relevant patches": GAP_COLOUR})
+    shaded = Patch(color=FLAGGED, label="loss ends lower, gap ends larger")
+    _legend(fig, {**dict(WAYS.values()), "the gap: MMD of text-relevant patches": GAP_COLOUR}, [shaded])
     return save(fig, path)
 
 
@@ -138,7 +140,9 @@ def _signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−")
 
 
-def _legend(fig: Figure, names: Mapping[str, str]) -> None:
+def _legend(fig: Figure, names: Mapping[str, str], more: Sequence[Patch] = ()) -> None:
     """Names in their colours above the panels."""
     handles = [Line2D([], [], color=colour, marker="o", markersize=4.5, label=name) for name, colour in names.items()]
-    fig.legend(handles=handles, labelcolor="linecolor", loc="outside upper center", ncols=len(names), fontsize=8)
+    legend = fig.legend(handles=[*handles, *more], loc="outside upper center", ncols=len(names), fontsize=8)
+    for text, colour in zip(legend.get_texts(), names.values(), strict=False):
+        text.set_color(colour)

@@ -12,10 +12,7 @@ from matplotlib.axes import Axes
 
 from bncap import paper, tables
 from bncap.config import BASELINES
-from bncap.evidence.claims import METRIC_NAMES
-from bncap.plotting import PALETTE, save, use_style
-
-SPLIT_COLOURS = dict(zip(paper.SPLITS, PALETTE, strict=False))
+from bncap.plotting import PALETTE, SPLIT_COLOURS, save, use_style
 
 
 def dot_plot(frame: pd.DataFrame, path: Path, metrics: tuple[str, ...] = ("B4", "noun_precision")) -> Path:
@@ -33,7 +30,7 @@ def dot_plot(frame: pd.DataFrame, path: Path, metrics: tuple[str, ...] = ("B4", 
             values = frame.loc[variant == name, metric]
             ax.plot(values.mean(), line, "|", color="black", markersize=14, markeredgewidth=1.4)
             ax.plot(values, [line] * len(values), "o", color=colour, alpha=0.75, markeredgewidth=0)
-        name = f"{METRIC_NAMES.get(metric, metric)} (0–100)"
+        name = f"{paper.NAMES.get(metric, metric)} (0–100)"
         ax.set(xlabel=name, yticks=range(len(variants)), ylim=(len(variants) - 0.5, -0.5))
         ax.grid(axis="y")
         ax.tick_params(axis="y", length=0)
@@ -64,7 +61,7 @@ def differences(
             _forest(ax, [r for r in records if r["metric"] == metric and r["variant"] in group], group)
         row[0].set_yticklabels([paper.label(name) for name in group])
     for ax, metric in zip(axes[0], metrics, strict=True):
-        ax.set_title(METRIC_NAMES.get(metric, metric), loc="left", fontweight="bold")
+        ax.set_title(paper.NAMES.get(metric, metric), loc="left", fontweight="bold")
     for ax in axes[-1]:
         against = paper.label(records[0]["against"])
         ax.set_xlabel(f"difference from {against}\nfilled: 0 lies outside the 95 % interval")

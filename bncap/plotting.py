@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from bncap import fonts
+from bncap import fonts, paper
 from bncap.artifacts import atomic
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 """Okabe and Ito's eight colours, told apart by colour-blind readers too; the most distinct first."""
+SPLIT_COLOURS = dict(zip(paper.SPLITS, PALETTE, strict=False))
 
 DPI = 200
 UNSPACED_SCRIPTS = re.compile("[\u0e00-\u0e7f\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")

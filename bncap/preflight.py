@@ -6,41 +6,25 @@ fetched and no network is asked: a model that is not on this machine is missing,
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
-import io
 import os
 import platform
-import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from bncap import hub, paths, resources
 from bncap.device import CU126, has_kernels
 from bncap.errors import BncapError
-from bncap.settings import Config, override
+from bncap.preflight_data import MISSING, OK, OTHER, Finding, Need, of_data
+from bncap.settings import Config
 
-OK, OTHER, MISSING = "ok", "other", "MISSING"
-"""States of a finding: as it should be; it works and differs from what the results were made with; it will not work."""
 LARGE = 5000
 """Triplets from which the real components are no work for a CPU: at a second a picture and pass, a week."""
-WHENCE = "; COCO: cocodataset.org; Flickr30k: from its authors"
 DRIVER = Path("/dev/nvidia0")
 TESTS_ONLY = "# the test suite"
 """Pins below this line of requirements.txt are not needed by any notebook."""
-
-
-@dataclass(frozen=True)
-class Need:
-    """What a notebook uses: fields of ``config.components``, caption files, pictures, and a GPU at full size."""
-
-    parts: tuple[str, ...] = ()
-    captions: bool = False
-    own_captions: bool = False
-    pictures: bool = False
-    gpu: bool = False
 
 
 NEEDS: dict[str, Need] = {
@@ -59,14 +43,6 @@ NEEDS: dict[str, Need] = {
 """By the two digits of the notebook."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    what: str
-    found: str
-    state: str = OK
-    remedy: str = ""
-
-
 def preflight(config: Config, notebook: str | None = None) -> list[Finding]:
     """What was found of what ``config`` needs: for all notebooks, or for the one with the two digits ``notebook``."""
     need = _need(notebook)
@@ -76,7 +52,7 @@ def preflight(config: Config, notebook: str | None = None) -> list[Finding]:
         _device(need.gpu and is_large(config, need)),
         *_room(config, need, notebook),
         *_models(config, need),
-        *_data(config, need if config.data.check_images or notebook != "01" else replace(need, pictures=False)),
+        *of_data(config, need if config.data.check_images or notebook != "01" else replace(need, pictures=False)),
     ]
 
 
@@ -239,62 +215,3 @@ def _models(config: Config, need: Need) -> list[Finding]:
 
 def _weights(folder: Path) -> list[Path]:
     return [p for p in folder.rglob("*") if p.suffix in (".safetensors", ".bin", ".pt", ".pth", ".ckpt") and p.exists()]
-
-
-def _data(config: Config, need: Need) -> list[Finding]:
-    """Each file and folder of the data sets: found or missing."""
-    if config.data.source == "mini" or not (need.captions or need.pictures or need.own_captions):
-        return [Finding("data", "made by notebook 00" if config.data.source == "mini" else "none needed")]
-    own = config.data.source == "own"
-    try:
-        findings = _own_data(config, need) if own else _coco_and_flickr(config, need)
-        return findings or [Finding("data", "none needed")]
-    except BncapError as error:
-        return [Finding("data", "not found", MISSING, f"{error}{'' if own else WHENCE}")]
-
-
-def _coco_and_flickr(config: Config, need: Need) -> list[Finding]:
-    from bncap.splits import FLICKR_FOLDERS, OOD_FILES
-
-    data = config.data
-    coco = "COCO 2014 from cocodataset.org, unpacked into a folder of BNCAP_DATA (Kaggle: attach it with --data)"
-    flickr = "Flickr30k from its authors, captions and pictures, into a folder of BNCAP_DATA (Kaggle: --data)"
-    files = [data.train, *([data.held_out] if data.validation_images + data.test_images else [])]
-    wanted = [("COCO", [name], coco) for name in files if need.captions]
-    if need.pictures:
-        folders = dict.fromkeys(match[1] for name in files if (match := re.search(r"captions_(\w+)\.json$", name)))
-        wanted += [("COCO", [name], coco) for name in folders]
-    if need.captions and data.ood_images:
-        wanted.append(("Flickr30k", [data.ood] if data.ood else OOD_FILES, flickr))
-    if need.pictures and data.ood_images and (not data.ood or "flickr30k" in data.ood):
-        wanted.append(("Flickr30k", FLICKR_FOLDERS, flickr))
-    return [_found(config, what, names, remedy) for what, names, remedy in wanted]
-
-
-def _found(config: Config, what: str, names: Sequence[str], remedy: str) -> Finding:
-    """The first of ``names`` that is there below a root of the data sets."""
-    here = [path for name in names if (path := paths.data_path(config, name)).exists()]
-    if here:
-        return Finding(what, str(here[0]))
-    return Finding(what, f"{' or '.join(names)}: not found", MISSING, remedy)
-
-
-def _own_data(config: Config, need: Need) -> list[Finding]:
-    findings = [_own_captions(config)] if need.captions or need.own_captions else []
-    if need.pictures:
-        folder = paths.dataset_roots(config)[0]
-        state = OK if folder.is_dir() else MISSING
-        findings.append(Finding("pictures", str(folder), state, "no such folder; name it with --images DIR"))
-    return findings
-
-
-def _own_captions(config: Config) -> Finding:
-    """Reads them: what is wrong with the file is said here, and not by a notebook that has to start first."""
-    from bncap.splits import read_splits
-
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # the readers' remarks come when the captions are used
-            splits = read_splits(override(config, ["data.check_images=False"]))  # the pictures' bytes can wait
-    except BncapError as error:
-        return Finding("captions", str(error), MISSING)
-    return Finding("captions", f"{sum(map(len, splits.values())):,} in {config.data.captions}")

@@ -18,11 +18,13 @@ from bncap import (
     report_grids,
     report_sections,
     scores,
+    stats,
     tables,
-)  # fmt: skip
-from bncap.config import MAIN
+)
+from bncap.config import COMPARED, MAIN
 from bncap.errors import BncapError
 from bncap.evidence import comparisons, encoders
+from bncap.evidence.paper_claims import NOT_TESTED
 from bncap.settings import Config
 from bncap.text import iso, language_name
 
@@ -33,7 +35,7 @@ JUDGED = (
     "A claim says that one value is above another, or below it. It holds where the whole 95 % interval of their "
     "difference, in brackets, lies on the claimed side of 0, does not hold where all of it lies on the other, and "
     "cannot be told where 0 lies within. Intervals of scores and of grounding are over images and seeds (bootstrap), "
-    "those of losses and distances over seeds (Student's t)."
+    "those of losses and distances over seeds (Student's t); with a single seed nothing can be told."
 )
 
 
@@ -95,7 +97,7 @@ def limits(config: Config, results: findings.Results) -> list[str]:
     ]
     if seeds > 1:
         said.append(
-            f"Each of the {judged['claims']} claims has its own {findings.LEVEL:.0%} interval; were there no "
+            f"Each of the {judged['claims']} comparisons has its own {stats.LEVEL:.0%} interval; were there no "
             f"differences at all, about {judged['by_chance']:.1f} would still seem to show one."
         )
     if config.data.source == "mini":
@@ -103,7 +105,7 @@ def limits(config: Config, results: findings.Results) -> list[str]:
             "The pictures are drawn scenes of a miniature world and the models are small ones made for it: a score "
             "can be set against another score here, but not against the paper's in size."
         )
-        said.append(encoders.apart(results["encoders"]))
+    said.append(f"What the paper also says to help, and nothing here varies: {NOT_TESTED}.")
     if config.world.model_steps < 1:
         said.append(
             f"Profile {config.profile} trains the pretrained parts for {config.world.model_steps:.0%} of their steps, "
@@ -114,7 +116,7 @@ def limits(config: Config, results: findings.Results) -> list[str]:
 
 def what_was_run(config: Config, first_seed: int) -> list[tuple[str, str]]:
     """Terms and their values: profile, commit, seeds, minutes, images."""
-    manifests = (paths.artifacts_root() / config.profile).glob(f"[0-9]*/*/{artifacts.MANIFEST}")
+    manifests = (paths.artifacts_root() / config.profile).glob(f"0[0-8]_*/*/{artifacts.MANIFEST}")
     steps = [artifacts.read_json(path) for path in sorted(manifests)]
     runs = [artifacts.read_json(_run(config, v, s) / artifacts.MANIFEST) for v, s in _all_runs(config, first_seed)]
     tested = scores.read_scores(config, MAIN, config.seeds(first_seed)[0])
@@ -174,8 +176,7 @@ def _remedy(config: Config, notebook: str) -> str:
 
 
 def _all_runs(config: Config, first_seed: int) -> list[tuple[str, int]]:
-    variants = dict.fromkeys(v for table in scores.TABLES.values() for v in table.variants)
-    return [(variant, seed) for variant in variants for seed in config.seeds(first_seed)]
+    return [(variant, seed) for variant in COMPARED for seed in config.seeds(first_seed)]
 
 
 def _run(config: Config, variant: str, seed: int) -> Path:

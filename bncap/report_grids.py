@@ -10,7 +10,7 @@ from bncap import layout, paper
 from bncap.config import MAIN, VARIANTS
 from bncap.evidence import convergence, gap, grounding_text
 from bncap.evidence.diversity import REFERENCE
-from bncap.findings import NAMES, interval, selected
+from bncap.findings import interval, selected
 
 Record = Mapping[str, Any]
 
@@ -85,7 +85,7 @@ def variety(records: Sequence[Record]) -> Grid:
     rows = []
     for record in records:
         own = record["variant"] == REFERENCE
-        name = "people (references)" if own else paper.label(record["variant"])
+        name = "references" if own else paper.label(record["variant"])
         numbers = (f"{record[m]:.1f}" for m in ("distinct", "vocabulary", "mean_length", "most_frequent_share"))
         said = record["most_frequent"] + (" (degenerate)" if record["degenerate"] else "")
         rows.append(Line((name, paper.SPLITS[record["split"]], said, *numbers), "paper" if own else "ours"))
@@ -150,19 +150,21 @@ def filters(found: Record) -> Grid:
 
 
 def groups(found: Record, dimensions: Sequence[str]) -> Grid:
-    """Scores by group of pictures, out of domain, the full objective beside cross-entropy alone."""
+    """Scores by group of pictures, the full objective beside cross-entropy alone; out of domain, if boxes are there."""
+    split = found["differences"][-1]["split"]
     rows = []
     for apart in found["differences"]:
-        if apart["split"] == "ood" and apart["dimension"] in dimensions:
+        if apart["split"] == split and apart["dimension"] in dimensions:
             same = {name: apart[name] for name in ("split", "dimension", "group", "measure")}
             value = next(r for r in found["rows"] if selected(r, **same, variant=MAIN))
             if value["value"] is not None:
                 first = f"{value['value']:.1f} [{value['low']:.1f}, {value['high']:.1f}]"
-                measure = NAMES.get(apart["measure"], apart["measure"].replace("_", " "))
+                measure = paper.NAMES.get(apart["measure"], apart["measure"].replace("_", " "))
                 named = apart["dimension"], apart["group"], measure
                 rows.append(Line((*named, str(value["pictures"]), first, _marked(apart, 1))))
     header = ("By", "Group", "Measure", "Pictures", paper.label(MAIN), f"less {VARIANTS['ce_real'].label}")
-    caption = "Per cent (BLEU-4 and METEOR: 0 to 100), out of domain, with 95 % intervals over images and seeds."
+    words = paper.SPLITS[split]
+    caption = f"Per cent (BLEU-4 and METEOR: 0 to 100), {words}, with 95 % intervals over images and seeds."
     return Grid("groups_table", "By group of pictures", caption, header, tuple(rows), 3)
 
 

@@ -23,12 +23,13 @@ import shutil
 from pathlib import Path
 
 from bncap import paths
-from bncap.config import EXTENDED_NOTEBOOKS
+from bncap.config import EXTENDED_NOTEBOOKS, FILTERS, READINGS
 from bncap.settings import Config
 
 GB = 1e9
 REAL_SHARE = 0.7
 """Real pictures per triplet: 80,000 draws of 330,000 accepted captions meet about 55,000 of COCO's pictures."""
+TRAIN_PICTURES = 82_783
 CAPTION_BYTES = 350 * 414_113 * 2
 PNG_SHARE = 0.6
 """Of the raw bytes of a photograph's small PNG."""
@@ -41,7 +42,7 @@ VOCABULARY = {True: 30_000, False: 250_054}
 """Pieces by ``model.trim_vocabulary``; each is 1,024 numbers of 4 bytes."""
 TRAINING_COPIES = 7
 """Of a model on disk while it is trained: the best weights, and two checkpoints of weights and two moments."""
-MODELS = {"04": 2, "05": 2, "06": 5, "07": 5, "11": 17, "12": 4}
+MODELS = {"04": 2, "05": 2, "06": 5, "07": 5, "11": len(READINGS), "12": len(FILTERS)}
 """Models that a notebook trains, one after the other."""
 SMALL = {"smoke": (2, 0.1), "mini": (6, 1.0)}
 """Memory and disk of all notebooks together with the mini components: measured 5.2 and 0.5 in profile mini."""
@@ -95,7 +96,12 @@ def _kept(config: Config, notebook: str) -> float:
         features = FEATURE_BYTES + PENULTIMATE_BYTES * config.features.penultimate
         return drawn * side**2 * 3 * PNG_SHARE + (drawn + seen) * features
     models = MODELS[notebook] * max(len(config.experiment.seeds), config.experiment.n_seeds)
-    return models * _model(config) + (seen * BASELINE_FEATURE_BYTES if notebook == "05" else 0)
+    features = {
+        "05": seen * BASELINE_FEATURE_BYTES,
+        "11": (triplets + seen) * (FEATURE_BYTES + PENULTIMATE_BYTES),  # for multi-scale alignment
+        "12": (min(len(FILTERS) * REAL_SHARE * triplets, TRAIN_PICTURES) + tested) * FEATURE_BYTES,
+    }
+    return models * _model(config) + features.get(notebook, 0)
 
 
 def _passing(config: Config, notebook: str) -> float:

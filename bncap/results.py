@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from bncap import artifacts, findings, paper, paths
-from bncap.config import BASE, BASELINES, REFERENCES, SENSITIVITY, VARIANTS
-from bncap.evidence import claims, comparisons, convergence, diversity, encoders, extended, gap, grounding
-from bncap.scores import DIGITS, TABLES, read_scores, spread
+from bncap.config import BASE, COMPARED
+from bncap.evidence import claims, comparisons, convergence, diversity, encoders, extended, gap, grounding, paper_claims
+from bncap.scores import DIGITS, TABLES, known, read_scores, spread
 from bncap.settings import Config
 from bncap.tables import SETTINGS, variant_of
 
@@ -37,7 +36,7 @@ def write_results(config: Config, first_seed: int) -> Path:
     """
     seeds = config.seeds(first_seed)
     records = []
-    for variant in (*VARIANTS, *BASELINES, *REFERENCES, *SENSITIVITY):
+    for variant in COMPARED:
         for seed in seeds:
             records += _records(config, variant, seed)
     records.sort(key=lambda r: (r["variant"], r["split"], r["metric"], r["seed"]))
@@ -65,7 +64,7 @@ def write_results(config: Config, first_seed: int) -> Path:
 
 def _claimed(config: Config, first_seed: int) -> list[dict[str, Any]]:
     """The comparisons of the claims that are not with cross-entropy alone."""
-    pairs = [pair for pair in claims.score_pairs() if pair[1] != BASE]
+    pairs = [pair for pair in paper_claims.score_pairs() if pair[1] != BASE]
     return comparisons.of_pairs(config, first_seed, pairs)
 
 
@@ -81,7 +80,7 @@ def as_results(frame: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
     for _, row in frame.iterrows():
         same = {"variant": variant_of(row), "seed": int(row["seed"]), "split": row["split"]}
         values = row.drop([*SETTINGS, "method", "split", "seed"], errors="ignore").items()
-        records += [{**same, "metric": metric, "value": _known(value)} for metric, value in values]
+        records += [{**same, "metric": metric, "value": known(value)} for metric, value in values]
     return {"results": records}
 
 
@@ -92,7 +91,7 @@ def _records(config: Config, variant: str, seed: int) -> list[dict[str, Any]]:
         values |= {metric: scores[metric] for metric in NOUNS if metric in scores}
         values |= {metric: scores["diversity"][metric] for metric in VARIETY}
         same = {"variant": variant, "seed": seed, "split": split, "signature": scores["signature"]}
-        records += [{**same, "metric": metric, "value": _known(value)} for metric, value in values.items()]
+        records += [{**same, "metric": metric, "value": known(value)} for metric, value in values.items()]
     return records
 
 
@@ -101,11 +100,6 @@ def _summary(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for (variant, split, metric), group in pd.DataFrame(records).groupby(["variant", "split", "metric"]):
         mean, std = spread(group["value"].astype(float))
         printed = {place: row[metric] for place, row in paper.printed(variant, split).items() if metric in row}
-        entry = {"variant": variant, "split": split, "metric": metric, "mean": _known(mean), "std": _known(std)}
+        entry = {"variant": variant, "split": split, "metric": metric, "mean": known(mean), "std": known(std)}
         summary.append({**entry, "seeds": len(group), "paper": printed})
     return summary
-
-
-def _known(value: float) -> float | None:
-    """JSON has no NaN."""
-    return None if math.isnan(value) else round(value, DIGITS)

@@ -54,3 +54,8 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
         return math.nan, math.nan
     mean, std = stats.mean_std([round(value, DIGITS) for value in values])
     return round(mean, DIGITS), round(std, DIGITS)
+
+
+def known(value: float) -> float | None:
+    """``value`` with the digits of the tables; None for NaN, which JSON does not have."""
+    return None if math.isnan(value) else round(float(value), DIGITS)

@@ -1,15 +1,21 @@
-"""Spread over seeds, and differences of two systems on the same items."""
+"""Spread over seeds, and differences of two systems on the same items and seeds, with intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from bncap.errors import BncapError
 
 Scores = Sequence[float] | np.ndarray
 
 
+LEVEL = 0.95
+"""Of all intervals."""
 REPLICATES = 2000
 """Resamples behind an interval of the tables."""
 
@@ -21,7 +27,7 @@ class Interval:
     value: float
     low: float
     high: float
-    level: float = 0.95
+    level: float = LEVEL
 
     @property
     def excludes_zero(self) -> bool:
@@ -61,7 +67,7 @@ def resamples(n_items: int, n_seeds: int, n: int = REPLICATES, *, seed: int) -> 
     return Resamples(items.astype(np.float64), seeds.astype(np.float64))
 
 
-def interval(value: float, replicates: Scores, level: float = 0.95) -> Interval:
+def interval(value: float, replicates: Scores, level: float = LEVEL) -> Interval:
     """Percentile interval: ``value`` with the central ``level`` of ``replicates`` (R,).
 
     Raises ValueError for no replicates, wrong shapes or a level outside (0, 1).
@@ -70,17 +76,6 @@ def interval(value: float, replicates: Scores, level: float = 0.95) -> Interval:
         raise ValueError(f"level must be in (0, 1), got {level}")
     low, high = np.quantile(_scores(replicates), [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(value), float(low), float(high), level)
-
-
-@dataclass(frozen=True)
-class PairedDifference:
-    """Difference of means `a` minus `b` with its confidence interval [low, high] at `level`, over `n_items` items."""
-
-    difference: float
-    low: float
-    high: float
-    level: float
-    n_items: int
 
 
 def mean_std(values: Scores) -> tuple[float, float]:
@@ -93,24 +88,44 @@ def mean_std(values: Scores) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else float("nan")
 
 
-def paired_bootstrap(a: Scores, b: Scores, n: int = 1000, *, seed: int, level: float = 0.95) -> PairedDifference:
-    """Paired bootstrap of mean(a) - mean(b) over per-item scores of two systems (Koehn, EMNLP 2004).
+@dataclass(frozen=True)
+class Difference:
+    """Means of two variants over the same seeds, and the mean difference with its ``LEVEL`` interval (Student's t).
 
-    Items are resampled n times with replacement, both systems' scores of an item together; the interval holds the
-    central `level` of the resampled differences (percentile interval). a, b: (N,), item i in the same place of both.
-    0 < level < 1. The same seed gives the same interval.
-    Raises ValueError for wrong shapes, unequal lengths, n < 1 or a level outside (0, 1).
+    With one seed the deviation and the interval are NaN.
     """
-    a, b = _scores(a), _scores(b)
-    if len(a) != len(b):
-        raise ValueError(f"paired scores must be equally many, got {len(a)} and {len(b)}")
-    if n < 1 or not 0 < level < 1:
-        raise ValueError(f"n must be at least 1 and level in (0, 1), got {n} and {level}")
-    differences = a - b
-    rng = np.random.default_rng(seed)
-    resampled = [differences[rng.integers(len(a), size=len(a))].mean() for _ in range(n)]
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-    return PairedDifference(float(differences.mean()), float(low), float(high), level, len(a))
+
+    first: float
+    second: float
+    mean: float
+    std: float
+    low: float
+    high: float
+    seeds: int
+
+    def as_record(self, digits: int = 4) -> dict[str, Any]:
+        """For ``results.json``: numbers rounded, None for what one seed cannot tell."""
+        names = {"first": "first", "second": "second", "difference": "mean", "low": "low", "high": "high"}
+        values = {name: getattr(self, own) for name, own in names.items()}
+        rounded = {name: None if math.isnan(value) else round(value, digits) for name, value in values.items()}
+        low, high = rounded["low"], rounded["high"]  # judged as they are shown
+        return {**rounded, "seeds": self.seeds, "excludes_zero": low is not None and (low > 0 or high < 0)}
+
+
+def difference(a: Mapping[int, float], b: Mapping[int, float]) -> Difference:
+    """``a`` minus ``b``, seed by seed.  Raises BncapError where no seed is in both."""
+    seeds = sorted(set(a) & set(b))
+    if not seeds:
+        raise BncapError("no seed has both scores: run both variants with the same seeds")
+    differences = [a[s] - b[s] for s in seeds]
+    mean, std = mean_std(differences)
+    half = math.nan
+    if len(seeds) > 1:
+        from scipy.stats import t as student
+
+        half = float(student.ppf((1 + LEVEL) / 2, len(seeds) - 1)) * std / math.sqrt(len(seeds))
+    first, second = (float(np.mean([x[s] for s in seeds])) for x in (a, b))
+    return Difference(first, second, mean, std, mean - half, mean + half, len(seeds))
 
 
 def _scores(values: Scores) -> np.ndarray:

@@ -148,9 +148,13 @@ def _differences(differences: Records, several: bool) -> layout.Layout:
     for (split, variant, relation), records in found.items():
         shown = (
             layout.difference(r["difference"], r["low"], r["high"], MARKS[relation] * r["excludes_zero"])
-            for r in (records[metric] for metric in metrics)
+            if (r := records.get(metric))
+            else layout.UNKNOWN
+            for metric in metrics
         )
-        against = "row above" if relation == comparisons.TO_ABOVE else paper.label(records[metrics[0]]["against"])
+        against = (
+            "row above" if relation == comparisons.TO_ABOVE else paper.label(next(iter(records.values()))["against"])
+        )
         where = (paper.SPLITS[split],) if several else ()
         rows.append(layout.Row((paper.label(variant), *where, against, *shown), ours=True))
     columns = ("method", *(["split"] if several else []), "against")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,14 @@ def varied(variant: str, seed: int, split: str, metric: str) -> float:
     return 90 - place if metric == "METEOR" else place + 0.01 * len(metric)
 
 
-def make_runs(config: Config, score: Score = varied, share: float = 12.5, variants=ALL, nouns: bool = True) -> None:
+def make_runs(
+    config: Config, score: Score = varied, share: float = 12.5, variants=ALL, nouns: Collection[str] = SPLITS
+) -> None:
+    """``nouns``: the splits whose pictures' objects are known."""
     for variant in variants:
         for seed in config.seeds(42):
             folder = folder_of(config, variant, seed)
-            scores = {split: scores_of(variant, seed, split, score, share, nouns) for split in SPLITS}
+            scores = {split: scores_of(variant, seed, split, score, share, split in nouns) for split in SPLITS}
             items = {f"items_{split}.csv": items_of(scores[split]) for split in SPLITS}
             finish(folder, {"scores.json": scores, "captions_ood.csv": captions_of(variant, seed), **items})
 

@@ -54,7 +54,8 @@ def write_run(variant, seed, captions):
 
 
 @pytest.fixture
-def found(artifacts_dir):
+def found(artifacts_dir, monkeypatch):
+    monkeypatch.setattr(error_analysis, "LEAST", 1)
     write_world(paths.dataset_roots(CONFIG)[0])
     for seed in CONFIG.seeds(42):
         write_run("ce_real", seed, WRONG)
@@ -131,6 +132,30 @@ def test_tables_and_sentences_hold_what_was_found(found):
     assert len(artifacts.read_csv(confused)) == len(records)
     text = " ".join(error_analysis.sentences(found, records))
     assert "In domain" in text and "100.0 %" in text and "Out of domain" not in text
+
+
+def test_groups_that_few_pictures_ask_of_are_not_named_as_best_worst_or_most_confused(found, monkeypatch):
+    records = error_analysis.confusion(CONFIG, 42)
+    rows = [row | {"variant": "pal_infonce_ot"} for row in found["rows"] if row["variant"] == "ce_real"]
+    confused = [r | {"variant": "pal_infonce_ot"} for r in records if r["variant"] == "ce_real"]
+    for least, named in ((3, True), (4, False)):  # each kind is in 3 pictures, and the runs of 2 seeds ask 6 times
+        monkeypatch.setattr(error_analysis, "LEAST", least)
+        said = error_analysis.sentences({**found, "rows": rows, "guesses": []}, confused)[0]
+        assert ("the object that is named most often is ball" in said) == named
+        assert ("cup is most often called hat" in said) == named
+        assert bool(error_analysis.most_confused([r for r in confused if r["pictures"] == "all"])) == named
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [(65, 75, "more than"), (55, 65, "not told apart from"), (40, 55, "less than"), (60, 75, "not told apart from")],
+)
+def test_what_is_right_is_set_against_one_answer_for_all_by_its_interval(found, low, high, word):
+    place = {"variant": "pal_infonce_ot", "split": "test", "measure": "colour_right"}
+    row = {**place, "dimension": "all", "group": "all", "value": (low + high) / 2, "low": low, "high": high}
+    content = {"rows": [row], "differences": found["differences"], "guesses": [{**place, "value": 60.0}]}
+    said = error_analysis.sentences(content, [])[0]
+    assert f"are right, {word} what one answer for all would get (60.0 %)" in said
 
 
 def test_the_same_runs_give_the_same_numbers(found):

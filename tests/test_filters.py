@@ -161,4 +161,7 @@ def test_what_is_measured_are_means_differences_and_the_twin(drawn):
     assert {r["difference"] for r in found["twin"] if r["metric"] == "B4"} == {0}
     rows = artifacts.read_csv(filters.write_table(CONFIG, found))
     assert len(rows) == len(found["scores"]) and {row["threshold"] for row in rows} == {"0.0", "0.4", "0.55", "0.7"}
-    assert rows[0]["difference"] == "" and "τ = 0.7 accepts" in " ".join(filters.sentences(found))
+    assert rows[0]["difference"] == "" and "Threshold 0.7 accepts" in " ".join(filters.sentences(found))
+    said = [sentence for sentence in filters.sentences(found) if "τ = 0.7" in sentence and "CE (Real-only)" in sentence]
+    assert said[0].startswith("τ = 0.7 and CE (Real-only) were trained on the same pairs")
+    assert "for no reason: in domain, BLEU-4: +0.00 [+0.00, +0.00]" in said[0] and len(said) == 1

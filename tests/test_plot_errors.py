@@ -85,5 +85,5 @@ def test_lengths_are_drawn_for_each_variant_beside_the_references(tmp_path, draw
         for name in ("references", "ce_real", "pal")
     ]  # fmt: skip
     first = plot_errors.lengths_figure(records, tmp_path / "lengths").read_bytes()
-    assert {"CE (Real-only)", "PAL", "references"} <= set(drawn) and "42 % different\n12 words" in drawn
+    assert {"CE (Real-only)", "PAL", "references"} <= set(drawn) and "42 % distinct\n12 words" in drawn
     assert plot_errors.lengths_figure(records, tmp_path / "lengths").read_bytes() == first

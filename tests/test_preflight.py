@@ -6,7 +6,7 @@ from collections import namedtuple
 
 import pytest
 
-from bncap import hub, paths, preflight, resources
+from bncap import hub, paths, preflight, preflight_data, resources
 from bncap.config import get_config
 from bncap.errors import BncapError
 from bncap.preflight import MISSING, NEEDS, OK, OTHER, Finding
@@ -49,7 +49,10 @@ def put_models(folder, names):
 
 
 def put_data(root):
-    for name in ("annotations/captions_train2014.json", "annotations/captions_val2014.json", "flickr30k/results.csv"):
+    annotations = [
+        f"annotations/{name}.json" for name in ("captions_train2014", "captions_val2014", "instances_val2014")
+    ]
+    for name in (*annotations, "flickr30k/results.csv"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
     for name in ("train2014", "val2014", "flickr30k/flickr30k_images"):
@@ -198,20 +201,33 @@ def test_each_file_of_the_data_sets_is_found_or_named(machine, tmp_path, monkeyp
     config = get_config("kaggle")
     put_data(tmp_path / "data")
     monkeypatch.setenv("BNCAP_DATA", str(tmp_path / "data"))
-    findings = preflight._data(config, preflight._need(None))
-    assert [f.state for f in findings] == [OK] * 6
+    findings = preflight_data.of_data(config, preflight._need(None))
+    assert [f.state for f in findings] == [OK] * 7
     (tmp_path / "data" / "val2014").rmdir()
     (tmp_path / "data" / "flickr30k" / "results.csv").unlink()
-    missing = [f for f in preflight._data(config, preflight._need(None)) if f.state == MISSING]
+    missing = [f for f in preflight_data.of_data(config, preflight._need(None)) if f.state == MISSING]
     assert [f.what for f in missing] == ["COCO", "Flickr30k"]
     assert missing[0].found == "val2014: not found" and "results_20130124.token: not found" in missing[1].found
+
+
+def test_boxes_are_asked_for_where_scores_are_made_and_their_lack_stops_nothing(machine, tmp_path, monkeypatch):
+    put_data(tmp_path / "data")
+    monkeypatch.setenv("BNCAP_DATA", str(tmp_path / "data"))
+    (tmp_path / "data/annotations/instances_val2014.json").unlink()
+    objects = {
+        n: [f for f in preflight_data.of_data(get_config("kaggle"), NEEDS[n]) if f.what == "objects"] for n in NEEDS
+    }
+    assert [n for n, found in objects.items() if found] == ["04", "05", "11", "12"]
+    assert objects["04"][0].state == OTHER and "no noun scores, no grounding" in objects["04"][0].found
+    hindi = preflight_data.of_data(get_config("kaggle", ["data.lang=hi_IN"]), NEEDS["04"])
+    assert any(f.what == "objects" and f.state == OTHER for f in hindi)
 
 
 @pytest.mark.parametrize("attached", ["coco", "datasets/someone/coco", "datasets/someone/coco/coco2014"])
 def test_the_data_sets_are_found_among_the_inputs_of_a_kernel(machine, tmp_path, monkeypatch, attached):
     put_data(tmp_path / "input" / attached)
     monkeypatch.setattr(paths, "KAGGLE_INPUT", tmp_path / "input")
-    findings = preflight._data(get_config("kaggle"), preflight._need(None))
+    findings = preflight_data.of_data(get_config("kaggle"), preflight._need(None))
     assert {f.state for f in findings} == {OK}
 
 
@@ -233,10 +249,10 @@ def test_captions_alone_need_no_pictures(machine, tmp_path, monkeypatch):
 
 def test_own_captions_and_pictures_are_found_or_named(machine, tmp_path):
     config = get_config("own", [f"data.captions={tmp_path / 'mine.csv'}", f"data.images={tmp_path / 'pictures'}"])
-    assert [f.state for f in preflight._data(config, NEEDS["01"])] == [MISSING, MISSING]
+    assert [f.state for f in preflight_data.of_data(config, NEEDS["01"])] == [MISSING, MISSING]
     (tmp_path / "mine.csv").write_text("image,caption\n" + "".join(f"{i}.png,বিড়াল\n" for i in range(3)))
     (tmp_path / "pictures").mkdir()
-    assert [f.state for f in preflight._data(config, NEEDS["01"])] == [OK, OK]
+    assert [f.state for f in preflight_data.of_data(config, NEEDS["01"])] == [OK, OK]
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,29 @@ def test_a_reading_is_flagged_where_its_own_loss_ends_lower_and_the_gap_larger(c
     assert [term["measure"] for term in flag["terms"]] == ["logged/pal"]
     assert flag["gap"]["difference"] == pytest.approx(0.004, rel=0.02)
     said = " ".join(found["sentences"])
-    assert "gradient through w: its losses end lower (PAL 0.1" in said and "No reading" not in said
+    assert "gradient through w: its own losses end lower (PAL 0.1" in said and "No reading" not in said
+
+
+def test_a_flag_tells_a_loss_that_the_default_reads_lower_too_and_a_gap_that_has_grown(content):
+    """Before training the gap is 0.02; the default's ends at 0.01."""
+    lower = {(v, "logged/pal"): -0.05 for v in ("weight_gradient", "rho_by_count", "last_layer")}
+    gaps = {("weight_gradient", GAP): 0.004, ("rho_by_count", GAP): 0.015, ("last_layer", GAP): 0.004}
+    read_so = {("weight_gradient", "default/pal"): -0.03, ("rho_by_count", "default/pal"): 0.03}
+    _, found = content(lower | gaps | read_so)
+    flags = {flag["variant"]: flag for flag in found["flags"]}
+    assert {name: flag["above_before"] for name, flag in flags.items()} == {
+        "rho_by_count": True, "last_layer": False, "weight_gradient": False,
+    }  # fmt: skip
+    terms = {name: flag["terms"][0] for name, flag in flags.items()}
+    assert {name: term["in_both"] for name, term in terms.items()} == {
+        "rho_by_count": False, "last_layer": False, "weight_gradient": True,
+    }  # fmt: skip
+    assert terms["weight_gradient"]["default"]["measure"] == "default/pal"
+    [said] = [sentence for sentence in found["sentences"] if sentence.startswith("Losses that end lower than")]
+    assert "lower than the default's while the gap ends larger than the default's: " in said
+    assert (
+        "as the default reads it: gradient through w (PAL). The gap is larger than before training in 1 of 3." in said
+    )
 
 
 def test_one_seed_flags_nothing_and_says_no_interval(content):

@@ -66,7 +66,7 @@ def test_columns_and_rows_are_those_of_the_table_with_one_row_a_seed(config, nam
 
 
 def test_without_known_objects_the_columns_are_exactly_the_papers(config):
-    make_runs(config, nouns=False)
+    make_runs(config, nouns=())
     assert list(tables.table2(config, 42).columns) == ["method", "split", "seed", *SCORES]
     [csv, *_] = tables.write_table(tables.table2(config, 42), "table2_main", config)
     assert csv.read_text("utf-8").splitlines()[0] == "method,split,seed,B1,B2,B3,B4,METEOR,BERT-F1"
@@ -174,6 +174,18 @@ def test_the_block_of_differences_is_made_from_the_records_that_the_csv_holds(co
     [there] = [r for r in records if (r["split"], r["metric"]) == ("ood", "METEOR")]
     assert shown["out of domain", "METEOR"].startswith(f"{there['difference']:+.2f}")
     assert f"[{there['low']:+.2f}, {there['high']:+.2f}]" in shown["out of domain", "METEOR"]
+
+
+def test_what_is_known_of_one_split_alone_is_a_dash_on_the_other(config):
+    make_runs(config, nouns=("test",))  # COCO's pictures have annotated objects, those of Flickr30k have none
+    _, md, _ = tables.write_table(tables.table2(config, 42), "table2_main", config)
+    lines = [re.sub(r"\s+", " ", line) for line in md.read_text("utf-8").splitlines()]
+    for block in ("here", "CE (Real-only)"):  # scores and differences
+        inside, outside = (
+            next(line for line in lines if line.startswith(f"| PAL + InfoNCE + OT | {split} | {block} |"))
+            for split in ("in domain", "out of domain")
+        )
+        assert outside.endswith("| – |") and "–" not in inside
 
 
 def test_the_settings_of_table_four_stand_beside_the_same_data_without_pal(config):

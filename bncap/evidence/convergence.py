@@ -13,8 +13,8 @@ import numpy as np
 from bncap import artifacts
 from bncap.config import BASE, MAIN
 from bncap.experiments import weights_of
-from bncap.findings import difference
 from bncap.settings import Config
+from bncap.stats import difference
 
 VARIANTS = (BASE, "pal", MAIN)
 MEASURES = {

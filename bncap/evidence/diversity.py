@@ -14,9 +14,9 @@ from bncap import artifacts, findings, metrics, paths
 from bncap.config import BASELINES, VARIANTS
 from bncap.corpus import read_corpus, references
 from bncap.errors import BncapError
-from bncap.evidence.error_analysis import known
 from bncap.experiments import folder_of
 from bncap.paper import SPLITS, label
+from bncap.scores import known
 from bncap.settings import Config
 from bncap.text import iso, tokenise
 
@@ -69,8 +69,8 @@ def sentences(records: Sequence[dict[str, Any]]) -> list[str]:
         least, most = (pick(others, key=lambda record: record["distinct"]) for pick in (min, max))
         words, lengths = ([record[name] for record in others] for name in ("vocabulary", "mean_length"))
         said.append(
-            f"{SPLITS[split].capitalize()}, {most['distinct']:.1f} ({_name(most)}) to {least['distinct']:.1f} "
-            f"({_name(least)}) of 100 captions are different, of the references {human['distinct']:.1f}. "
+            f"Distinct captions {SPLITS[split]}: {least['distinct']:.1f} % ({_name(least)}) to {most['distinct']:.1f} "
+            f"% ({_name(most)}), of the references {human['distinct']:.1f} %. "
             f"The captions use {min(words):.0f} to {max(words):.0f} different words and are {min(lengths):.1f} to "
             f"{max(lengths):.1f} tokens long; the references use {human['vocabulary']:.0f} and have "
             f"{human['mean_length']:.1f}."

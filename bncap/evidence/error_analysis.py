@@ -17,20 +17,11 @@ from bncap import artifacts, paths, stats
 from bncap.config import BASE, MAIN
 from bncap.errors import BncapError
 from bncap.evidence import items
-from bncap.evidence.judgements import (
-    NOTHING,
-    Group,
-    Thing,
-    confuse,
-    groups_of,
-    judge,
-    reads_sentences,
-    things_of,
-)
+from bncap.evidence.judgements import NOTHING, Group, Thing, confuse, groups_of, judge, reads_sentences, things_of
 from bncap.experiments import folder_of
 from bncap.metrics import Nouns
 from bncap.paper import SPLITS
-from bncap.scores import DIGITS
+from bncap.scores import DIGITS, known
 from bncap.settings import Config
 from bncap.text import iso, tokenise
 
@@ -39,6 +30,8 @@ SCORES = ("B4", "METEOR")
 SAID = {"object": "named", "number": "named", "colour": "colour_right", "relation": "relation_right"}
 """Dimension -> the measure of what is said in it: :func:`bncap.evidence.judgements.judge`."""
 ALL: Group = ("all", "all")
+LEAST = 20
+"""Of groups that are asked of fewer times, mean over the seeds, no sentence says that they are the best or worst."""
 TABLE_HEADER = ("variant", "split", "dimension", "group", "measure", "value", "low", "high", "pictures", "asked")
 CONFUSION_HEADER = ("variant", "split", "pictures", "there", "said", "share", "times")
 
@@ -64,7 +57,7 @@ def measure(config: Config, first_seed: int) -> dict[str, list[dict[str, Any]]]:
 
     - ``rows``: for each variant, split, group and measure the value, 0 to 100, with the central 95 % of bootstrap
       samples over the group's pictures and the seeds.  ``B4`` (of the whole group) and ``METEOR`` are means over the
-      seeds; ``named``, ``colour_right`` and ``relation_right`` are shares of the ``asked`` judgements of all seeds;
+      seeds; ``named``, ``colour_right`` and ``relation_right`` are shares of the ``asked`` judgements of all ``seeds``;
     - ``differences``: the full objective less cross-entropy alone, on the same samples;
     - ``guesses``: what of the judgements of a dimension the commonest answer alone, said every time, would get right.
 
@@ -73,16 +66,17 @@ def measure(config: Config, first_seed: int) -> dict[str, list[dict[str, Any]]]:
     """
     found: dict[str, list[dict[str, Any]]] = {"rows": [], "differences": [], "guesses": []}
     for split, things in _known_splits(config).items():
-        judged = [read_runs(config, variant, config.seeds(first_seed), split, things) for variant in VARIANTS]
+        seeds = config.seeds(first_seed)
+        judged = [read_runs(config, variant, seeds, split, things) for variant in VARIANTS]
         members = _members(config, judged[0].runs[0].images, things)
         for group, mask in members.items():
-            samples = _samples(mask, len(judged[0].runs), (split, *group))
+            samples = _samples(mask, len(seeds), (split, *group))
             base, main = (_measure(runs, group, mask, samples) for runs in judged)
             for name in base:
                 same = {"split": split, "dimension": group[0], "group": group[1], "measure": name}
                 for variant, measured in zip(VARIANTS, (base, main), strict=True):
                     bounds = _bounds("value", measured[name].value, measured[name].replicates)
-                    counts = {"pictures": int(mask.sum()), "asked": measured[name].asked}
+                    counts = {"pictures": int(mask.sum()), "asked": measured[name].asked, "seeds": len(seeds)}
                     found["rows"].append({"variant": variant, **same, **bounds, **counts})
                 found["differences"].append({"variant": MAIN, "against": BASE, **same, **_less(main[name], base[name])})
     found["guesses"] = _guesses(found["rows"])
@@ -116,11 +110,14 @@ def confusion(config: Config, first_seed: int) -> list[dict[str, Any]]:
 
 
 def most_confused(records: Sequence[dict[str, Any]], count: int = 5) -> list[dict[str, Any]]:
-    """For each variant, split and set of pictures of :func:`confusion` the ``count`` greatest shares of wrong kinds."""
+    """For each variant, split and set of pictures of :func:`confusion` the ``count`` greatest shares of wrong kinds.
+
+    Of kinds that are in :data:`LEAST` pictures at least.
+    """
     found = []
     for key in dict.fromkeys((r["variant"], r["split"], r["pictures"]) for r in records):
         same = [r for r in records if (r["variant"], r["split"], r["pictures"]) == key]
-        wrong = [r for r in same if r["said"] not in (r["there"], NOTHING)]
+        wrong = [r for r in same if r["said"] not in (r["there"], NOTHING) and r["times"] >= LEAST]
         found += sorted(wrong, key=lambda r: (-r["share"], r["there"], r["said"]))[:count]
     return found
 
@@ -137,7 +134,8 @@ def sentences(found: dict[str, list[dict[str, Any]]], confused: Sequence[dict[st
         ]
         for guess in (g for g in found["guesses"] if (g["variant"], g["split"]) == (MAIN, split)):
             row = next(row for row in here if (row["dimension"], row["measure"]) == ("all", guess["measure"]))
-            beyond = "more than" if row["low"] > guess["value"] else "no more than"
+            above, below = row["low"] > guess["value"], row["high"] < guess["value"]
+            beyond = "more than" if above else "less than" if below else "not told apart from"
             lines.append(
                 f"of all {guess['measure'].partition('_')[0]}s that are given {_percent(row)} are right, {beyond} what "
                 f"one answer for all would get ({guess['value']:.1f} %)"
@@ -145,7 +143,10 @@ def sentences(found: dict[str, list[dict[str, Any]]], confused: Sequence[dict[st
         wrong = most_confused(
             [r for r in confused if (r["variant"], r["split"], r["pictures"]) == (MAIN, split, "all")], 1
         )
-        lines += [f"{r['there']} is most often called {r['said']} ({r['share']:.1f} % of its times)" for r in wrong]
+        lines += [
+            f"{r['there']} is most often called {r['said']} ({r['share']:.1f} % of the pictures with one)"
+            for r in wrong
+        ]
         lines = [line for line in lines if line] or ["no group is told apart from another"]
         said.append(f"{SPLITS[split].capitalize()}: {'; '.join(lines)}.")
     apart = [d for d in found["differences"] if d["excludes_zero"]]
@@ -159,11 +160,12 @@ def sentences(found: dict[str, list[dict[str, Any]]], confused: Sequence[dict[st
 
 def _extremes(rows: Sequence[dict[str, Any]], dimension: str, what: str) -> str:
     said = [row for row in rows if row["dimension"] == dimension and row["measure"] == SAID[dimension]]
+    said = [row for row in said if row["asked"] >= LEAST * row["seeds"]]
     if len({row["value"] for row in said}) < 2:
         return ""
     best, worst = (pick(said, key=lambda row: row["value"]) for pick in (max, min))
-    most, least = (f"{row['group']} {how} ({_percent(row)})" for row, how in ((best, "most often"), (worst, "least")))
-    return f"the {dimension} that {what}: {most}, {least}"
+    most, least = (f"{row['group']} ({_percent(row)})" for row in (best, worst))
+    return f"the {dimension} that {what} most often is {most}, least {least}"
 
 
 def _percent(row: dict[str, Any]) -> str:
@@ -178,11 +180,6 @@ def write_tables(config: Config, found: dict[str, list], confused: Sequence[dict
         written.append(folder / f"{name}.csv")
         artifacts.write_csv(written[-1], header, ([record[column] for column in header] for record in records))
     return written
-
-
-def known(value: float) -> float | None:
-    """``value`` with the digits of the tables; None for NaN, which JSON does not have."""
-    return None if math.isnan(value) else round(float(value), DIGITS)
 
 
 def read_runs(

@@ -14,17 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from bncap import artifacts, findings, hub, paper, paths, scores
+from bncap import artifacts, hub, paper, paths, scores
 from bncap.config import BASE, FILTERS, Variant
 from bncap.corpus import Pair, read_corpus
 from bncap.errors import BncapError
 from bncap.evidence import comparisons
-from bncap.evidence.error_analysis import known
 from bncap.experiments import FILTER_STEP, inputs_of, run_variants
 from bncap.settings import Config, override
 from bncap.synthesis import TRIPLETS_HEADER, draw_pairs
 from bncap.verify import accepted
 
+SAID = ("B4", "noun_precision")
+"""The metrics that the sentences tell."""
 TABLE_HEADER = (
     "threshold", "split", "metric", "accepted", "pairs", "faulty_pairs", "mean", "std", "difference", "low", "high",
     "excludes_zero",
@@ -147,7 +148,7 @@ def measure(config: Config, first_seed: int) -> dict[str, Any]:
         runs = [scores.read_scores(config, name, seed) for seed in config.seeds(first_seed)]
         for split, metric in itertools.product(paper.SPLITS, comparisons.METRICS):
             if metric in runs[0].get(split, {}):
-                mean, std = (known(value) for value in scores.spread([run[split][metric] for run in runs]))
+                mean, std = (scores.known(value) for value in scores.spread([run[split][metric] for run in runs]))
                 same = {"filter": name, "threshold": threshold_of(name), "split": split, "metric": metric}
                 measured.append({**same, "mean": mean, "std": std, "seeds": len(runs)})
     splits = dict.fromkeys(record["split"] for record in measured)
@@ -178,18 +179,30 @@ def sentences(found: dict[str, Any]) -> list[str]:
         faults = record["faulty_pairs"]
         known_faults = "" if faults is None else f", {faults:.1f} % of them with a faulty translation"
         said.append(
-            f"τ = {record['threshold']:g} accepts {record['accepted']} of {record['candidates']} pairs; "
+            f"Threshold {record['threshold']:g} accepts {record['accepted']} of {record['candidates']} pairs; "
             f"{record['pairs']} are trained on{known_faults}."
         )
     strictest = found["pairs"][-1]["filter"]
-    for r in [*(r for r in found["differences"] if r["variant"] == strictest), *found["twin"]]:
-        if r["metric"] in findings.NAMES and r["difference"] is not None:
-            what = "which leaves out 0" if r["excludes_zero"] else "which holds 0"
-            said.append(
-                f"{paper.label(r['variant'])} less {paper.label(r['against'])}, {paper.SPLITS[r['split']]}, "
-                f"{findings.NAMES[r['metric']]}: {r['difference']:+.2f} [{r['low']:.2f}, {r['high']:.2f}], {what}."
-            )
+    for r in _told([r for r in found["differences"] if r["variant"] == strictest]):
+        said.append(f"{paper.label(r['variant'])} less {paper.label(r['against'])}, {_shift(r)}.")
+    if twin := _told(found["twin"]):
+        one, other = (paper.label(twin[0][name]) for name in ("variant", "against"))
+        said.append(
+            f"{one} and {other} were trained on the same pairs and differ in the last bit of some features alone, so "
+            f"that the first less the second is what two runs differ by for no reason: "
+            f"{'; '.join(_shift(r) for r in twin)}."
+        )
     return said
+
+
+def _told(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [r for r in records if r["metric"] in SAID and r["difference"] is not None]
+
+
+def _shift(r: dict[str, Any]) -> str:
+    what = "which leaves out 0" if r["excludes_zero"] else "which holds 0"
+    shift = f"{r['difference']:+.2f} [{r['low']:+.2f}, {r['high']:+.2f}]"
+    return f"{paper.SPLITS[r['split']]}, {paper.NAMES[r['metric']]}: {shift}, {what}"
 
 
 def write_table(config: Config, found: dict[str, Any]) -> Path:

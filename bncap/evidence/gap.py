@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bncap import artifacts, findings, layout, paper, paths, stats
+from bncap import artifacts, layout, paper, paths, stats
 from bncap.config import BASE, MAIN
 from bncap.settings import Config
 
@@ -37,6 +37,15 @@ APART = "relevant less background"
 """The set of the differences between the two sets of patches."""
 CHANGES = {"centroid_distance": "centroid_change", "domain_mixing": "mixing_change"}
 """What is compared between the sets: the relative change of a distance, the change of a share."""
+
+TERMS = (
+    "Text-relevant: patches that the trained full model's w (Eq. 8) keeps for the caption, at the same places in both "
+    "pictures of a pair, whatever model is measured; background: the others. Spread: root mean square distance of all "
+    "points from their mean. Domain mixing: the share of a patch's ten nearest neighbours from the other kind of "
+    "picture, 0.5 where the two cannot be told apart. Paired cosine: of the two pooled descriptors of one caption. "
+    "By chance: what the points after the full objective give when they are split at random."
+)
+"""What the words of the table mean."""
 
 CHANCE = "_chance"
 """What a measure ends in where its points are parted at random (:func:`bncap.analysis.mmd_rbf_chance`)."""
@@ -161,7 +170,7 @@ def _apart(found: BySeed) -> Iterator[dict[str, Any]]:
 def _difference(
     variant: str, against: str, part: str, metric: str, a: Mapping[int, float], b: Mapping[int, float]
 ) -> dict[str, Any]:
-    record = findings.difference(a, b).as_record(DIGITS)
+    record = stats.difference(a, b).as_record(DIGITS)
     return {"variant": variant, "against": against, "set": part, "metric": metric, **record}
 
 
@@ -212,10 +221,10 @@ def table(content: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, 
 def caption(content: Mapping[str, Any]) -> str:
     seeds = len(content["by_seed"])
     return (
-        f"Real and synthetic patches behind the bridge, before and after training, means over {seeds} "
-        f"seed{'s' * (seeds != 1)}, with relative changes. By chance: what the points after the full objective give "
-        f"when they are parted at random. Last: mean difference of the two objectives with its 95 % interval over "
-        f"seeds (Student's t), * where it leaves out 0. Distances shrink where all points do: their spread is given."
+        f"Real and synthetic patches behind the bridge, where the decoder reads them, before and after training, means "
+        f"over {seeds} seed{'s' * (seeds != 1)}, with relative changes. {TERMS} Last: mean difference of the two "
+        f"objectives with its 95 % interval over seeds (Student's t), * where it leaves out 0. Distances shrink where "
+        f"all points do: their spread is given."
     )
 
 

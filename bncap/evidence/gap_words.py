@@ -54,13 +54,13 @@ def _spaces(content: Mapping[str, Any]) -> str:
     inside, drawn = (_summary(content, MAIN, "all", name) for name in names)
     if not inside or not drawn or None in (inside["change"], drawn["change"]):
         return ""
-    agree = (inside["change"] < 0) == (drawn["change"] < 0)
+    word = "agree" if (inside["change"] < 0) == (drawn["change"] < 0) else "disagree"
     settled = all(_difference(content, "before", "all", name)["excludes_zero"] for name in names)
     chance = _summary(content, MAIN, "all", names[1] + CHANCE)  # in proportion to the spread of the points
     return (
-        f"The picture and the space that the decoder reads {'agree' if agree else 'disagree'}: the full objective "
-        f"changes the distance of the centroids by {percent(drawn['change'])} in two dimensions and by "
-        f"{percent(inside['change'])} in all{', both beyond the scatter of seeds' if settled else ''}."
+        f"The picture and the space that the decoder reads {word if settled else 'cannot be compared'}: the full "
+        f"objective changes the distance of the centroids by {percent(drawn['change'])} in two dimensions and by "
+        f"{percent(inside['change'])} in all, {'both' if settled else 'not both'} beyond the scatter of seeds."
         + (
             f" The picture's points draw together as a whole, by {percent(chance['change'])}."
             if _shrinks(chance)
@@ -75,7 +75,7 @@ def _shrinks(chance: Record | None) -> bool:
 
 def _by_chance(chance: Record, points: str = "the same points") -> str:
     return (
-        f"Parted at random {points} give {number(chance['before'])} before training and "
+        f"By chance, {points} split at random, it is {number(chance['before'])} before training and "
         f"{number(chance['after'])} after the full objective."
     )
 
@@ -92,9 +92,15 @@ def _where(content: Mapping[str, Any]) -> str:
     )
     chance = _summary(content, MAIN, "relevant", "centroid_distance" + CHANCE)
     return (
-        f"Where the caption looks, after the full objective: {told}; the first change less the second: "
-        f"{_verdict(apart, percent)}." + (f" {_by_chance(chance, 'the text-relevant patches')}" if chance else "")
+        f"Where the caption looks, after the full objective: {told}; seed by seed the first change less the "
+        f"second, in points: {_verdict(apart, points)}."
+        + (f" {_by_chance(chance, 'the text-relevant patches')}" if chance else "")
     )
+
+
+def points(share: float | None) -> str:
+    """A difference of relative changes, in points; a dash where it is not known."""
+    return "–" if share is None else f"{100 * share:+.1f}"
 
 
 def _spread(content: Mapping[str, Any]) -> str:
@@ -122,9 +128,9 @@ def _of_umap(ranges: tuple[Record, Record]) -> str:
     ce, full = ranges
     widest = max(ranges, key=lambda record: record["span"])
     return (
-        f"UMAP's seed alone: drawn with {full['umap_seeds']} of them, the same patches of the same runs show "
-        f"{DRAWN[full['metric']]} change in training by {_range(full)} with the full objective and by {_range(ce)} "
-        f"with cross-entropy alone. The widest of these spans {100 * widest['span']:.1f} points, "
+        f"UMAP's seed alone: drawn with {full['umap_seeds']} of them, the same patches of the runs of the first seed "
+        f"show {DRAWN[full['metric']]} change in training by {_range(full)} with the full objective and by "
+        f"{_range(ce)} with cross-entropy alone. The widest of these spans {100 * widest['span']:.1f} points, "
         f"{widest['span_of_paper']:.1%} of the change that the paper reports ({percent(full['paper_change'])}). Before "
         f"training, the same patches have {number(full['before_low'])} to {number(full['before_high'])}."
     )

@@ -1,7 +1,7 @@
 """Grounding: whether the words look where their objects are, by the boxes of the test pictures.
 
 A noun's map is the cross-attention (Eq. 8's A, mean over heads and the last K layers) of the steps that write it, mean
-over its pieces, in a generated caption or in a human one by teacher forcing.  Of each noun whose object has a box in
+over its pieces, in a generated caption or in a reference by teacher forcing.  Of each noun whose object has a box in
 what the encoder sees there are two measures, ``share``, the mass in the object's boxes, and ``pointing``, whether the
 greatest patch's centre lies in one; and both again of what they are to be compared with (:data:`AGAINST`).  The boxes
 are the miniature's own, or those of COCO's 80 categories with :mod:`bncap.coco_lexicon`; Flickr30k has none.
@@ -26,7 +26,7 @@ from bncap.evidence import boxes, grounding_text, looks
 from bncap.evidence.boxes import Array
 from bncap.evidence.grounding_text import sentences as sentences
 from bncap.evidence.looks import AGAINST, MEASURES
-from bncap.experiments import folder_of, inputs_of, load_run
+from bncap.experiments import folder_of, inputs_of, load_run, weights_of
 from bncap.metrics import Nouns
 from bncap.settings import Config
 from bncap.text import iso
@@ -34,7 +34,7 @@ from bncap.text import iso
 STEP = "08_umap_mmd"
 VARIANTS = (BASE, "pal", MAIN)
 SOURCES = {"generated": "caption", "reference": "reference"}
-"""Where a caption comes from -> its column in ``captions_<split>.csv``; of the human ones a picture's first."""
+"""Where a caption comes from -> its column in ``captions_<split>.csv``; of the references a picture's first."""
 TABLE_COLUMNS = (
     "variant", "split", "source", "measure", "against", "value", "low", "high", "excludes_zero", "words", "named",
     "counted", "images", "seeds",
@@ -68,7 +68,7 @@ def build_grounding(config: Config, seed: int) -> Path:
         },
         inputs=[
             *runs,
-            *(_weights(config, variant, seed) for variant in VARIANTS),
+            *(weights_of(config, variant, seed) for variant in VARIANTS),
             inputs_of(config, MAIN).features,
             _pictures(config),
             *evaluate.objects_files(config).values(),
@@ -94,7 +94,7 @@ def _build(config: Config, seed: int, folder: Path) -> None:
     rows, scenes, images = [], {}, {}
     with workers.one_thread():
         for variant in VARIANTS:
-            model = load_run(config, variant, _weights(config, variant, seed)).to(default_device()).eval()
+            model = load_run(config, variant, weights_of(config, variant, seed)).to(default_device()).eval()
             for split in known:
                 captions = artifacts.read_csv(folder_of(config, variant, seed) / f"captions_{split}.csv")
                 images[split] = [row["image"] for row in captions]
@@ -134,10 +134,6 @@ def _rows(found: Sequence[looks.Look], scenes: Mapping[str, looks.Scene]) -> Ite
         yield [look.image, look.word, look.kind, int(here), *cells]
 
 
-def _weights(config: Config, variant: str, seed: int) -> Path:
-    return paths.step_dir(config.profile, folder_of(config, variant, seed).parent.name, f"{variant}.weights", seed)
-
-
 def _pictures(config: Config) -> Path:
     return paths.step_dir(config.profile, "01_data_build", "pictures", config.data.seed)
 
@@ -162,11 +158,14 @@ def summarise(config: Config, first_seed: int) -> dict[str, Any]:
     for split in (split for split in evaluate.SPLITS if split in known["images"]):
         images = known["images"][split]
         drawn = stats.resamples(images, len(seeds), seed=first_seed)
+        here = words[words["split"] == split]
+        # one number a picture for all variants, as their samples are paired; those without a noun come last
+        here = here.assign(picture=pd.factorize(here["image"])[0])
         for source in SOURCES:
             found = {}
             for variant in VARIANTS:
                 place = {"variant": variant, "split": split, "source": source}
-                chosen = words[(words["variant"] == variant) & (words["split"] == split) & (words["source"] == source)]
+                chosen = here[(here["variant"] == variant) & (here["source"] == source)]
                 found[variant] = _estimates(chosen, images, seeds, drawn)
                 sizes = {"words": int(chosen["counted"].sum()), "named": len(chosen)}
                 sizes |= {"counted": _percent(chosen["counted"].mean()), "images": images, "seeds": len(seeds)}
@@ -192,8 +191,7 @@ def _estimates(words: pd.DataFrame, images: int, seeds: Sequence[int], drawn: st
     values = {name: words[name].to_numpy(float) for name in looks.COLUMNS}
     values |= {f"{m}-{a}": values[m] - values[f"{m}_{a}"] for m in MEASURES for a in AGAINST}
     columns = np.stack(list(values.values()), axis=1)  # (words, columns)
-    image, _ = pd.factorize(words["image"])  # pictures without a noun come last and weigh nothing
-    place = image, pd.Categorical(words["seed"], categories=seeds).codes
+    place = words["picture"].to_numpy(), pd.Categorical(words["seed"], categories=seeds).codes
     sums, counts = np.zeros((2, images, len(seeds), columns.shape[1]))
     np.add.at(sums, place, np.nan_to_num(columns))
     np.add.at(counts, place, ~np.isnan(columns))

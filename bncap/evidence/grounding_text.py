@@ -8,10 +8,16 @@ from typing import Any
 from bncap import layout, paper
 from bncap.config import BASE, MAIN
 from bncap.evidence.looks import AGAINST
+from bncap.paper import SPLITS
 
 Record = Mapping[str, Any]
 
-SPLITS = {"test": "in domain", "ood": "out of domain"}
+VERDICTS = {
+    "more": ("its words look at their objects more", "holds"),
+    "less": ("its words look at their objects less", "does not hold"),
+    "neither": ("no difference can be told", "cannot be told"),
+}
+"""Side of 0 on which an interval lies -> what it says, and what becomes of the claim."""
 COMPARED = {"share": ("chance", "mean_map", "other"), "pointing": ("chance", "mean_map")}
 """What the table sets beside each measure; the CSV has everything."""
 HEADINGS = {
@@ -29,7 +35,7 @@ def span(record: Record, name: str = "value", sign: str = "") -> str:
     """``58.2 [56.1, 60.2]``; a dash where it is not known."""
     if record[name] is None:
         return "–"
-    value, low, high = (f"{record[key]:{sign}.1f}".replace("-", "−") for key in (name, "low", "high"))
+    value, low, high = (f"{record[key]:{sign}.1f}" for key in (name, "low", "high"))
     return f"{value} [{low}, {high}]"
 
 
@@ -72,29 +78,23 @@ def _places(rows: Sequence[Record], split: str) -> list[str]:
 
 
 def _against_base(differences: Sequence[Record], variant: str) -> list[str]:
-    """The verdict is that of the mass in the box in generated captions; the others are counted."""
+    """The verdict, split by split, is that of the mass in the box in generated captions; the others are counted."""
     known = [d for d in differences if d["difference"] is not None]
     chief = [d for d in known if d["measure"] == "share" and d["source"] == "generated"]
     if not chief:
         return []
-    listed = ", ".join(f"{SPLITS[d['split']]} {span(d, 'difference', '+')}" for d in chief)
+    listed = "; ".join(f"{SPLITS[d['split']]} {span(d, 'difference', '+')}, {VERDICTS[_side(d)][0]}" for d in chief)
     sides = {"more": 0, "less": 0, "neither": 0}
     for difference in known:
         sides[_side(difference)] += 1
-    found = {_side(difference) for difference in chief}
-    verdict = {
-        frozenset({"more"}): "its words look at their objects more",
-        frozenset({"less"}): "its words look at their objects less",
-        frozenset({"neither"}): "no difference can be told",
-    }.get(frozenset(found), "it depends on the pictures")
     line = (
         f"{paper.label(variant)} less {paper.label(BASE)}, mass in the box in the model's own captions, points: "
-        f"{listed}: {verdict}. Of {len(known)} such differences, with the pointing game and human captions, "
-        f"those whose interval is above 0: {sides['more']}; below 0: {sides['less']}."
+        f"{listed}. Of the {len(known)} comparisons (test sets, its own and reference captions, both "
+        f"measures) {sides['more']} have an interval above 0 and {sides['less']} one below."
     )
     if variant == MAIN:
-        claim = "holds" if found == {"more"} else "does not hold" if "less" in found else "cannot be told"
-        line += f" The claim that alignment grounds the words better {claim} here."
+        claim = " and ".join(f"{VERDICTS[_side(d)][1]} {SPLITS[d['split']]}" for d in chief)
+        line += f" The claim that alignment grounds the words better {claim}."
     return [line]
 
 
@@ -117,7 +117,7 @@ def table(found: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ..
     """Header and rows, of every split, source and variant."""
     header = ["Images", "Captions", "Method", "Nouns"]
     for measure, beside in COMPARED.items():
-        header += [HEADINGS[measure], *(HEADINGS[name] for name in beside), "− CE"]
+        header += [HEADINGS[measure], *(HEADINGS[name] for name in beside), "less CE"]
     rows = []
     places = dict.fromkeys((row["split"], row["source"], row["variant"]) for row in found["rows"])
     for split, source, variant in places:

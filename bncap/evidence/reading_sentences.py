@@ -82,21 +82,22 @@ def _on_flags(flags: Sequence[Record]) -> str:
             "No reading ends with a lower loss of its own and a larger gap than what it is compared with, both beyond "
             "the scatter of seeds."
         )
-    names = ", ".join(_label(flag) for flag in flags)
-    return f"A loss that falls while the gap between real and synthetic patches grows: {names}."
+    both = {_label(f): [TERMS[_term(record)] for record in f["terms"] if record["in_both"]] for f in flags}
+    named = ", ".join(f"{name} ({', '.join(terms)})" for name, terms in both.items() if terms)
+    return (
+        f"Losses that end lower than the default's while the gap ends larger than the default's: {', '.join(both)}. "
+        f"Lower also when the loss is read as the default reads it: {named or 'none of them'}. The gap is larger than "
+        f"before training in {sum(f['above_before'] for f in flags)} of {len(flags)}."
+    )
 
 
 def _on_flag(content: Record, flag: Record) -> str:
     where = {"variant": flag["variant"], "against": flag["against"]}
-    terms = []
-    for record in flag["terms"]:
-        term = record["measure"].partition("/")[2]
-        [default] = select(content["measures"], **where, measure=f"default/{term}")
-        terms.append(f"{TERMS[term]} {_pair(record)}, as the default reads it {_pair(default)}")
+    terms = (f"{TERMS[_term(r)]} {_pair(r)}, as the default reads it {_pair(r['default'])}" for r in flag["terms"])
     [centroids] = select(content["measures"], **where, measure=CENTROIDS)
     before = content["before"]
     return (
-        f"{_label(flag)}: its losses end lower ({'; '.join(terms)}), the gap larger: MMD of text-relevant patches "
+        f"{_label(flag)}: its own losses end lower ({'; '.join(terms)}), the gap larger: MMD of text-relevant patches "
         f"{_pair(flag['gap'])}, {before[GAP]:.4g} before training; distance of their centroids in units of the spread "
         f"{_pair(centroids)}, {before[CENTROIDS]:.4g} before."
     )
@@ -126,6 +127,10 @@ def _on_floor(content: Record) -> str:
     )
     gap = select(content["measures"], variant="divergence", measure=GAP)
     return f"{said}; without it (Sinkhorn divergence) the gap ends at {_pair(gap[0])}." if gap else f"{said}."
+
+
+def _term(record: Record) -> str:
+    return record["measure"].partition("/")[2]
 
 
 def _label(record: Record) -> str:

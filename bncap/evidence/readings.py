@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bncap import artifacts, experiments, findings, hub, paper, paths
+from bncap import artifacts, experiments, hub, paper, paths, stats
 from bncap.config import MAIN, READINGS, VARIANTS
 from bncap.evidence import comparisons, reading_measures
 from bncap.evidence.reading_sentences import select, sentences
@@ -86,8 +86,10 @@ def measure(config: Config, first_seed: int) -> dict[str, Any]:
     - ``scores``: differences of scores, as :func:`bncap.evidence.comparisons.compare`;
     - ``measures``: differences of what :func:`bncap.evidence.reading_measures.build` measures, Student's t over seeds;
     - ``before``: the gap before training, mean over seeds;
-    - ``flags``: readings whose own loss ends lower while the gap ends larger than the default's, both intervals
-      leaving out 0: records of ``measures`` under ``terms`` and ``gap``;
+    - ``flags``: readings of which some loss, as the run logs it, ends lower than the default's while the gap ends
+      larger than the default's, both intervals leaving out 0: records of ``measures`` under ``terms`` and ``gap``;
+      each term with that of the same loss as the ``default`` reads it, and whether it is lower so too (``in_both``),
+      as what a reading logs is another quantity by construction; ``above_before``: whether the gap has grown;
     - ``sentences``: what these numbers say.
     """
     seeds, equal = config.seeds(first_seed), same(config)
@@ -95,13 +97,14 @@ def measure(config: Config, first_seed: int) -> dict[str, Any]:
     trained = [name for name in READINGS if name not in equal]
     pairs = [(name, other, split) for name in trained for other in against(name) for split in paper.SPLITS]
     measures = [record for name in trained for record in _differences(by_seed, name, against(name)[0])]
+    before = _before(by_seed)
     content = {
         "readings": [_description(name, equal) for name in READINGS],
         "same": [{"variant": name, "label": READINGS[name].label, "why": why} for name, why in equal.items()],
         "scores": comparisons.of_pairs(config, first_seed, pairs),
         "measures": measures,
-        "before": _before(by_seed),
-        "flags": list(_flags(measures)),
+        "before": before,
+        "flags": list(_flags(measures, before)),
     }
     return {**content, "sentences": sentences(content)}
 
@@ -130,7 +133,7 @@ def _differences(
         values = [{s: v[n, measure] for s, v in by_seed.items() if (n, measure) in v} for n in (name, other)]
         if all(values):
             record = {"variant": name, "against": other, "measure": measure}
-            yield {**record, **findings.difference(*values).as_record(DIGITS)}
+            yield {**record, **stats.difference(*values).as_record(DIGITS)}
 
 
 def _before(by_seed: Mapping[int, Mapping[tuple[str, str], float]]) -> dict[str, float]:
@@ -142,10 +145,20 @@ def _before(by_seed: Mapping[int, Mapping[tuple[str, str], float]]) -> dict[str,
     return found
 
 
-def _flags(measures: Sequence[Record]) -> Iterator[dict[str, Any]]:
+def _flags(measures: Sequence[Record], before: Mapping[str, float]) -> Iterator[dict[str, Any]]:
     for gap in select(measures, measure=reading_measures.GAP, excludes_zero=True):
         where = {"variant": gap["variant"], "against": gap["against"]}
-        logged = select(measures, **where, excludes_zero=True)
-        lower = [r for r in logged if r["measure"].startswith("logged/") and r["difference"] < 0]
-        if gap["difference"] > 0 and lower:
-            yield {**where, "terms": lower, "gap": gap}
+        terms = [
+            {**logged, "default": default, "in_both": _ends_lower(default)}
+            for term in reading_measures.TERMS
+            for logged in select(measures, **where, measure=f"logged/{term}")
+            for default in select(measures, **where, measure=f"default/{term}")
+            if _ends_lower(logged)
+        ]
+        if gap["difference"] > 0 and terms:
+            above = gap["first"] > before[reading_measures.GAP]
+            yield {**where, "terms": terms, "gap": gap, "above_before": above}
+
+
+def _ends_lower(record: Record) -> bool:
+    return record["excludes_zero"] and record["difference"] < 0
