@@ -172,8 +172,8 @@ def sensitivity(results: Results, metric: str = "B4") -> str:
     here, printed = _places(results, metric)
     return (
         f"{_spread('settings of Table 4', groups, metric)} The setting that the paper chooses "
-        f"({paper.label(paper.CHOSEN)}) is number {here} of {len(groups)} by {paper.NAMES.get(metric, metric)} here and "
-        f"number {printed} in the paper."
+        f"({paper.label(paper.CHOSEN)}) is number {here} of {len(groups)} by "
+        f"{paper.NAMES.get(metric, metric)} here and number {printed} in the paper."
     )
 
 
@@ -208,8 +208,8 @@ def transfer(results: Results, variant: str = MAIN, metric: str = "B4") -> str:
     means = {s: _mean(scores(results, variant, s, metric)) for s in paper.SPLITS}
     printed = {s: paper.TABLE2[s][metric] for s in paper.SPLITS}
     return (
-        f"{paper.label(variant)}, {paper.NAMES.get(metric, metric)}: {means['test']:.2f} in domain and {means['ood']:.2f} "
-        f"out of domain; the paper prints {printed['test']:.2f} and {printed['ood']:.2f}."
+        f"{paper.label(variant)}, {paper.NAMES.get(metric, metric)}: {means['test']:.2f} in domain and "
+        f"{means['ood']:.2f} out of domain; the paper prints {printed['test']:.2f} and {printed['ood']:.2f}."
     )
 
 
