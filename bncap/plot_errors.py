@@ -78,7 +78,7 @@ def confusion_figure(records: Records, path: Path, variant: str = MAIN) -> Path:
         axis.set_yticks(range(len(kinds)), kinds)
         axis.tick_params(length=0)
         axis.set(xlabel="said", title=paper.SPLITS[split].capitalize())
-    axes[0, 0].set_ylabel("there")
+    axes[0, 0].set_ylabel("in the picture")
     bar = fig.colorbar(image, ax=axes, shrink=0.6, ticks=[0.5, 1, 5, 10, 50, 100], format="%g", aspect=30)
     bar.set_label("% of the times that the kind is there")
     bar.minorticks_off()

@@ -51,7 +51,7 @@ FIGURES: dict[str, tuple[str, str]] = {
     "readings": ("11_readings", "What each other reading of the paper changes in the scores."),
     "readings_gap": ("11_readings", "What each reading does to the losses, and to the gap that they are to close."),
     "errors": ("12_error_analysis", "What the captions get right, by group of pictures."),
-    "confusion": ("12_error_analysis", "What is said (across) where something else is there (down), per cent."),
+    "confusion": ("12_error_analysis", "What is said (across) of what is there (down), per cent; white: never."),
     "filter": ("12_error_analysis", "The captioner after each threshold of the verifier, on equally many pairs."),
     "fig2_pipeline": (
         "04_training",
