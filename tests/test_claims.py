@@ -39,6 +39,9 @@ def test_of_a_claim_that_something_falls_the_sign_is_turned():
 def test_one_seed_settles_nothing_whatever_its_interval_over_images():
     [record] = judge({**measured(0.5, 1.5), "seeds": [42]}, [RISES])
     assert record["verdict"] == OPEN and record["low"] == 0.5
+    pairs = measured(0.5, 1.5)["pairs"]
+    for seeds, verdict in ((1, OPEN), (2, HOLDS)):  # as a notebook has them, which judges pairs alone
+        assert judge({"pairs": [{**pairs[0], "seeds": seeds}]}, [RISES])[0]["verdict"] == verdict
 
 
 def test_what_was_not_measured_is_not_judged():

@@ -22,7 +22,6 @@ def judge(results: Results, claims: Iterable[Claim] = CLAIMS) -> list[dict[str, 
     A claim holds where the whole interval has the claimed sign, does not hold where all of it has the other, and cannot
     be told where 0 lies within or with one seed, which tells nothing of another.
     """
-    several = len(results.get("seeds", ())) > 1
     judged = []
     for claim in claims:
         found = _measured(results, claim)
@@ -30,7 +29,8 @@ def judge(results: Results, claims: Iterable[Claim] = CLAIMS) -> list[dict[str, 
             continue
         low, high = found["low"], found["high"]
         verdict = OPEN
-        if several and low is not None and high is not None and (low > 0 or high < 0):
+        seeds = found.get("seeds", len(results.get("seeds", ())))
+        if seeds > 1 and low is not None and high is not None and (low > 0 or high < 0):
             verdict = HOLDS if claim.sign * low > 0 else FAILS
         names = ("id", "section", "says", "where", "measure", "first", "second", "paper", "note")
         numbers = {name: found[name] for name in ("difference", "low", "high")}
