@@ -22,7 +22,7 @@ from bncap import analysis, artifacts, paths
 from bncap.config import BASE, MAIN
 from bncap.errors import BncapError
 from bncap.evidence import gap
-from bncap.experiments import load_run, weights_of
+from bncap.experiments import inputs_of, load_run, weights_of
 from bncap.feature_store import FeatureStore
 from bncap.losses import pool
 from bncap.model import Captioner
@@ -53,6 +53,23 @@ class Patches:
 
     real: Tensor
     synthetic: Tensor
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """N training pairs as rows of ``triplets.csv``, and the ``places`` (N, P) of their patches that are measured."""
+
+    triplets: list[dict[str, str]]
+    places: Tensor
+
+    def captions(self) -> list[str]:
+        return [triplet["target"] for triplet in self.triplets]
+
+    def features(self, store: FeatureStore, penultimate: bool = False) -> tuple[Tensor, Tensor]:
+        """(N, S, C) float16 of the real and of the synthetic pictures."""
+        real = store.rows("train", [triplet["image"] for triplet in self.triplets])
+        synthetic = store.rows("synthetic", [triplet["caption_id"] for triplet in self.triplets])
+        return store.take("train", real, penultimate), store.take("synthetic", synthetic, penultimate)
 
 
 @dataclass(frozen=True)
@@ -118,6 +135,19 @@ def build_alignment(config: Config, seed: int, umap_seed: int | None = None) -> 
     )
 
 
+def draw(config: Config, seed: int) -> Pairs:
+    """The pairs of ``seed``, and which of their patches are measured."""
+    images = inputs_of(config, MAIN).triplets
+    paired = [row for row in artifacts.read_csv(artifacts.require(images) / "triplets.csv") if row["synthetic"]]
+    if not paired:
+        raise BncapError(f"{images.name}/triplets.csv has no synthetic picture: make them with notebook 02")
+    rng = np.random.default_rng(seed)
+    triplets = [paired[i] for i in sorted(rng.permutation(len(paired))[: config.experiment.umap_pairs])]
+    patches = FeatureStore(inputs_of(config, MAIN).features).take("train", [0]).shape[1]
+    everywhere = np.tile(np.arange(patches), (len(triplets), 1))
+    return Pairs(triplets, torch.from_numpy(rng.permuted(everywhere, axis=1)[:, :PATCHES]))
+
+
 @torch.no_grad()
 def caption_weights(model: Captioner, features: Tensor, captions: list[str], loss: Loss, max_tokens: int) -> Tensor:
     """w (N, S) of Eq. 8 for (N, S, C) ``features`` with their captions, as in training."""
@@ -177,15 +207,8 @@ def _build(config: Config, seed: int, umap_seed: int, folder: Path) -> None:
 
 def _states(config: Config, seed: int) -> tuple[dict[State, Patches], Sample]:
     """Descriptors of the drawn pairs in every state, and which of their patches are measured."""
-    images = paths.step_dir(config.profile, "02_synthesis", "images", config.data.seed)
-    store = FeatureStore(paths.step_dir(config.profile, "02_synthesis", "features", config.data.seed))
-    paired = [row for row in artifacts.read_csv(artifacts.require(images) / "triplets.csv") if row["synthetic"]]
-    if not paired:
-        raise BncapError(f"{images.name}/triplets.csv has no synthetic picture: make them with notebook 02")
-    rng = np.random.default_rng(seed)
-    triplets = [paired[i] for i in sorted(rng.permutation(len(paired))[: config.experiment.umap_pairs])]
-    real = store.take("train", store.rows("train", [t["image"] for t in triplets]))  # (N, S, C)
-    synthetic = store.take("synthetic", store.rows("synthetic", [t["caption_id"] for t in triplets]))
+    drawn = draw(config, seed)
+    real, synthetic = drawn.features(FeatureStore(inputs_of(config, MAIN).features))  # (N, S, C)
     states = {(ENCODER, "frozen"): Patches(real.float(), synthetic.float())}
     for variant in (BASE, MAIN):
         for moment, weights in MOMENTS.items():
@@ -195,10 +218,8 @@ def _states(config: Config, seed: int) -> tuple[dict[State, Patches], Sample]:
     if not torch.equal(states[BASE, "before"].real, states[MAIN, "before"].real):
         raise BncapError(f"{BASE} and {MAIN} of seed {seed} start from different weights: train both anew")
     # the model is the main one after training, the last that the loop has loaded
-    w = caption_weights(model, real, [t["target"] for t in triplets], config.loss, config.model.max_tokens)
-    everywhere = np.tile(np.arange(real.shape[1]), (len(triplets), 1))
-    places = torch.from_numpy(rng.permuted(everywhere, axis=1)[:, :PATCHES])
-    return states, Sample(places, w.gather(1, places).gt(0), w)
+    w = caption_weights(model, real, drawn.captions(), config.loss, config.model.max_tokens)
+    return states, Sample(drawn.places, w.gather(1, drawn.places).gt(0), w)
 
 
 def _distances(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from scipy import stats as scipy_stats
 from bncap import paper, stats
 from bncap.config import ALL_VARIANTS, BASE, MAIN, VARIANTS
 from bncap.evidence import claims
+from bncap.evidence.records import interval as interval
+from bncap.evidence.records import one, select
 
 DEGENERATE = 50  # per cent of the captions: from here on one caption is most of the output
 GAP = "centroid_distance"
@@ -21,15 +23,6 @@ BEYOND = {"variant": MAIN, "against": BASE, "set": "relevant", "metric": GAP}
 """Of its alignment, the control: the same distance after cross-entropy alone."""
 
 Results = Mapping[str, Any]
-
-
-def selected(record: Mapping[str, Any], **wanted: Any) -> bool:
-    """Whether a record of ``results.json`` has all of ``wanted``."""
-    return wanted.items() <= record.items()
-
-
-def _record(records: Sequence[Mapping[str, Any]], **wanted: Any) -> Mapping[str, Any]:
-    return next(record for record in records if selected(record, **wanted))
 
 
 def _mean(values: Mapping[int, float]) -> float:
@@ -56,7 +49,8 @@ def overview(results: Results) -> list[str]:
 
 
 def _of_scores(results: Results) -> str:
-    d, counts = _record(results["pairs"], variant=MAIN, against=BASE, split="ood", metric="B4"), results["derived"]
+    d = one(results["pairs"], variant=MAIN, against=BASE, split="ood", metric="B4")
+    counts = results["derived"]
     told = "do not tell whether the terms raise or lower it"
     if d["excludes_zero"]:
         told = f"say that the terms {'raise' if d['difference'] > 0 else 'do not raise'} it"
@@ -70,7 +64,7 @@ def _of_scores(results: Results) -> str:
 
 
 def _of_looks(results: Results) -> Iterator[str]:
-    found = [r for r in results["grounding"]["differences"] if selected(r, **LOOKS) and r["difference"] is not None]
+    found = [r for r in select(results["grounding"]["differences"], **LOOKS) if r["difference"] is not None]
     if found:
         d = found[-1]  # out of domain, where those pictures have boxes
         told = "no difference can be told"
@@ -86,7 +80,7 @@ def _of_looks(results: Results) -> Iterator[str]:
 def _of_gap(results: Results) -> Iterator[str]:
     relevant, background = (_change(results, part) for part in ("relevant", "background"))
     drawn = _change(results, "all", f"umap_{GAP}")
-    d = next((r for r in results["alignment"]["differences"] if selected(r, **BEYOND)), None)
+    d = one(results["alignment"]["differences"], **BEYOND)
     if d is not None and None not in (relevant, background, drawn):
         told = "the difference from cross-entropy alone cannot be told"
         if d["excludes_zero"]:
@@ -100,20 +94,13 @@ def _of_gap(results: Results) -> Iterator[str]:
 
 def _change(results: Results, part: str, metric: str = GAP) -> float | None:
     """How a distance changes in training with the full objective, relative; None where it was not measured."""
-    wanted = {"variant": MAIN, "set": part, "metric": metric}
-    return next((r["change"] for r in results["alignment"]["summary"] if selected(r, **wanted)), None)
+    found = one(results["alignment"]["summary"], variant=MAIN, set=part, metric=metric)
+    return found and found["change"]
 
 
 def named(side: str) -> str:
     """How one side of a claim is called: the label of a variant, or the words that stand for it."""
     return paper.label(side) if side in ALL_VARIANTS else side
-
-
-def interval(record: Mapping[str, Any], digits: int = 2) -> str:
-    """``-1.70 [-3.10, -0.40]``; the value alone where there is no interval."""
-    value = f"{record['difference']:+.{digits}f}"
-    known = record["low"] is not None and record["high"] is not None
-    return f"{value} [{record['low']:+.{digits}f}, {record['high']:+.{digits}f}]" if known else value
 
 
 def derive(results: Results) -> dict[str, Any]:

@@ -12,9 +12,8 @@ from matplotlib.lines import Line2D
 from bncap import paper
 from bncap.config import BASE
 from bncap.evidence import grounding
-from bncap.evidence.grounding_text import Record, one
+from bncap.evidence.records import Record, one
 from bncap.plotting import PALETTE, save, use_style
-from bncap.settings import Config
 
 TITLES = {
     "share": "Attention in the box of the noun's object",
@@ -31,13 +30,13 @@ APART = 0.2
 """Half the distance of the two sources' lines of a variant."""
 
 
-def grounding_figure(config: Config, first_seed: int, path: Path) -> Path:
-    """``grounding.png``: above, both measures of each variant and split with their 95 % intervals, beside what they are
-    compared with; below, the differences from CE alone.  Filled where the interval leaves out 0.
+def grounding_figure(found: Record, path: Path) -> Path:
+    """``grounding.png`` of what :func:`bncap.evidence.grounding.summarise` found.
 
+    Above, both measures of each variant and split with their 95 % intervals, beside what they are compared with; below,
+    the differences from CE alone.  Filled where the interval leaves out 0.
     Returns the PNG; a PDF lies beside it.  Where no split has boxes, the figure says so.
     """
-    found = grounding.summarise(config, first_seed)
     splits = list(dict.fromkeys(row["split"] for row in found["rows"]))
     use_style()
     if not splits:

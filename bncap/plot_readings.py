@@ -15,7 +15,8 @@ from matplotlib.patches import Patch
 from bncap import paper
 from bncap.config import MAIN
 from bncap.evidence.reading_measures import GAP
-from bncap.evidence.reading_sentences import TERMS, select
+from bncap.evidence.reading_sentences import TERMS
+from bncap.evidence.records import Record, select
 from bncap.plotting import PALETTE, SPLIT_COLOURS, save, use_style
 
 METRICS = {"B4": "BLEU-4", "METEOR": "METEOR", "BERT-F1": "BERT-F1", "noun_precision": "noun precision"}
@@ -25,7 +26,6 @@ FLAGGED = "#FFF3D6"
 LINE = 0.36
 """Inches a line."""
 
-Record = Mapping[str, Any]
 Row = tuple[str, str] | str
 """(variant, against), or a heading."""
 

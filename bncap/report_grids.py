@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from bncap import layout, paper
 from bncap.config import MAIN, VARIANTS
 from bncap.evidence import convergence, gap, grounding_text
 from bncap.evidence.diversity import REFERENCE
-from bncap.findings import interval, selected
-
-Record = Mapping[str, Any]
+from bncap.evidence.records import Record, interval, one, select
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ def training(found: Record) -> Grid:
     rows = []
     for measure, words in convergence.MEASURES.items():
         for row in (r for r in found["rows"] if r["measure"] == measure):
-            apart = [d for d in found["differences"] if selected(d, variant=row["variant"], measure=measure)]
+            apart = select(found["differences"], variant=row["variant"], measure=measure)
             value = f"{row['mean']:.4f}" + ("" if row["std"] is None else f" ± {row['std']:.4f}")
             shown = interval(apart[0], 4) + " *" * apart[0]["excludes_zero"] if apart else ""
             rows.append(Line((words, paper.label(row["variant"]), value, shown)))
@@ -115,13 +112,10 @@ def readings(found: Record) -> Grid:
         for against in reading["against"]:
             place = {"variant": reading["variant"], "against": against}
             scores = [
-                next((r for r in found["scores"] if selected(r, **place, split="ood", metric=metric)), None)
+                one(found["scores"], **place, split="ood", metric=metric)
                 for metric in ("B4", "METEOR", "noun_precision")
             ]
-            measured = [
-                next((r for r in found["measures"] if selected(r, **place, measure=measure)), None)
-                for measure in READING_MEASURES
-            ]
+            measured = [one(found["measures"], **place, measure=measure) for measure in READING_MEASURES]
             cells = (_marked(r, 2) for r in scores), (_marked(r, 4) for r in measured)
             rows.append(Line((reading["label"], paper.label(against), *cells[0], *cells[1])))
     header = ("Reading", "Against", "BLEU-4", "METEOR", "Noun prec.", *READING_MEASURES.values())
@@ -137,8 +131,8 @@ def filters(found: Record) -> Grid:
     rows = []
     for pairs in found["pairs"]:
         same = {"filter": pairs["filter"], "split": "ood"}
-        scores = [next(r for r in found["scores"] if selected(r, **same, metric=m)) for m in ("B4", "METEOR")]
-        apart = [r for r in found["differences"] if selected(r, variant=pairs["filter"], split="ood", metric="B4")]
+        scores = [one(found["scores"], **same, metric=m) for m in ("B4", "METEOR")]
+        apart = select(found["differences"], variant=pairs["filter"], split="ood", metric="B4")
         faulty = layout.UNKNOWN if pairs["faulty_pairs"] is None else f"{pairs['faulty_pairs']:.1f}"
         values = (layout.spread(s["mean"], s["std"]) for s in scores)
         shown = _marked(apart[0], 2) if apart else ""
@@ -156,7 +150,7 @@ def groups(found: Record, dimensions: Sequence[str]) -> Grid:
     for apart in found["differences"]:
         if apart["split"] == split and apart["dimension"] in dimensions:
             same = {name: apart[name] for name in ("split", "dimension", "group", "measure")}
-            value = next(r for r in found["rows"] if selected(r, **same, variant=MAIN))
+            value = one(found["rows"], **same, variant=MAIN)
             if value["value"] is not None:
                 first = f"{value['value']:.1f} [{value['low']:.1f}, {value['high']:.1f}]"
                 measure = paper.NAMES.get(apart["measure"], apart["measure"].replace("_", " "))

@@ -110,6 +110,7 @@ def build(results: Results, tables: Sequence[Grid], view: str, encoders: Sequenc
 
     ``tables`` are the paper's, ``view`` the words of samples to be touched, ``encoders`` what is to be said of Table 1.
     """
+    looked = [report_grids.grounding(results["grounding"])] if results["grounding"]["rows"] else []  # no boxes
     found = [
         Section(
             "scores",
@@ -124,7 +125,7 @@ def build(results: Results, tables: Sequence[Grid], view: str, encoders: Sequenc
             grounding_text.sentences(results["grounding"]),
             [
                 Figure("grounding"),
-                *_known(results["grounding"]["rows"], report_grids.grounding, results["grounding"]),
+                *looked,
                 Html(view),
                 Figure("attention"),
             ],
@@ -217,10 +218,6 @@ def _errors(content: Mapping[str, Any]) -> Section:
 def _made(content: Mapping[str, Any]) -> str:
     made = content["made"]
     return f"Measured on {made['date']} at commit {made['commit']}, by ./run_all.sh --extended."
-
-
-def _known(records: Sequence[Any], grid: Any, content: Any) -> list[Grid]:
-    return [grid(content)] if records else []
 
 
 def _figures(*names: str) -> list[Figure]:

@@ -344,7 +344,7 @@ def test_sentences_follow_the_intervals_split_by_split(ood, said, claim):
 
 
 def test_the_table_holds_every_number_and_marks_what_is_told_apart(measured):
-    path = grounding.write_table(measured, 5)
+    path = grounding.write_table(measured, grounding.summarise(measured, 5))
     table = pd.read_csv(path, keep_default_na=False)
     found = grounding.summarise(measured, 5)
     assert len(table) == len(found["rows"]) + len(found["differences"])
@@ -359,13 +359,12 @@ def test_the_table_holds_every_number_and_marks_what_is_told_apart(measured):
     assert text.count("] \\*") == len(marked)
 
 
-def test_the_figure_is_drawn_and_says_so_where_there_are_no_boxes(measured, tmp_path, monkeypatch):
-    path = plot_grounding.grounding_figure(measured, 5, tmp_path / "grounding.png")
+def test_the_figure_is_drawn_and_says_so_where_there_are_no_boxes(measured, tmp_path):
+    path = plot_grounding.grounding_figure(grounding.summarise(measured, 5), tmp_path / "grounding.png")
     assert Image.open(path).width == round(7.6 * 200)
     assert path.with_suffix(".pdf").is_file()
     nothing = {"rows": [], "differences": [], "without_boxes": ["test", "ood"]}
-    monkeypatch.setattr(grounding, "summarise", lambda config, first_seed: nothing)
-    assert Image.open(plot_grounding.grounding_figure(measured, 5, tmp_path / "none.png")).height < 200
+    assert Image.open(plot_grounding.grounding_figure(nothing, tmp_path / "none.png")).height < 200
 
 
 def test_a_seed_without_a_single_noun_makes_numbers_unknown_not_wrong(artifacts_dir, tmp_path):
@@ -378,8 +377,8 @@ def test_a_seed_without_a_single_noun_makes_numbers_unknown_not_wrong(artifacts_
     found = grounding.summarise(config, 5)
     assert {row["value"] for row in found["rows"]} == {None}
     assert grounding.sentences(found)[0].startswith("Too few things")
-    assert grounding.write_table(config, 5).is_file()
-    assert plot_grounding.grounding_figure(config, 5, tmp_path / "grounding.png").is_file()
+    assert grounding.write_table(config, found).is_file()
+    assert plot_grounding.grounding_figure(found, tmp_path / "grounding.png").is_file()
 
 
 def test_a_picture_that_the_annotations_do_not_list_is_named(world):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bncap.evidence.paper_claims import CLAIMS, Claim
+from bncap.evidence.records import one
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told"
 VERDICTS = (HOLDS, FAILS, OPEN)
@@ -47,5 +48,4 @@ def count(judged: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 def _measured(results: Results, claim: Claim) -> Mapping[str, Any] | None:
     section = results.get(claim.section) or []
     records = section if isinstance(section, list) else section.get("differences", [])
-    wanted = dict(claim.select)
-    return next((record for record in records if wanted.items() <= record.items()), None)
+    return one(records, **dict(claim.select))

@@ -13,8 +13,9 @@ import numpy as np
 from bncap import artifacts
 from bncap.config import BASE, MAIN
 from bncap.experiments import weights_of
+from bncap.scores import known
 from bncap.settings import Config
-from bncap.stats import difference
+from bncap.stats import difference, mean_std
 
 VARIANTS = (BASE, "pal", MAIN)
 MEASURES = {
@@ -23,7 +24,6 @@ MEASURES = {
     "total_at_the_end": "total loss, mean over the last epoch",
     "ce_held_out": "cross-entropy on held-out captions, best epoch",
 }
-DIGITS = 4
 
 
 def summarise(config: Config, first_seed: int) -> dict[str, list[dict[str, Any]]]:
@@ -39,14 +39,14 @@ def summarise(config: Config, first_seed: int) -> dict[str, list[dict[str, Any]]
         rows += [_row(variant, measure, values) for variant, values in by_variant.items()]
         for variant in VARIANTS[1:]:
             d = difference(by_variant[variant], by_variant[BASE])
-            differences.append({"variant": variant, "against": BASE, "measure": measure, **d.as_record(DIGITS)})
+            differences.append({"variant": variant, "against": BASE, "measure": measure, **d.as_record()})
     return {"rows": rows, "differences": differences}
 
 
 def _measure(config: Config, variant: str, seed: int) -> dict[str, float]:
     weights = artifacts.require(weights_of(config, variant, seed))
     steps = artifacts.read_csv(weights / "steps.csv")
-    last = [row for row in steps if row["epoch"] == steps[-1]["epoch"]]
+    last = last_epoch(steps)
     return {
         "ce_on_the_way": _mean(steps, "ce"),
         "ce_at_the_end": _mean(last, "ce"),
@@ -55,12 +55,15 @@ def _measure(config: Config, variant: str, seed: int) -> dict[str, float]:
     }
 
 
+def last_epoch(steps: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """The rows of a run's ``steps.csv`` that belong to its last epoch."""
+    return [row for row in steps if row["epoch"] == steps[-1]["epoch"]]
+
+
 def _mean(rows: Sequence[Mapping[str, str]], column: str) -> float:
     return float(np.mean([float(row[column]) for row in rows]))
 
 
 def _row(variant: str, measure: str, values: Mapping[int, float]) -> dict[str, Any]:
-    several = list(values.values())
-    std = round(float(np.std(several, ddof=1)), DIGITS) if len(several) > 1 else None
-    mean = round(float(np.mean(several)), DIGITS)
-    return {"variant": variant, "measure": measure, "mean": mean, "std": std, "seeds": len(several)}
+    mean, std = map(known, mean_std(list(values.values())))
+    return {"variant": variant, "measure": measure, "mean": mean, "std": std, "seeds": len(values)}

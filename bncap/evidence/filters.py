@@ -19,6 +19,7 @@ from bncap.config import BASE, FILTERS, Variant
 from bncap.corpus import Pair, read_corpus
 from bncap.errors import BncapError
 from bncap.evidence import comparisons
+from bncap.evidence.records import interval
 from bncap.experiments import FILTER_STEP, inputs_of, run_variants
 from bncap.settings import Config, override
 from bncap.synthesis import TRIPLETS_HEADER, draw_pairs
@@ -201,8 +202,7 @@ def _told(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _shift(r: dict[str, Any]) -> str:
     what = "which leaves out 0" if r["excludes_zero"] else "which holds 0"
-    shift = f"{r['difference']:+.2f} [{r['low']:+.2f}, {r['high']:+.2f}]"
-    return f"{paper.SPLITS[r['split']]}, {paper.NAMES[r['metric']]}: {shift}, {what}"
+    return f"{paper.SPLITS[r['split']]}, {paper.NAMES[r['metric']]}: {interval(r)}, {what}"
 
 
 def write_table(config: Config, found: dict[str, Any]) -> Path:

@@ -8,12 +8,13 @@ ones.  And as the paper measures on a picture that UMAP draws, the same patches 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bncap import artifacts, layout, paper, paths, stats
 from bncap.config import BASE, MAIN
+from bncap.evidence.records import selected, with_interval
 from bncap.settings import Config
 
 STEP = "08_umap_mmd"
@@ -186,7 +187,7 @@ def _umap_range(under: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     keys = dict.fromkeys((r["variant"], r["set"], r["metric"]) for r in under)
     for variant, part, metric in keys:
         same = {"variant": variant, "set": part, "metric": metric}
-        records = [r for r in under if same.items() <= r.items()]
+        records = [r for r in under if selected(r, **same)]
         before, change = ([r[name] for r in records] for name in ("before", "change"))
         yield {
             **same, "umap_seeds": len(records),
@@ -212,7 +213,7 @@ def table(content: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, 
                 chance = summary.get((MAIN, part, metric + CHANCE), {}).get("after")
                 moved = [cell for r in (ce, full) for cell in (number(r["after"]), percent(r["change"]))]
                 apart = against[part, metric]
-                difference = with_interval(apart) + " *" * apart["excludes_zero"]
+                difference = with_interval(apart, signed) + " *" * apart["excludes_zero"]
                 rows.append((patches, measure, number(full["before"]), *moved, number(chance), difference))
     header = ("Patches", "Measure", "Before", "After CE", "", "After full objective", "", "By chance", "Full less CE")
     return header, rows
@@ -240,12 +241,6 @@ def signed(value: float) -> str:
 def percent(value: float | None) -> str:
     """A relative change, with its sign."""
     return layout.UNKNOWN if value is None else f"{value:+.1%}"
-
-
-def with_interval(record: Mapping[str, Any], shown: Callable[[float], str] = signed) -> str:
-    """``+0.2 [+0.1, +0.3]``; the difference alone where one seed gives no interval."""
-    difference = shown(record["difference"])
-    return difference if record["low"] is None else f"{difference} [{shown(record['low'])}, {shown(record['high'])}]"
 
 
 def _relative(before: float, after: float) -> float:

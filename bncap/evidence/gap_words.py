@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bncap.config import BASE, MAIN
-from bncap.evidence.gap import APART, CHANCE, PRINTED, SETS, number, percent, signed, with_interval
+from bncap.evidence.gap import APART, CHANCE, PRINTED, SETS, number, percent, signed
+from bncap.evidence.records import Record, one, with_interval
 
 SUBJECTS = {
     "centroid_distance": "Distance of the centroids of real and synthetic patches behind the bridge",
@@ -19,8 +20,6 @@ READING = {
     "lower": "lower, beyond the scatter of seeds",
     "open": "the seeds do not settle its sign",
 }
-
-Record = Mapping[str, Any]
 
 
 def sentences(content: Mapping[str, Any]) -> list[str]:
@@ -153,13 +152,9 @@ def _verdict(record: Record, shown: Callable[[float], str] = signed) -> str:
 
 
 def _summary(content: Mapping[str, Any], variant: str, part: str, metric: str) -> Record | None:
-    return _one(content["summary"], variant=variant, set=part, metric=metric)
+    return one(content["summary"], variant=variant, set=part, metric=metric)
 
 
 def _difference(content: Mapping[str, Any], against: str, part: str, metric: str) -> Record | None:
     """Of the full objective."""
-    return _one(content["differences"], variant=MAIN, against=against, set=part, metric=metric)
-
-
-def _one(records: Iterable[Record], **wanted: str) -> Record | None:
-    return next((record for record in records if wanted.items() <= record.items()), None)
+    return one(content["differences"], variant=MAIN, against=against, set=part, metric=metric)

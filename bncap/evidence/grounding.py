@@ -214,12 +214,11 @@ def _percent(share: float) -> float | None:
     return None if math.isnan(share) else round(100 * float(share), 4)
 
 
-def write_table(config: Config, first_seed: int) -> Path:
-    """Write ``figures/<profile>/grounding.csv``, every number of :func:`summarise`, and ``.md``; returns the former.
+def write_table(config: Config, found: Mapping[str, Any]) -> Path:
+    """Write ``figures/<profile>/grounding.csv``, all that :func:`summarise` ``found``, and ``.md``; returns the former.
 
     A difference stands in its line's ``value``; ``against`` is empty for what is none.
     """
-    found = summarise(config, first_seed)
     path = paths.figures_dir(config.profile) / "grounding.csv"
     own = [{**row, "against": ""} for row in found["rows"]]
     differences = [{**row, "value": row["difference"]} for row in found["differences"]]

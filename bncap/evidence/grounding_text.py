@@ -8,9 +8,8 @@ from typing import Any
 from bncap import layout, paper
 from bncap.config import BASE, MAIN
 from bncap.evidence.looks import AGAINST
+from bncap.evidence.records import Record, one, selected
 from bncap.paper import SPLITS
-
-Record = Mapping[str, Any]
 
 VERDICTS = {
     "more": ("its words look at their objects more", "holds"),
@@ -24,11 +23,6 @@ HEADINGS = {
     "share": "Mass in the box", "pointing": "Pointing game", "chance": "chance", "mean_map": "mean map",
     "other": "other objects",
 }  # fmt: skip
-
-
-def one(records: Sequence[Record], **wanted: Any) -> Record | None:
-    """The record that has all of ``wanted``; None if there is none."""
-    return next((record for record in records if wanted.items() <= record.items()), None)
 
 
 def span(record: Record, name: str = "value", sign: str = "") -> str:
@@ -62,7 +56,7 @@ def _without(found: Mapping[str, Any]) -> str:
 
 def _places(rows: Sequence[Record], split: str) -> list[str]:
     place = {"split": split, "source": "generated"}
-    shares = {row["variant"]: row for row in rows if {**place, "measure": "share"}.items() <= row.items()}
+    shares = {row["variant"]: row for row in rows if selected(row, **place, measure="share")}
     beside = {name: one(rows, **place, variant=BASE, measure=f"share_{name}")["value"] for name in AGAINST}
     if None in (*(row["value"] for row in shares.values()), *beside.values()):
         return [f"Too few things of the pictures {SPLITS[split]} are named to tell where the words look."]

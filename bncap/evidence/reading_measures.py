@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from bncap import alignment, artifacts, objective, paths
-from bncap.alignment import Array, Sample
+from bncap.alignment import Array, Pairs, Sample
+from bncap.alignment import draw as draw
 from bncap.attention import Tap
 from bncap.batches import Batch
 from bncap.config import ALL_VARIANTS, MAIN
 from bncap.device import default_device
-from bncap.errors import BncapError
+from bncap.evidence.convergence import last_epoch
 from bncap.experiments import READING_STEP, inputs_of, load_run, weights_of
 from bncap.feature_store import FeatureStore
 from bncap.model import Captioner
@@ -41,23 +42,6 @@ EVERYTHING = {"tau": 1.0, "rho": 1.0, "domain": "log", "keep": "mass"}
 """With these, w of Eq. 8 is the mean attention itself."""
 
 Points = tuple[Array, Array]
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """N training pairs as rows of ``triplets.csv``, and the ``places`` (N, P) of their patches that are measured."""
-
-    triplets: list[dict[str, str]]
-    places: Tensor
-
-    def captions(self) -> list[str]:
-        return [triplet["target"] for triplet in self.triplets]
-
-    def features(self, store: FeatureStore, penultimate: bool = False) -> tuple[Tensor, Tensor]:
-        """(N, S, C) float16 of the real and of the synthetic pictures."""
-        real = store.rows("train", [triplet["image"] for triplet in self.triplets])
-        synthetic = store.rows("synthetic", [triplet["caption_id"] for triplet in self.triplets])
-        return store.take("train", real, penultimate), store.take("synthetic", synthetic, penultimate)
 
 
 def build_all(config: Config, variants: Sequence[str], seeds: Sequence[int]) -> list[Path]:
@@ -102,19 +86,6 @@ def read(config: Config, seed: int) -> dict[tuple[str, str], float]:
     }
 
 
-def draw(config: Config, seed: int) -> Pairs:
-    """The pairs and the patches that notebook 08 draws for ``seed``."""
-    images = inputs_of(config, MAIN).triplets
-    paired = [row for row in artifacts.read_csv(artifacts.require(images) / "triplets.csv") if row["synthetic"]]
-    if not paired:
-        raise BncapError(f"{images.name}/triplets.csv has no synthetic picture: make them with notebook 02")
-    rng = np.random.default_rng(seed)
-    triplets = [paired[i] for i in sorted(rng.permutation(len(paired))[: config.experiment.umap_pairs])]
-    patches = FeatureStore(inputs_of(config, MAIN).features).take("train", [0]).shape[1]
-    everywhere = np.tile(np.arange(patches), (len(triplets), 1))
-    return Pairs(triplets, torch.from_numpy(rng.permuted(everywhere, axis=1)[:, : alignment.PATCHES]))
-
-
 @torch.no_grad()
 def terms(model: Captioner, batches: Sequence[Batch], loss: Loss) -> dict[str, float]:
     """Mean over ``batches`` of each raw alignment term that ``loss`` has a weight for."""
@@ -156,8 +127,7 @@ def _build(configs: Mapping[str, Config], seed: int, folder: Path) -> None:
 
 def _logged(weights: Path) -> dict[str, float]:
     steps = artifacts.read_csv(weights / "steps.csv")
-    last = [row for row in steps if row["epoch"] == steps[-1]["epoch"]]
-    logged = {term: [float(row[term]) for row in last if row[term]] for term in TERMS}
+    logged = {term: [float(row[term]) for row in last_epoch(steps) if row[term]] for term in TERMS}
     return {f"logged/{term}": float(np.mean(values)) for term, values in logged.items() if values}
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from bncap import findings, paper
+from bncap import paper
 from bncap.config import MAIN, READINGS
 from bncap.evidence.reading_measures import GAP
+from bncap.evidence.records import Record, interval, select
 
 METRIC = "B4"
 METRICS = {METRIC: "BLEU-4", "noun_precision": "Noun precision"}
@@ -16,8 +16,6 @@ CHANCE = "Of 95 % intervals one in twenty leaves out 0 by chance alone."
 TERMS = {"pal": "PAL", "infonce": "InfoNCE", "ot": "OT"}
 CENTROIDS = "relevant/relative_centroid_distance"
 ATTENDED, KEPT, FLOOR = "attended_patches", "kept_patches", "ot_floor_share"
-
-Record = Mapping[str, Any]
 
 
 def sentences(content: Record) -> list[str]:
@@ -34,11 +32,6 @@ def sentences(content: Record) -> list[str]:
     return [*said, *(f"{record['label']}: {record['why']}" for record in content["same"])]
 
 
-def select(records: Sequence[Record], **wanted: Any) -> list[Record]:
-    """Those of ``records`` that have all of ``wanted``."""
-    return [record for record in records if findings.selected(record, **wanted)]
-
-
 def main_readings(content: Record) -> list[str]:
     """Readings that were trained and depart from the main model, in the order of the configuration."""
     return [r["variant"] for r in content["readings"] if r["trained"] and r["against"] == [MAIN]]
@@ -49,7 +42,7 @@ def _on_scores(content: Record, split: str, metric: str) -> str:
     names = main_readings(content)
     records = [r for r in select(content["scores"], split=split, metric=metric) if r["variant"] in names]
     records = [r for r in records if r["difference"] is not None]
-    moved = [f"{_label(r)} {_shift(r)}" for r in records if r["excludes_zero"]]
+    moved = [f"{_label(r)} {interval(r)}" for r in records if r["excludes_zero"]]
     differ = f"{len(moved)} differ" if len(moved) > 1 else "one differs" if moved else "none differs"
     if not records:
         return ""
@@ -72,7 +65,7 @@ def _on_synthetic(content: Record) -> Iterator[str]:
                 content["scores"], variant=row["variant"], against=row["against"][place], split="ood", metric=METRIC
             )
         ]
-        shifts = ", ".join(f"{_label(record).partition(', CE')[0]} {_shift(record)}" for record in found)
+        shifts = ", ".join(f"{_label(record).partition(', CE')[0]} {interval(record)}" for record in found)
         yield f"Captions on synthetic pictures too, BLEU-4 out of domain against {beside}: {shifts}."
 
 
@@ -139,10 +132,3 @@ def _label(record: Record) -> str:
 
 def _pair(record: Record) -> str:
     return f"{record['first']:.4g} against {record['second']:.4g}"
-
-
-def _shift(record: Record) -> str:
-    """A difference with its interval, if more than one seed gives one."""
-    if record["low"] is None:
-        return f"{record['difference']:+.2f}"
-    return f"{record['difference']:+.2f} [{record['low']:+.2f}, {record['high']:+.2f}]"

@@ -14,7 +14,8 @@ from typing import Any
 from bncap import artifacts, experiments, hub, paper, paths, stats
 from bncap.config import MAIN, READINGS, VARIANTS
 from bncap.evidence import comparisons, reading_measures
-from bncap.evidence.reading_sentences import select, sentences
+from bncap.evidence.reading_sentences import sentences
+from bncap.evidence.records import Record, select
 from bncap.settings import Config, override
 
 STEP = experiments.READING_STEP
@@ -28,8 +29,6 @@ MEASURES = (
 )  # fmt: skip
 COLUMNS = ("variant", "against", "measure", "first", "second", "difference", "low", "high", "seeds", "excludes_zero")
 DIGITS = 4
-
-Record = Mapping[str, Any]
 
 
 def against(reading: str) -> tuple[str, ...]:
