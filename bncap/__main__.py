@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from bncap import deadline
 from bncap.bench import BENCHES, PAGE, SIZES
 from bncap.errors import BncapError, OutOfTime
+from bncap.pipeline import deadline
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -151,8 +151,9 @@ def _config(options: argparse.Namespace):
 
 
 def _run(options: argparse.Namespace) -> None:
-    from bncap import paths, runner
+    from bncap.commands import runner
     from bncap.config import get_config
+    from bncap.pipeline import paths
 
     (profile, overrides), seed = _configuration(options), options.seed
     if options.seeds is not None:
@@ -186,12 +187,12 @@ def _parse_seeds(text: str) -> tuple[int, ...]:
 
 def _check(options: argparse.Namespace) -> int:
     if options.full_size:
-        from bncap.fullsize import full_size_table
+        from bncap.commands.full_size import full_size_table
 
         text, agree = full_size_table()
         print(text)
         return 0 if agree else 1
-    from bncap import preflight
+    from bncap.commands import check as preflight
 
     config = _config(options)
     if options.download:
@@ -202,13 +203,13 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> None:
-    from bncap.status import status_table
+    from bncap.commands.status import status_table
 
     print(status_table(_configuration(options)[0]))
 
 
 def _translate(options: argparse.Namespace) -> None:
-    from bncap import translations
+    from bncap.data import translations
 
     config = _config(options)
     numbers = None
@@ -220,7 +221,7 @@ def _translate(options: argparse.Namespace) -> None:
 
 
 def _synthesise(options: argparse.Namespace) -> None:
-    from bncap import synthesis
+    from bncap.synthesis import build
 
     part = None
     if options.shard is not None:
@@ -228,11 +229,11 @@ def _synthesise(options: argparse.Namespace) -> None:
         if not (slash and one.isdecimal() and of.isdecimal() and 1 <= int(one) <= int(of)):
             raise BncapError(f"--shard {options.shard}: write I/N with 1 <= I <= N, such as 1/4")
         part = int(one), int(of)
-    synthesis.draw_shards(_config(options), part)
+    build.draw_shards(_config(options), part)
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from bncap.audit import audit
+    from bncap.synthesis.audit import audit
 
     lines, same = audit(_config(options), options.n, options.seed)
     print("\n".join(lines))
@@ -240,7 +241,7 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _caption(options: argparse.Namespace) -> None:
-    from bncap.captioning import caption_pictures, report_lines
+    from bncap.commands.captioning import caption_pictures, report_lines
 
     found = caption_pictures(
         options.pictures, options.profile, options.run, options.beams, options.attention, options.overrides
@@ -249,14 +250,14 @@ def _caption(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from bncap.captioning import export
+    from bncap.commands.captioning import export
 
     print(export(options.out, options.profile, options.run))
 
 
 def _kaggle(options: argparse.Namespace) -> None:
-    from bncap import paths
-    from bncap.kaggle import Export, write_kernels
+    from bncap.kaggle.kernels import Export, write_kernels
+    from bncap.pipeline import paths
 
     profile, overrides = _configuration(options)
     export = Export(

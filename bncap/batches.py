@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bncap import artifacts
+from bncap.encoders.feature_store import FeatureStore
+from bncap.encoders.prefetch import prefetched
 from bncap.errors import BncapError
-from bncap.feature_store import FeatureStore
 from bncap.head import IGNORED
-from bncap.prefetch import prefetched
+from bncap.pipeline import artifacts
 
 WINDOW = 32
 """Batches at most over which captions are sorted by length: enough for little padding."""

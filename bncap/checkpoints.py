@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bncap.artifacts import read_json, write_json
 from bncap.errors import BncapError
+from bncap.pipeline.artifacts import read_json, write_json
 
 STATE = "state.json"
 

@@ -13,15 +13,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import MBart50Tokenizer, MBartForConditionalGeneration
 
-from bncap.artifacts import read_json, write_json
 from bncap.attention import Tap
-from bncap.beam import beam_search
 from bncap.checkpoints import read_tensors
+from bncap.decoders.beam import beam_search
+from bncap.decoders.pretrained import language_row, load_decoder, load_tokenizer, weights_hash
+from bncap.decoders.vocabulary import Vocabulary, trim, untrim
 from bncap.errors import BncapError
 from bncap.head import IGNORED
-from bncap.pretrained import language_row, load_decoder, load_tokenizer, weights_hash
+from bncap.pipeline.artifacts import read_json, write_json
 from bncap.settings import Decode
-from bncap.vocabulary import Vocabulary, trim, untrim
 
 
 class Bridge(nn.Module):

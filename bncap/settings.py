@@ -33,11 +33,11 @@ class Data:
 
     # "coco": BNCAP_DATA in COCO's and Flickr30k's layout; "mini": the mini world, same layout; "own": a captions file
     source: str = "coco"
-    captions: str = ""  # own: the captions file, in any format of bncap.readers
+    captions: str = ""  # own: the captions file, in any format of bncap.data.readers
     images: str = ""  # own: the folder of its pictures; "": that of the captions file, or images/ in it
     train: str = "annotations/captions_train2014.json"
     held_out: str = "annotations/captions_val2014.json"  # validation and test (MSCOCO-1k) are drawn from it
-    ood: str = ""  # Flickr30k-1k is drawn from it; "": the first there is of OOD_FILES in bncap.splits
+    ood: str = ""  # Flickr30k-1k is drawn from it; "": the first there is of OOD_FILES in bncap.data.splits
     lang: str = "bn_IN"  # target language, an mBART-50 code
     seed: int = 42  # of the draws of triplets and test images; runs of all seeds share the data
     shards: int = 10

@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bncap import artifacts, checkpoints, deadline, objective
+from bncap import checkpoints, objective
 from bncap.batches import Batch, Triplets
-from bncap.corpus import read_corpus
+from bncap.data.corpus import read_corpus
 from bncap.device import default_device, keep_freed_memory
+from bncap.encoders.feature_store import FeatureStore
 from bncap.errors import BncapError
-from bncap.feature_store import FeatureStore
 from bncap.head import IGNORED, linear_nll
 from bncap.losses import total
 from bncap.model import Captioner
+from bncap.pipeline import artifacts, deadline
 from bncap.precision import autocast, gradient_scaler
 from bncap.settings import Config
 

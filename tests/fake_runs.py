@@ -9,10 +9,12 @@ from typing import Any
 
 from PIL import Image
 
-from bncap import artifacts, paper, paths, report, report_sections, results
 from bncap.config import BASELINES, MAIN, REFERENCES, SENSITIVITY, VARIANTS
-from bncap.evidence.items import COLUMNS
-from bncap.experiments import folder_of
+from bncap.experiments import paper
+from bncap.experiments.caption_scores import COLUMNS
+from bncap.experiments.runs import folder_of
+from bncap.pipeline import artifacts, paths
+from bncap.report import page, report_sections, results
 from bncap.settings import Config
 
 ALL = (*VARIANTS, *BASELINES, *SENSITIVITY, *REFERENCES)
@@ -100,7 +102,7 @@ def patch_evidence(monkeypatch) -> None:
         name = module.__name__.rpartition(".")[2]
         monkeypatch.setattr(module, "summarise", lambda config, first_seed, name=name: committed()[name])
     monkeypatch.setattr(results.extended, "read", lambda profile, name: committed()[name])
-    monkeypatch.setattr(report.attention_view, "from_samples", lambda folder: "<div class='bncap-attention'></div>")
+    monkeypatch.setattr(page.attention_view, "from_samples", lambda folder: "<div class='bncap-attention'></div>")
 
 
 def alignment(seed: int) -> dict[str, float]:

@@ -7,8 +7,8 @@ import json
 import numpy as np
 from PIL import Image
 
-from bncap import corpus, translations
 from bncap.config import get_config
+from bncap.data import corpus, translations
 
 SIZES = ("data.validation_images=2", "data.test_images=3", "data.ood_images=3", "data.shards=3")
 

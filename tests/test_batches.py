@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from bncap import artifacts, batches
+from bncap import batches
 from bncap.batches import Triplets, bucketed
+from bncap.encoders.feature_store import FeatureStore
 from bncap.errors import BncapError
-from bncap.feature_store import FeatureStore
 from bncap.head import IGNORED
+from bncap.pipeline import artifacts
 
 CPU = torch.device("cpu")
 

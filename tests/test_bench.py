@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from bncap import bench, fullsize
+from bncap import bench
 from bncap.__main__ import main
 from bncap.bench import ceiling, contenders, decode, harness, step
 from bncap.bench.harness import Ratio, Result, Row
+from bncap.commands import full_size
+from bncap.commands.random_models import MINI
 from bncap.errors import BncapError
-from bncap.random_models import MINI
 
 TINY = step.Setting(MINI, 4, 6)
 
@@ -91,7 +92,7 @@ def test_the_operations_of_a_step_are_those_counted_by_hand(measured):
 
 def test_both_train_every_weight_but_the_encoders_and_the_idle_text_encoders(measured):
     found = measured["step"].details["trained_parameters"]
-    sizes = fullsize.parameter_counts(MINI)
+    sizes = full_size.parameter_counts(MINI)
     assert found["ours"] == found["plain"] == sizes["  decoder layers and positions"] + sizes["bridge"] + 437 * 96
 
 

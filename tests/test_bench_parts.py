@@ -9,9 +9,9 @@ from PIL import Image
 
 from bncap.bench import data, features, growth, harness, hours, memory, mini, operations, ot, page
 from bncap.bench.harness import Ratio, Result, Row
+from bncap.commands.random_models import MBART50
 from bncap.config import MAIN
 from bncap.errors import BncapError
-from bncap.random_models import MBART50
 
 FLOOR = {"ours, fp32": 0.1, "ours, bf16": 0.05, "plain, fp32": 0.4, "plain, bf16": 0.2}
 SECONDS = {"ours, fp32": 0.5, "ours, bf16": 0.125, "plain, fp32": 8.0, "plain, bf16": 2.0}
@@ -88,7 +88,7 @@ def test_features_are_read_against_jpegs_that_decode(tmp_path):
 
 
 def test_captions_come_back_whole_from_shards_and_corpus(tmp_path, monkeypatch):
-    from bncap import translations
+    from bncap.data import translations
 
     monkeypatch.setattr(translations, "Verifier", None)  # put back what the bench sets in a process of its own
     for name in ("BNCAP_DATA", "BNCAP_ARTIFACTS", "TQDM_DISABLE"):

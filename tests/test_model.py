@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 from transformers import MBartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from bncap import decode
+from bncap.decoders import decode
+from bncap.decoders.pretrained import load_decoder, load_tokenizer
 from bncap.errors import BncapError
 from bncap.model import IGNORED, Bridge, Captioner, load_captioner, load_initial, shift_right
-from bncap.pretrained import load_decoder, load_tokenizer
 from bncap.settings import Decode
 
 BEAMS = Decode(beams=3, batch=2, no_repeat_ngram=0)

@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from bncap import paths
+from bncap.pipeline import paths
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 NAMES = (

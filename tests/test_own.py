@@ -9,12 +9,17 @@ import unicodedata
 import pytest
 from PIL import Image, ImageDraw
 
-from bncap import artifacts, corpus, experiments, features, paths, plot_training, samples, synthesis, tables, workers
 from bncap.config import BASE, MAIN, get_config
+from bncap.data import corpus
+from bncap.data.splits import read_splits
+from bncap.encoders import features
 from bncap.errors import BncapError
+from bncap.experiments import runs, samples
 from bncap.mini import world
 from bncap.mini.corpus import texts_for
-from bncap.splits import read_splits
+from bncap.pipeline import artifacts, paths, workers
+from bncap.report import plot_training, tables
+from bncap.synthesis import build
 
 COLOURS = {"लाल": (205, 30, 35), "नीला": (40, 60, 200), "काला": (20, 20, 20), "पीला": (230, 210, 40)}
 SHAPES = {"गोला": "ellipse", "डिब्बा": "rectangle"}
@@ -68,9 +73,9 @@ def chain(tmp_path_factory):
         config = write_data(folder)
         world.build_models(config)
         corpus.build_corpus(config)
-        synthesis.build_images(config)
+        build.build_images(config)
         features.build_features(config)
-        experiments.run_main(config, [42])
+        runs.run_main(config, [42])
         samples.build_samples(config, 42)
         yield config
 
@@ -100,7 +105,7 @@ def test_a_picture_that_is_too_small_is_left_out_with_its_caption(chain):
 
 
 def test_without_synthetic_pictures_cross_entropy_alone_is_trained_and_scored_on_the_one_test_set(chain):
-    assert list(experiments.trainable(chain)) == [BASE]
+    assert list(runs.trainable(chain)) == [BASE]
     scores = artifacts.read_json(step(chain, "04_training", BASE) / "scores.json")
     assert set(scores) == {"test"} and scores["test"]["images"] in (8, 9)
     assert all(math.isfinite(scores["test"][name]) for name in ("B1", "B4", "METEOR", "BERT-F1"))
@@ -136,8 +141,8 @@ def test_the_table_has_one_row_and_nothing_of_the_papers(chain):
 def test_where_some_captions_bring_a_synthetic_picture_the_main_model_is_trained_as_well(tmp_path, artifacts_dir):
     config = write_data(tmp_path, synthetic=range(10, 30))
     corpus.build_corpus(config)
-    rows = artifacts.read_csv(synthesis.build_images(config) / "triplets.csv")
-    assert list(experiments.trainable(config)) == [BASE, MAIN]
+    rows = artifacts.read_csv(build.build_images(config) / "triplets.csv")
+    assert list(runs.trainable(config)) == [BASE, MAIN]
     assert 0 < sum(row["synthetic"] != "" for row in rows) < len(rows)
 
 

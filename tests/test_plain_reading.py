@@ -15,11 +15,11 @@ from transformers.modeling_outputs import BaseModelOutput
 from bncap import objective, train
 from bncap.batches import Batch
 from bncap.config import get_config
+from bncap.decoders.vocabulary import Vocabulary, trim
 from bncap.losses import total
 from bncap.mini.encoder import CHECKPOINT
 from bncap.model import IGNORED, Captioner, build_captioner
 from bncap.settings import Decode, Loss
-from bncap.vocabulary import Vocabulary, trim
 
 CHANNELS, TOKENS, SIDE = 128, 14, 112
 CLOSE = 1e-5

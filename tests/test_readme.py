@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from bncap import paths
 from bncap.config import MAIN
-from bncap.findings import interval
+from bncap.pipeline import paths
+from bncap.report.findings import interval
 
 README = (paths.ROOT / "README.md").read_text("utf-8")
 

@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 
-from bncap import artifacts, runner
 from bncap.__main__ import main
+from bncap.commands import runner
+from bncap.pipeline import artifacts
 
 TABLES = ("table1_baselines", "table2_main", "table3_ablations", "table4_sensitivity")
 FIGURES = ("fig1_patches", "fig2_pipeline", "fig3_convergence", "fig3_umap")

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from bncap import artifacts, preflight, runner
 from bncap.__main__ import main
+from bncap.commands import check, runner
 from bncap.config import get_config
 from bncap.mini.world import build_world
+from bncap.pipeline import artifacts
 
 NOTEBOOKS = "01,02,04,05,06,07,08,09"
 WORLD = ("world.train_images=24", "world.validation_images=6", "world.test_images=10", "world.ood_images=10")
@@ -34,7 +35,7 @@ def chain(tmp_path_factory, standins):
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("BNCAP_DATA", str(build_world(get_config("smoke", WORLD))))
         # the machine for which the profile is meant: these sizes need a fraction of it
-        patch.setattr(preflight, "_room", lambda *_: [])
+        patch.setattr(check, "_room", lambda *_: [])
         runner.run(runner.Request("kaggle", 42, SMALL), runner.select(only=NOTEBOOKS))
         yield folder
 

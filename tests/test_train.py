@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from bncap import artifacts, checkpoints, objective, train
+from bncap import checkpoints, objective, train
 from bncap.batches import Triplets
 from bncap.config import VARIANTS, get_config
+from bncap.encoders.feature_store import FeatureStore
 from bncap.errors import BncapError, OutOfTime
-from bncap.feature_store import FeatureStore
+from bncap.pipeline import artifacts
 from bncap.settings import override
 from bncap.train import Validation
 

@@ -6,9 +6,9 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from bncap import paths
 from bncap.bench.harness import Result, save, table
 from bncap.errors import BncapError
+from bncap.pipeline import paths
 
 PAGE = "page"
 """Beside the benchmarks: the page and the figure that are made from their files."""

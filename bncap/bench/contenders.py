@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from bncap import artifacts, paths, precision
+from bncap import precision
 from bncap.batches import Triplets
 from bncap.bench.harness import Ratio, Row, machine
+from bncap.commands.random_models import SPECIAL_PIECES, Sizes, random_captioner, random_mbart
+from bncap.encoders.feature_store import FeatureStore
 from bncap.errors import BncapError
-from bncap.feature_store import FeatureStore
 from bncap.model import Captioner
-from bncap.random_models import SPECIAL_PIECES, Sizes, random_captioner, random_mbart
+from bncap.pipeline import artifacts, paths
 
 if TYPE_CHECKING:
     from plain_reading import PlainReading

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bncap import artifacts
 from bncap.bench.harness import Ratio, Result, Row, alone, progress
 from bncap.bench.memory import resident
 from bncap.errors import BncapError
+from bncap.pipeline import artifacts
 
 WORDS = 8000
 VERIFIER = "verifier"
@@ -89,8 +89,8 @@ def build_and_read(data: Path, root: Path) -> dict[str, float]:
     ``peak`` in bytes; ``captions`` of the training split, pairs ``accepted`` of all, and ``pairs`` that came back.
     """
     os.environ |= {"BNCAP_DATA": str(data), "BNCAP_ARTIFACTS": str(root), "TQDM_DISABLE": "1"}
-    from bncap import corpus, translations
     from bncap.config import get_config
+    from bncap.data import corpus, translations
 
     translations.Verifier = EvenCosines  # this process has no other use for it
     parts = ("components.translator=identity", f"components.verifier={data / VERIFIER}")
@@ -117,7 +117,7 @@ def build_and_read(data: Path, root: Path) -> dict[str, float]:
 
 
 class EvenCosines:
-    """In the place of :class:`bncap.verify.Verifier`."""
+    """In the place of :class:`bncap.data.verify.Verifier`."""
 
     def __init__(self, path: str) -> None:
         pass

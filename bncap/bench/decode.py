@@ -14,8 +14,8 @@ from torch import Tensor
 from bncap import precision
 from bncap.bench import ceiling, contenders
 from bncap.bench.harness import Result, Row, alternate, progress
+from bncap.commands.random_models import MINI, Sizes
 from bncap.model import Captioner
-from bncap.random_models import MINI, Sizes
 from bncap.settings import Decode
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bncap import artifacts
 from bncap.bench import ceiling
 from bncap.bench.harness import Ratio, Result, Row, alternate, progress
-from bncap.feature_store import FeatureStore, FeatureWriter
+from bncap.encoders.feature_store import FeatureStore, FeatureWriter
+from bncap.pipeline import artifacts
 
 READ = 64
 """Rows at once: the real and the synthetic picture of 32 triplets."""

@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bncap import artifacts
 from bncap.batches import Triplets
 from bncap.bench import contenders
 from bncap.bench.harness import Result, Row, alone, alternate, progress
 from bncap.bench.memory import forget_peak, resident
 from bncap.bench.step import SETTINGS, Ours
 from bncap.bench.step import Setting as StepSetting
+from bncap.encoders.feature_store import FeatureStore, FeatureWriter
 from bncap.errors import BncapError
-from bncap.feature_store import FeatureStore, FeatureWriter
 from bncap.head import IGNORED
+from bncap.pipeline import artifacts
 
 AXES = {
     "batch": "triplets a batch",

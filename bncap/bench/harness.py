@@ -15,9 +15,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bncap import artifacts, provenance, resources
 from bncap.bench import memory
+from bncap.commands import resources
 from bncap.errors import BncapError
+from bncap.pipeline import artifacts, provenance
 
 MALLOC = "MALLOC_MMAP_THRESHOLD_"
 """glibc's variable for the size from which a block is mapped, and unmapped, on its own; set, it stays as it is."""

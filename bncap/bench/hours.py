@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bncap import artifacts
 from bncap.bench import operations
 from bncap.bench.operations import TOKENS, Decoder, Work
+from bncap.commands.random_models import MBART50, Sizes
+from bncap.commands.resources import REAL_SHARE
 from bncap.config import BASE, BASELINES, MAIN, SENSITIVITY, VARIANTS, get_config
-from bncap.random_models import MBART50, Sizes
-from bncap.resources import REAL_SHARE
+from bncap.pipeline import artifacts
 from bncap.settings import override
 
 QUOTA = 30

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bncap import paths
 from bncap.bench.harness import Ratio, Result, Row, progress
 from bncap.errors import BncapError
+from bncap.pipeline import paths
 
 CHANGED = ("--set", "train.weight_decay=0.02", "--to", "04")
 """One training value, and the first notebook that trains: those behind it depend on it likewise."""

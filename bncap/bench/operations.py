@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from bncap.bench.contenders import PATCHES, operations
 from bncap.bench.step import ADAMW_TRAFFIC
+from bncap.commands.random_models import MBART50
 from bncap.model import Bridge
-from bncap.random_models import MBART50
 
 TOKENS = 24
 """Of a caption with the language's token and the end: that of the bench ``step``, and about what a Bengali one has."""
@@ -126,8 +126,8 @@ def gpt2(patches: int = 196, channels: int = 768) -> Decoder:
 @functools.cache
 def lstm(pieces: int, channels: int = 2048) -> Decoder:
     """The LSTM of the CNN + LSTM baseline over ResNet-50's patches; its own autograd function needs storage."""
-    from bncap.baselines import LSTM_MAX_WIDTH
-    from bncap.lstm import AttentionLstm, AttentionLstmConfig
+    from bncap.decoders.baselines import LSTM_MAX_WIDTH
+    from bncap.decoders.lstm import AttentionLstm, AttentionLstmConfig
 
     width = LSTM_MAX_WIDTH
     with torch.device("meta"):

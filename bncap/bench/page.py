@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bncap import artifacts
 from bncap.bench import BENCHES, hours, operations
 from bncap.bench.hours import Clock, Run
 from bncap.bench.operations import Work
 from bncap.bench.plot_growth import growth_figure
+from bncap.commands.random_models import Sizes
 from bncap.config import MAIN, get_config
 from bncap.errors import BncapError
-from bncap.random_models import Sizes
+from bncap.pipeline import artifacts
 
 Record = Mapping[str, Any]
 NUMBER = re.compile(r"\**[≤≥]?\s?[\d.,]+(e[+-]\d+)?%?( h)?\**$|in each step$")

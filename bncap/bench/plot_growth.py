@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from bncap.plotting import PALETTE, save, use_style
+from bncap.report.plotting import PALETTE, save, use_style
 
 TIME, MEMORY, DISK = PALETTE[:3]
 

@@ -19,8 +19,8 @@ from bncap.batches import Batch
 from bncap.bench import ceiling, contenders
 from bncap.bench.contenders import PATCHES, SEED
 from bncap.bench.harness import Ratio, Result, Row, alternate, peak_memory, progress
+from bncap.commands.random_models import MINI, Sizes
 from bncap.config import get_config
-from bncap.random_models import MINI, Sizes
 from bncap.settings import Config
 
 FASTER = {"cpu": 15, "cuda": 4}

@@ -73,7 +73,7 @@ def parallel_captions(seed: int, n: int) -> list[tuple[str, str]]:
 
 def own_texts(config: Config) -> Texts:
     """The training captions of a user's own in ``data.lang``; the captions of some of the images measure the models."""
-    from bncap.splits import read_splits
+    from bncap.data.splits import read_splits
 
     data = config.data
     captions = [caption for caption in read_splits(config)["train"] if caption.lang == data.lang]

@@ -53,7 +53,7 @@ def build_standins(folder: Path, seed: int = 42) -> list[Path]:
 
     The same seed gives the same bytes.  Leaves torch's global random state as it was.
     """
-    from bncap.loading import quiet_loading
+    from bncap.pipeline.loading import quiet_loading
 
     made = []
     for name, save in _builders(seed).items():

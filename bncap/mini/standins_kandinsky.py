@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from bncap.artifacts import write_json, write_text
 from bncap.mini.standins_text import ParallelTexts, forget_loading, save_json, save_sentencepiece
+from bncap.pipeline.artifacts import write_json, write_text
 
 WIDTH = 32
 """Of every text and image embedding."""

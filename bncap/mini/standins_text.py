@@ -13,8 +13,8 @@ from unicodedata import category, is_normalized
 
 import torch
 
-from bncap.artifacts import write_json
 from bncap.mini.corpus import BENGALI_CHARACTERS, parallel_captions
+from bncap.pipeline.artifacts import write_json
 
 DEVANAGARI = "".join(c for c in map(chr, range(0x0900, 0x0980)) if category(c) != "Cn" and is_normalized("NFKC", c))
 CHARACTERS = BENGALI_CHARACTERS + DEVANAGARI + string.printable.strip()

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from bncap.artifacts import write_json
 from bncap.mini.standins_text import (
     HEADS,
     HIDDEN,
@@ -21,6 +20,7 @@ from bncap.mini.standins_text import (
     sizes,
     stirred,
 )
+from bncap.pipeline.artifacts import write_json
 
 INDIC_CODES = (
     "asm", "awa", "ben", "bho", "gom", "guj", "hif_Latn", "hin", "mai", "mar", "npi", "ori", "pan_Guru", "pnb", "rom",

@@ -17,8 +17,13 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from bncap import hub
-from bncap.artifacts import (
+from bncap.data.captions import FLICKR_HEADER
+from bncap.mini.corpus import texts_for
+from bncap.mini.draw import boxes, paint
+from bncap.mini.grammar import captions_en
+from bncap.mini.scene import KINDS, SIDE, sample_scene
+from bncap.pipeline import hub
+from bncap.pipeline.artifacts import (  # fmt: skip
     MANIFEST,
     Step,
     atomic,
@@ -28,15 +33,10 @@ from bncap.artifacts import (
     run_step,
     write_json,
     write_text,
-)  # fmt: skip
-from bncap.captions import FLICKR_HEADER
-from bncap.mini.corpus import texts_for
-from bncap.mini.draw import boxes, paint
-from bncap.mini.grammar import captions_en
-from bncap.mini.scene import KINDS, SIDE, sample_scene
-from bncap.paths import dataset_roots, step_dir
+)
+from bncap.pipeline.paths import dataset_roots, step_dir
+from bncap.pipeline.workers import run_parallel
 from bncap.settings import Components, Config, World
-from bncap.workers import run_parallel
 
 STEP = "00_mini_world"
 CAPTIONS = 5

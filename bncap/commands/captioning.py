@@ -1,0 +1,227 @@
+"""Captions for anybody's pictures: files and folders in, captions and where their words look out."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from bncap.config import BASE, MAIN, get_config
+from bncap.decoders.decode import Caption, WordAttention, caption, word_attention
+from bncap.encoders.features import Encoder, open_picture
+from bncap.errors import BncapError
+from bncap.experiments.runs import TRAINING
+from bncap.experiments.samples import seen_picture
+from bncap.model import Captioner, load_captioner
+from bncap.pipeline import artifacts, hub, paths
+from bncap.pipeline.loading import quiet_loading
+from bncap.settings import Config, override
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+"""Files of a folder that are taken for pictures; a file named by itself may have any suffix."""
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """A picture with its caption, that one's score and log-probability (nats, see :class:`bncap.decoders.decode.Caption`), and
+    its words' attention."""
+
+    picture: Path
+    text: str
+    score: float
+    log_probability: float
+    words: tuple[WordAttention, ...]
+
+
+def caption_pictures(
+    pictures: Sequence[Path],
+    profile: str | None = None,
+    run: Path | None = None,
+    beams: int | None = None,
+    attention_png: Path | None = None,
+    overrides: Iterable[str] = (),
+) -> list[Captioned]:
+    """Caption picture files of any size and mode, and those in folders (sorted, not below), with a trained captioner.
+
+    Args:
+        profile: look for the newest run in this profile only.
+        run: folder of a training run; by default the newest finished one of the main model, whose name goes to stderr.
+        beams: instead of ``decode.beams``.
+        attention_png: draw where each word looks into this file.
+
+    Raises :class:`BncapError` for a named file that is no picture, a folder without any, a run that is not there, and
+    an ``attention_png`` that cannot be written; a file in a folder that does not decode is reported on stderr and left
+    out.
+    """
+    files = [file for path in pictures for file in _picture_files(Path(path))]
+    if not files:
+        raise BncapError("no picture was named")
+    if attention_png is not None:
+        _check_attention(attention_png, len(files))
+    model, record, config = _load(profile, run)
+    config = override(config, [*overrides, *([] if beams is None else [f"decode.beams={beams}"])])
+    encoder = Encoder(hub.path(config, record["encoder"]))
+    found = []
+    for start in range(0, len(files), config.features.batch):  # opened a batch at a time: a folder may be larger
+        opened = [(file, open_picture(file)) for file in files[start : start + config.features.batch]]
+        found += _caption_batch(model, encoder, opened, config)
+    if attention_png is not None:
+        from bncap.report.plot_attention import Example, draw_examples
+
+        seen = (seen_picture(encoder, open_picture(file)) for file in files)
+        examples = [Example(i, f.text, f.words, f.picture.name) for i, f in zip(seen, found, strict=True)]
+        draw_examples(examples, attention_png)
+    return found
+
+
+def export(folder: Path, profile: str | None = None, run: Path | None = None) -> Path:
+    """Write a trained captioner's decoder with its whole vocabulary as transformers' own classes load it; the folder.
+
+    ``bridge.safetensors`` beside it has what leads from patch features to it.  Arguments as :func:`caption_pictures`.
+    Raises :class:`BncapError` for a ``folder`` that cannot be made, or that holds anything but an earlier export.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "bridge.safetensors").is_file():
+        raise BncapError(f"--out {folder} holds something else; name a new folder")
+    model, record, config = _load(profile, run)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BncapError(f"--out {folder} cannot be made ({error.strerror}); name a folder that can be") from error
+    with quiet_loading():  # saving has a bar as well
+        model.export(folder, hub.path(config, record["pretrained"]))
+    return folder
+
+
+def _load(profile: str | None, run: Path | None) -> tuple[Captioner, dict, Config]:
+    """The captioner of ``run``, or else the newest, whose name goes to stderr; its record, and the run's settings."""
+    if profile is not None:
+        get_config(profile)  # names the profiles there are
+    weights = _weights_folder(run) if run else newest_run(profile)
+    if run is None:
+        print(f"model: {paths.short_name(weights.parent)}", file=sys.stderr)
+    model, record = load_captioner(weights)
+    if not all(isinstance(record.get(name), str) for name in ("profile", "encoder", "pretrained")):
+        raise BncapError(f"{weights / 'captioner.json'} does not say which encoder the model has; train it anew")
+    return model, record, _settings_of(weights, record["profile"])
+
+
+def _settings_of(weights: Path, profile: str) -> Config:
+    """What the run was made with, as its manifest says; of weights that were copied without it, the profile's."""
+    manifest = weights.parent / artifacts.MANIFEST
+    made_with = artifacts.read_json(manifest).get("config") if manifest.is_file() else None
+    return Config.from_dict(made_with) if made_with else get_config(profile)
+
+
+def newest_run(profile: str | None = None) -> Path:
+    """The best weights of the main model's training run that was finished last, of any profile unless one is named.
+
+    Cross-entropy alone stands in where no main model was trained.
+    """
+    for variant in (MAIN, BASE):
+        runs = [
+            manifest
+            for root in (paths.artifacts_root(), *paths.input_roots())
+            for manifest in root.glob(f"{profile or '*'}/{TRAINING}/{variant}.weights-s*/{artifacts.MANIFEST}")
+        ]
+        if runs:
+            return max(runs, key=lambda manifest: (_finished(manifest), manifest)).parent / "best"
+    raise BncapError(
+        f"no trained model under {profile or paths.artifacts_root().name}; make one with: "
+        f"./run_all.sh --profile {profile or 'mini'} --to 04, or name a run with --run"
+    )
+
+
+def _finished(manifest: Path) -> str:
+    record = artifacts.read_json(manifest)
+    if not isinstance(record, dict) or not isinstance(record.get("finished"), str):
+        raise BncapError(f"{paths.short_name(manifest)} is no manifest; delete that folder, or name a run with --run")
+    return record["finished"]
+
+
+def report_lines(found: Sequence[Captioned], as_json: bool) -> list[str]:
+    """A line with picture, log-probability and caption for each, and one with each word's strongest patch; or one JSON
+    object."""
+    if as_json:
+        return [json.dumps(_record(f), ensure_ascii=False) for f in found]
+    lines = []
+    for f in found:
+        lines.append(f"{f.picture}  {f.log_probability:.2f}  {f.text}")
+        if f.words:
+            looks = ", ".join(f"{word.word} {'-'.join(map(str, strongest(word)))}" for word in f.words)
+            lines.append(f"  looks most at (row-column of the patches): {looks}")
+    return lines
+
+
+def strongest(word: WordAttention) -> tuple[int, int]:
+    """Row and column, counted from 1, of the patch that a word looks at most."""
+    row, column = divmod(int(word.weights.argmax()), round(len(word.weights) ** 0.5))
+    return row + 1, column + 1
+
+
+def _record(found: Captioned) -> dict:
+    words = [{"word": w.word, "weights": [round(float(v), 6) for v in w.weights]} for w in found.words]
+    return {"picture": str(found.picture), "caption": found.text, "score": round(found.score, 6),
+            "log_probability": round(found.log_probability, 6), "words": words}  # fmt: skip
+
+
+def _picture_files(path: Path) -> list[Path]:
+    """The pictures that ``path`` means, itself or those in it; all have been opened once, so that none fails later."""
+    if path.is_file():
+        open_picture(path)
+        return [path]
+    if not path.is_dir():
+        raise BncapError(f"{path} is missing; name a picture file or a folder of them")
+    files = []
+    for file in sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file()):
+        try:
+            open_picture(file)
+            files.append(file)
+        except BncapError as error:
+            print(f"left out: {error}", file=sys.stderr)
+    if not files:
+        raise BncapError(f"{path} has no picture that decodes, with a suffix of {' '.join(SUFFIXES)}")
+    return files
+
+
+def _check_attention(png: Path, count: int) -> None:
+    """:class:`BncapError` if ``count`` pictures cannot be drawn into ``png``: said before the work, not after it."""
+    from bncap.report.plot_attention import MOST
+
+    if count > MOST:
+        raise BncapError(f"attention can be drawn for 1 to {MOST} pictures at a time, not {count}; name fewer")
+    if png.suffix != ".png" or png.is_dir():
+        raise BncapError(f"{png} is no name of a PNG file; write one such as words.png after --attention")
+    try:
+        png.parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(png.parent, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise BncapError(f"{png} cannot be written; name a file in a folder that can be after --attention")
+
+
+def _weights_folder(run: Path) -> Path:
+    """The folder with ``captioner.json`` that ``run`` means: itself, its ``best/``, or its scored run's weights."""
+    variant, dash, seed = run.name.rpartition("-s")
+    for folder in (run, run / "best", run.with_name(f"{variant}.weights{dash}{seed}") / "best"):
+        if (folder / "captioner.json").is_file():
+            return folder
+    raise BncapError(f"{run} holds no trained captioner (captioner.json); name a folder such as {MAIN}.weights-s42")
+
+
+def _caption_batch(
+    model: Captioner, encoder: Encoder, opened: list[tuple[Path, Image.Image]], config: Config
+) -> list[Captioned]:
+    features = encoder([image for _, image in opened])[-1]  # (B, S, C)
+    captions: list[Caption] = caption(model, features, config.decode, config.model.max_tokens)
+    return [
+        Captioned(
+            path, c.text, c.score, c.log_probability, tuple(word_attention(model, f, c.text, config.model.max_tokens))
+        )
+        for (path, _), f, c in zip(opened, features, captions, strict=True)
+    ]

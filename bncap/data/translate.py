@@ -1,0 +1,217 @@
+"""English to the target language (Sec. 4.2.1), with a sequence-to-sequence model of ``transformers``, by its name.
+
+==============  =================================================  ==============================================
+model_type      for example                                        how the target language is chosen
+==============  =================================================  ==============================================
+marian          ``Helsinki-NLP/opus-mt-en-inc``                    a token before the text, ``>>ben<<``
+marian          ``shhossain/opus-mt-en-to-bn``                     not at all: it has one target
+t5, mt5         ``csebuetnlp/banglat5_nmt_en_bn`` (CC BY-NC-SA)    not at all: it has one target
+m2m_100 (NLLB)  ``facebook/nllb-200-distilled-600M`` (CC BY-NC)    the first token forced, ``ben_Beng``
+mbart (50)      ``facebook/mbart-large-50-many-to-many-mmt``       the first token forced, ``bn_IN``
+==============  =================================================  ==============================================
+
+Of a model with one target nothing but Marian's tokenizer says which that is; of T5 the user has to know.
+BanglaT5 and NLLB are licensed for non-commercial use only.
+``identity`` leaves the text as it is.  The classes follow from the checkpoint's ``config.json`` (``model_type``), never
+from its name, and no code from a checkpoint is run.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bncap.device import default_device
+from bncap.errors import BncapError
+from bncap.pipeline import hub
+from bncap.pipeline.loading import has_words, loading, require_weights
+from bncap.settings import Config
+from bncap.text import LANGUAGES, iso, language_name
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+NLLB_CODES = {
+    "ar": "arb_Arab", "cs": "ces_Latn", "de": "deu_Latn", "en": "eng_Latn", "es": "spa_Latn", "et": "est_Latn",
+    "fi": "fin_Latn", "fr": "fra_Latn", "gu": "guj_Gujr", "hi": "hin_Deva", "it": "ita_Latn", "ja": "jpn_Jpan",
+    "kk": "kaz_Cyrl", "ko": "kor_Hang", "lt": "lit_Latn", "lv": "lvs_Latn", "my": "mya_Mymr", "ne": "npi_Deva",
+    "nl": "nld_Latn", "ro": "ron_Latn", "ru": "rus_Cyrl", "si": "sin_Sinh", "tr": "tur_Latn", "vi": "vie_Latn",
+    "zh": "zho_Hans", "af": "afr_Latn", "az": "azj_Latn", "bn": "ben_Beng", "fa": "pes_Arab", "he": "heb_Hebr",
+    "hr": "hrv_Latn", "id": "ind_Latn", "ka": "kat_Geor", "km": "khm_Khmr", "mk": "mkd_Cyrl", "ml": "mal_Mlym",
+    "mn": "khk_Cyrl", "mr": "mar_Deva", "pl": "pol_Latn", "ps": "pbt_Arab", "pt": "por_Latn", "sv": "swe_Latn",
+    "sw": "swh_Latn", "ta": "tam_Taml", "te": "tel_Telu", "th": "tha_Thai", "tl": "tgl_Latn", "uk": "ukr_Cyrl",
+    "ur": "urd_Arab", "xh": "xho_Latn", "gl": "glg_Latn", "sl": "slv_Latn",
+}  # fmt: skip
+"""mBART-50's languages by the codes of FLORES-200, which NLLB uses."""
+
+MARIAN_OWN = {"ar": "ara", "az": "aze", "lv": "lav", "ps": "pus", "zh": "cmn_Hans"}
+"""Languages that Marian's multilingual models call otherwise than by the first three letters of NLLB's code."""
+
+TOKENIZERS = {
+    "marian": "MarianTokenizer",
+    "t5": "T5Tokenizer",
+    "mt5": "T5Tokenizer",
+    "m2m_100": "NllbTokenizer",
+    "mbart": "MBart50Tokenizer",
+}
+"""The tokenizer of each ``model_type`` that can be used here."""
+OTHER_LANGUAGE_CODES = {"M2M100Tokenizer": "M2M100, not NLLB", "MBartTokenizer": "mBART-25, not mBART-50"}
+"""Tokenizers of models that share a ``model_type`` with the above, and whose languages are numbered otherwise."""
+
+LONGEST = 200
+"""Tokens of a text that are read, and at most written; a model that repeats itself without end is stopped there."""
+
+_QUOTES = str.maketrans(dict.fromkeys("“”„‟«»", '"') | dict.fromkeys("‘’‚‛‹›`´", "'") | {"—": " - ", "–": "-"})
+_INVISIBLE = dict.fromkeys((0x00AD, 0x200B, 0x2060))
+
+
+class Translator(Protocol):
+    """What :func:`load_translator` gives; the mini world's also has ``faults(captions) -> list[str | None]``."""
+
+    def translate(self, captions: list[str]) -> list[str]:
+        """One translation for each of ``captions``, in their order."""
+        ...
+
+
+class Identity:
+    """The translator named ``identity``: the text itself."""
+
+    def translate(self, captions: list[str]) -> list[str]:
+        return list(captions)
+
+
+def load_translator(config: Config) -> Translator:
+    """The translator named by ``components.translator``, for ``data.lang``.
+
+    Raises :class:`BncapError`, naming the model, if it cannot be loaded, is of another kind, or lacks the language.
+    """
+    name, data = config.components.translator, config.data
+    if name == "identity":
+        return Identity()
+    if name == "mini:translator":
+        from bncap.mini.translator import MiniTranslator
+
+        return MiniTranslator(fault_rate=config.world.fault_rate, seed=data.seed)
+    return Seq2SeqTranslator(hub.path(config, name), data.lang, batch=data.translation_batch)
+
+
+class Seq2SeqTranslator:
+    """A checkpoint of any kind in the table above, decoded by beam search, hence the same from run to run.
+
+    ``path``: the checkpoint's folder.  ``lang``: an mBART-50 or ISO code.  Weights and arithmetic are fp32 on every
+    device: fp16 would be faster on a GPU, but its ties fall otherwise than on a CPU or in another batch.  Raises
+    :class:`BncapError` as :func:`load_translator` does.
+    """
+
+    def __init__(self, path: str, lang: str = "bn_IN", *, beams: int = 4, batch: int = 128) -> None:
+        self.device = default_device()
+        with loading("translator", path):
+            config, self.tokenizer, model = _load(path)
+        self.model = model.eval().to(self.device)
+        self.prefix, self.forced = _target(path, config, self.tokenizer, iso(lang))
+        self.prepare = _plain if config.model_type in ("t5", "mt5") else str
+        self.beams, self.batch = beams, batch
+        positions = getattr(config, "max_position_embeddings", LONGEST)
+        self.longest = min(self.tokenizer.model_max_length, positions, LONGEST)
+        written = self.model.generation_config
+        written.max_length = min(written.max_length or LONGEST, positions, LONGEST)
+
+    def translate(self, captions: list[str]) -> list[str]:
+        """Translations in the order of ``captions``, made in batches of captions of like length to spare padding.
+
+        A blank caption's is "".  Of a caption of more than :data:`LONGEST` tokens the rest is not read.
+        """
+        filled = [i for i, text in enumerate(captions) if text.strip()]
+        translations = [""] * len(captions)
+        if not filled:
+            return translations
+        texts = {i: self.prefix + self.prepare(captions[i]) for i in filled}
+        ids = self.tokenizer([texts[i] for i in filled], truncation=True, max_length=self.longest)["input_ids"]
+        lengths = dict(zip(filled, map(len, ids), strict=True))
+        order = sorted(filled, key=lambda i: (lengths[i], i))
+        for start in range(0, len(order), self.batch):
+            chosen = order[start : start + self.batch]
+            for i, text in zip(chosen, self._translate_batch([texts[i] for i in chosen]), strict=True):
+                translations[i] = text
+        return translations
+
+    def _translate_batch(self, texts: list[str]) -> list[str]:
+        import torch
+
+        limits = {"padding": True, "truncation": True, "max_length": self.longest}
+        inputs = self.tokenizer(texts, return_tensors="pt", **limits).to(self.device)
+        forced = {} if self.forced is None else {"forced_bos_token_id": self.forced}
+        with torch.inference_mode():
+            output = self.model.generate(**inputs, num_beams=self.beams, do_sample=False, **forced)
+        return [text.strip() for text in self.tokenizer.batch_decode(output, skip_special_tokens=True)]
+
+
+def _load(path: str) -> tuple[PretrainedConfig, PreTrainedTokenizerBase, PreTrainedModel]:
+    """Configuration, tokenizer set to English, and model; what the library would only warn of is an error."""
+    import transformers
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
+    if config.model_type not in TOKENIZERS:
+        raise BncapError(
+            f"translator {path} is a {config.model_type} model; components.translator takes identity or a model of "
+            "type " + ", ".join(TOKENIZERS)
+        )
+    stated = get_tokenizer_config(path)
+    other = OTHER_LANGUAGE_CODES.get(str(stated.get("tokenizer_class")).removesuffix("Fast"))
+    if other and stated.get("language_codes") != "ML50":
+        raise BncapError(f"translator {path} is {other}; name another in components.translator")
+    if config.model_type == "m2m_100" and not Path(path, "tokenizer.json").is_file():
+        # from the sentencepiece file alone transformers 5 numbers NLLB's languages one too high
+        raise BncapError(f"translator {path} has no tokenizer.json; fetch it anew, whole")
+    source: dict[str, Any] = {"m2m_100": {"src_lang": NLLB_CODES["en"]}, "mbart": {"src_lang": "en_XX"}}
+    tokenizer_class = getattr(transformers, TOKENIZERS[config.model_type])
+    tokenizer = tokenizer_class.from_pretrained(path, **source.get(config.model_type, {}))
+    if not has_words(tokenizer):
+        raise BncapError(f"translator {path} lacks its vocabulary file; fetch it anew, whole")
+    model, report = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+        path, config=config, dtype="float32", trust_remote_code=False, output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )  # fmt: skip
+    require_weights(path, report)
+    return config, tokenizer, model
+
+
+def _target(
+    path: str, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, language: str
+) -> tuple[str, int | None]:
+    """What goes before the text, and the id of the token that the translation must begin with."""
+    remedy = "set components.translator to a model with that language"
+    if config.model_type == "marian":
+        codes = tokenizer.supported_language_codes
+        names = (MARIAN_OWN.get(language, language), NLLB_CODES[language][:3], language)
+        found = [token for token in (f">>{name}<<" for name in names) if token in codes]
+        if codes and not found:
+            raise BncapError(f"translator {path} has no >>{names[1]}<<, only {' '.join(sorted(codes))}; {remedy}")
+        single = tokenizer.target_lang
+        if not codes and single in NLLB_CODES and single != language:
+            raise BncapError(
+                f"translator {path} is for {language_name(single)}, not {language_name(language)}; {remedy}"
+            )
+        return (f"{found[0]} " if found else ""), None
+    if config.model_type in ("t5", "mt5"):
+        return "", None
+    mbart = {code[:2]: code for code in LANGUAGES}
+    code = (NLLB_CODES if config.model_type == "m2m_100" else mbart)[language]
+    forced = tokenizer.convert_tokens_to_ids(code)
+    if forced == tokenizer.unk_token_id or forced >= config.vocab_size:
+        raise BncapError(f"translator {path} has no {code}; {remedy}")
+    return "", forced
+
+
+def _plain(text: str) -> str:
+    """``text`` much as BanglaT5's card asks for it (its own package ``normalizer`` is not on the registry).
+
+    Quotes and dashes of one kind, compatibility characters and accents replaced (NFKC after the accents are gone),
+    blanks folded.  Its repair of wrongly decoded text (``ftfy``) is left out: the readers refuse such files.
+    """
+    text = unicodedata.normalize("NFKD", text.translate(_QUOTES).translate(_INVISIBLE))
+    text = "".join(char for char in text if unicodedata.category(char) != "Mn")
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip()

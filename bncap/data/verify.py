@@ -1,0 +1,117 @@
+"""Which translations keep the meaning: cosine of bilingual sentence embeddings, and how good that filter is.
+
+Where it is known which translations are faulty, the filter is judged as a finder of *good pairs*: precision is the
+share of accepted pairs without a fault, recall the share of faultless pairs that are accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bncap.errors import BncapError
+from bncap.pipeline.loading import has_words, loading
+
+THRESHOLDS = tuple(round(0.30 + 0.01 * step, 2) for step in range(61))
+"""Where acceptance is measured: 0.30 to 0.90, the paper's 0.55 among them."""
+EMPTY = -1.0
+"""Similarity of a pair with an empty side: the lowest cosine, as nothing cannot mean what the other side says."""
+
+
+def cosine(en_embeddings: np.ndarray, target_embeddings: np.ndarray) -> np.ndarray:
+    """Eq. (4): s_i = cos(φ(y_i^en), φ(y_i^bn)), with the target language in the place of bn.
+
+    Both (N, D) float, row i of one a translation of row i of the other, of any length above zero -> (N,) in [-1, 1].
+    Raises ValueError for different shapes and for a row of zeros, whose direction is undefined.
+    """
+    if en_embeddings.shape != target_embeddings.shape or en_embeddings.ndim != 2:
+        raise ValueError(
+            f"expected two (N, D) arrays of one shape, got {en_embeddings.shape}, {target_embeddings.shape}"
+        )
+    norms = np.linalg.norm(en_embeddings, axis=1) * np.linalg.norm(target_embeddings, axis=1)
+    if not np.all(norms > 0):
+        raise ValueError(f"row {int(np.argmin(norms > 0))} has an embedding of length 0 or NaN")
+    # rounding may carry the cosine of equal vectors past 1
+    return np.clip((en_embeddings * target_embeddings).sum(axis=1) / norms, -1.0, 1.0)
+
+
+def accepted(similarity: np.ndarray, threshold: float) -> np.ndarray:
+    """(N,) bool, True where s_i ≥ threshold (Sec. 4.2.2); ValueError if the threshold is no cosine."""
+    if not -1.0 <= threshold <= 1.0:
+        raise ValueError(f"threshold {threshold} is not a cosine, in [-1, 1]; the paper's is 0.55")
+    return np.asarray(similarity) >= threshold
+
+
+class Verifier:
+    """A bilingual sentence encoder φ such as LaBSE, from its folder; no code from it is run.
+
+    Raises :class:`BncapError`, naming the folder, if it cannot be loaded or lacks a file.
+    """
+
+    def __init__(self, path: str) -> None:
+        from sentence_transformers import SentenceTransformer
+        from transformers import PreTrainedTokenizerBase
+
+        with loading("verifier", path):
+            self.encoder = SentenceTransformer(path, trust_remote_code=False)
+        # both of these sentence-transformers makes up where a file is missing: a pooling, and an empty vocabulary
+        if not Path(path, "modules.json").is_file():
+            raise BncapError(f"verifier {path} is no sentence-transformers model, or not whole: it has no modules.json")
+        if isinstance(self.encoder.tokenizer, PreTrainedTokenizerBase) and not has_words(self.encoder.tokenizer):
+            raise BncapError(f"verifier {path} lacks its vocabulary file; fetch it anew, whole")
+
+    def similarity(self, en: Sequence[str], target: Sequence[str]) -> np.ndarray:
+        """Cosine (Eq. 4) of each pair of texts -> (N,) float32; :data:`EMPTY` where one of the two is blank."""
+        similarity = np.full(len(en), EMPTY, dtype=np.float32)
+        filled = [i for i, pair in enumerate(zip(en, target, strict=True)) if all(text.strip() for text in pair)]
+        if filled:
+            similarity[filled] = cosine(*(self._encode([texts[i] for i in filled]) for texts in (en, target)))
+        return similarity
+
+    def _encode(self, texts: list[str]) -> np.ndarray:
+        # in batches of texts of like length, in float32: half precision would accept other pairs on another device
+        return self.encoder.encode(texts, batch_size=128, convert_to_numpy=True, show_progress_bar=False)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well one threshold keeps the good pairs; see the head of the module. Shares in [0, 1]."""
+
+    threshold: float
+    accepted: float
+    precision: float
+    recall: float
+    f1: float
+
+
+def quality_curve(
+    similarity: np.ndarray, faulty: np.ndarray, thresholds: Sequence[float] = THRESHOLDS
+) -> list[Quality]:
+    """Quality of the filter at each threshold, for (N,) cosines and (N,) bool, True where the translation is faulty.
+
+    Precision is 1 where nothing is accepted (no accepted pair is faulty) and F1 then 0.  Raises ValueError if no pair
+    is without a fault, as recall is then undefined.
+    """
+    good = ~np.asarray(faulty, dtype=bool)
+    if not good.any():
+        raise ValueError("every pair is faulty: the filter's recall is undefined")
+    rows = []
+    for threshold in thresholds:
+        taken = accepted(similarity, threshold)
+        hits = int((taken & good).sum())
+        precision = hits / int(taken.sum()) if taken.any() else 1.0
+        recall = hits / int(good.sum())
+        f1 = 2 * hits / (int(taken.sum()) + int(good.sum()))
+        rows.append(Quality(threshold, float(taken.mean()), precision, recall, f1))
+    return rows
+
+
+def calibrate(similarity: np.ndarray, faulty: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) -> float:
+    """The threshold of highest F1; of several equally good ones the middle, farthest from either kind of error."""
+    rows = quality_curve(similarity, faulty, thresholds)
+    best = max(row.f1 for row in rows)
+    ties = [row.threshold for row in rows if row.f1 == best]
+    return ties[len(ties) // 2]

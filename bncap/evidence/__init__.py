@@ -1,1 +1,0 @@
-"""What stands behind a claim: intervals, grounding, alignment, diversity, other readings of the paper, errors."""

@@ -1,0 +1,257 @@
+"""What the verification threshold is worth: the captioner trained on pairs that each threshold accepts (Eq. 4).
+
+For each of :data:`bncap.config.FILTERS` as many pairs are drawn, so that the thresholds differ in what they let in and
+not in how much.  Held-out pairs are those of the default threshold throughout.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bncap.config import BASE, FILTERS, Variant
+from bncap.data.corpus import Pair, read_corpus
+from bncap.data.verify import accepted
+from bncap.errors import BncapError
+from bncap.experiments import comparisons, paper, scores
+from bncap.experiments.records import interval
+from bncap.experiments.runs import FILTER_STEP, inputs_of, run_variants
+from bncap.pipeline import artifacts, hub, paths
+from bncap.settings import Config, override
+from bncap.synthesis.build import TRIPLETS_HEADER, draw_pairs
+
+SAID = ("B4", "noun_precision")
+"""The metrics that the sentences tell."""
+TABLE_HEADER = (
+    "threshold", "split", "metric", "accepted", "pairs", "faulty_pairs", "mean", "std", "difference", "low", "high",
+    "excludes_zero",
+)  # fmt: skip
+
+
+def run(config: Config, seeds: Sequence[int]) -> dict[tuple[str, int], Path]:
+    """Draw the pairs, make their features, train and score with each seed; the folder of each, by (filter, seed).
+
+    Finished work is skipped.  Raises what :func:`build_pairs` raises.
+    """
+    wanted = build_pairs(config)
+    build_features(config)
+    return run_variants(config, FILTER_STEP, wanted, seeds)
+
+
+def threshold_of(name: str) -> float:
+    """The threshold τ of one of :data:`FILTERS`."""
+    return override(Config(), FILTERS[name].overrides).data.threshold
+
+
+def build_pairs(config: Config) -> dict[str, Variant]:
+    """Write ``pairs-<filter>-s<seed>`` for each filter, with ``triplets.csv`` and ``counts.json``; the filters drawn.
+
+    A filter that accepts fewer pairs than make a batch is left out, and a line says so: a verifier that was not trained
+    may refuse all.  Raises :class:`BncapError` if fewer than two are left to be compared.
+    """
+    corpus = _corpus(config)
+    candidates = read_candidates(corpus)
+    most = {}
+    for name in FILTERS:
+        passed = accepted_pairs(config, candidates, threshold_of(name))
+        most[name] = len(_draw(config, passed, config.data.triplets))
+        if most[name] < config.train.batch:
+            print(f"{name}: {len(passed)} of {len(candidates)} pairs are accepted, too few to train on; left out")
+            del most[name]
+    if len(most) < 2:
+        raise BncapError(
+            f"{paths.short_name(corpus)}: fewer than two of the thresholds accept enough pairs to train on; enlarge "
+            "the corpus, or train.batch=N with a smaller N"
+        )
+    for name in most:
+        _write_pairs(config, name, candidates, min(most.values()))
+    return {name: FILTERS[name] for name in most}
+
+
+def read_candidates(corpus: Path) -> list[Pair]:
+    """Every training caption with its translation, accepted or not, whose picture can be used."""
+    images = {row["image_id"]: row["image"] for row in artifacts.read_csv(corpus / "splits" / "train.csv")}
+    pairs = []
+    for table in sorted((corpus / "shards").glob("*.csv")):
+        for row in artifacts.read_csv(table):
+            if (image_id := row["image_id"]) in images:
+                similarity = float(row["similarity"]) if row["similarity"] else None
+                ids = int(row["caption_id"]), image_id, images[image_id]
+                pairs.append(Pair(*ids, "train", row["en"], row["target"], similarity))
+    return pairs
+
+
+def accepted_pairs(config: Config, pairs: Sequence[Pair], threshold: float) -> list[Pair]:
+    """Those of ``pairs`` that the corpus would hold had ``data.threshold`` been ``threshold``."""
+
+    def copied(pair: Pair) -> bool:
+        return config.data.reject_copies and pair.target.strip() == pair.en.strip()
+
+    similarity = np.array([np.nan if pair.similarity is None else pair.similarity for pair in pairs])
+    passed = accepted(similarity, threshold)
+    return [
+        pair
+        for pair, passes in zip(pairs, passed, strict=True)
+        if pair.similarity is None or (passes and pair.target and not copied(pair))
+    ]
+
+
+def build_features(config: Config) -> Path:
+    """``features-s<seed>``: the pictures of all filters' pairs as one training set, and those of the other splits."""
+    from bncap.encoders import features
+
+    folder = inputs_of(config, next(iter(FILTERS))).features
+    corpus, drawn = _corpus(config), [inputs_of(config, name).triplets for name in drawn_filters(config)]
+
+    def build(folder: Path) -> None:
+        pictures = sorted({row["image"] for pairs in drawn for row in artifacts.read_csv(pairs / "triplets.csv")})
+        sets = {"train": paths.data_paths(config, pictures)}
+        held_out = read_corpus(corpus)
+        for split in features.EVALUATION_SETS:
+            sets[split] = paths.data_paths(config, (pair.image for pair in held_out if pair.split == split))
+        features.extract(hub.path(config, config.components.encoder), config.features, sets, folder)
+
+    return artifacts.run_step(
+        folder,
+        settings={"encoder": config.components.encoder, **asdict(config.features)},
+        inputs=[corpus, *drawn, *(paths.dataset_roots(config)[:1] if config.data.source == "mini" else ())],
+        components=[config.components.encoder],
+        build=build,
+        config=config,
+    )
+
+
+def drawn_filters(config: Config) -> list[str]:
+    """Those of :data:`FILTERS` for which :func:`build_pairs` drew pairs."""
+    return [name for name in FILTERS if artifacts.is_finished(inputs_of(config, name).triplets)]
+
+
+def measure(config: Config, first_seed: int) -> dict[str, Any]:
+    """What :func:`run` found.
+
+    - ``pairs``: for each threshold how many of the candidates it accepts, how many were drawn, and the share of faulty
+      translations among either, per cent, None where faults are not known;
+    - ``scores``: mean and sample standard deviation over seeds by filter, split and metric;
+    - ``differences``: records of :func:`bncap.experiments.comparisons.compare`, each filter against the lowest threshold;
+    - ``twin``: the same of the filter whose pairs are those of :data:`bncap.config.BASE`, against that run; what it
+      shows is the scatter of two trainings that differ in the last bit of some features.  Empty where there is none.
+
+    Raises BncapError, with the command that makes it, for a run that is not finished.
+    """
+    names = drawn_filters(config)
+    measured = []
+    for name in names:
+        runs = [scores.read_scores(config, name, seed) for seed in config.seeds(first_seed)]
+        for split, metric in itertools.product(paper.SPLITS, comparisons.METRICS):
+            if metric in runs[0].get(split, {}):
+                mean, std = (scores.known(value) for value in scores.spread([run[split][metric] for run in runs]))
+                same = {"filter": name, "threshold": threshold_of(name), "split": split, "metric": metric}
+                measured.append({**same, "mean": mean, "std": std, "seeds": len(runs)})
+    splits = dict.fromkeys(record["split"] for record in measured)
+    pairs = [(name, names[0], split) for name in names[1:] for split in splits]
+    twins = [(name, BASE, split) for name in names if name == twin_of_base(config) for split in splits]
+    return {
+        "pairs": [artifacts.read_json(inputs_of(config, name).triplets / "counts.json") for name in names],
+        "scores": measured,
+        "differences": comparisons.of_pairs(config, first_seed, pairs),
+        "twin": comparisons.of_pairs(config, first_seed, twins),
+    }
+
+
+def twin_of_base(config: Config) -> str | None:
+    """The filter whose pairs are those of the default corpus, line by line; None if there is none."""
+    default = inputs_of(config, BASE).triplets / "triplets.csv"
+    ids = [row["caption_id"] for row in artifacts.read_csv(default)]
+    for name in drawn_filters(config):
+        if [row["caption_id"] for row in artifacts.read_csv(inputs_of(config, name).triplets / "triplets.csv")] == ids:
+            return name
+    return None
+
+
+def sentences(found: dict[str, Any]) -> list[str]:
+    """What the numbers of :func:`measure` say: what each threshold lets in, and what the strictest one changes."""
+    said = []
+    for record in found["pairs"]:
+        faults = record["faulty_pairs"]
+        known_faults = "" if faults is None else f", {faults:.1f} % of them with a faulty translation"
+        said.append(
+            f"Threshold {record['threshold']:g} accepts {record['accepted']} of {record['candidates']} pairs; "
+            f"{record['pairs']} are trained on{known_faults}."
+        )
+    strictest = found["pairs"][-1]["filter"]
+    for r in _told([r for r in found["differences"] if r["variant"] == strictest]):
+        said.append(f"{paper.label(r['variant'])} less {paper.label(r['against'])}, {_shift(r)}.")
+    if twin := _told(found["twin"]):
+        one, other = (paper.label(twin[0][name]) for name in ("variant", "against"))
+        said.append(
+            f"{one} and {other} were trained on the same pairs and differ in the last bit of some features alone, so "
+            f"that the first less the second is what two runs differ by for no reason: "
+            f"{'; '.join(_shift(r) for r in twin)}."
+        )
+    return said
+
+
+def _told(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [r for r in records if r["metric"] in SAID and r["difference"] is not None]
+
+
+def _shift(r: dict[str, Any]) -> str:
+    what = "which leaves out 0" if r["excludes_zero"] else "which holds 0"
+    return f"{paper.SPLITS[r['split']]}, {paper.NAMES[r['metric']]}: {interval(r)}, {what}"
+
+
+def write_table(config: Config, found: dict[str, Any]) -> Path:
+    """``figures/<profile>/filter.csv`` from what :func:`measure` found: a row for each threshold, split and metric."""
+    pairs = {record["filter"]: record for record in found["pairs"]}
+    against = {(r["variant"], r["split"], r["metric"]): r for r in found["differences"]}
+    rows = []
+    for record in found["scores"]:
+        counts = pairs[record["filter"]]
+        difference = against.get(tuple(record[key] for key in ("filter", "split", "metric")), {})
+        cells = [counts[key] for key in ("accepted", "pairs", "faulty_pairs")] + [record["mean"], record["std"]]
+        rows.append([record["threshold"], record["split"], record["metric"], *cells])
+        rows[-1] += [difference.get(key) for key in ("difference", "low", "high", "excludes_zero")]
+    path = paths.figures_dir(config.profile) / "filter.csv"
+    artifacts.write_csv(path, TABLE_HEADER, rows)
+    return path
+
+
+def _write_pairs(config: Config, name: str, candidates: Sequence[Pair], size: int) -> None:
+    passed = accepted_pairs(config, candidates, threshold_of(name))
+
+    def build(folder: Path) -> None:
+        pairs = _draw(config, passed, size)
+        rows = [(pair.caption_id, pair.image_id, pair.image, "", pair.en, pair.target) for pair in pairs]
+        artifacts.write_csv(folder / "triplets.csv", TRIPLETS_HEADER, rows)
+        counts = {"filter": name, "threshold": threshold_of(name), "candidates": len(candidates)}
+        counts |= {"accepted": len(passed), "pairs": len(pairs), "pictures": len({pair.image for pair in pairs})}
+        for part, chosen in (("accepted", passed), ("pairs", pairs)):
+            counts[f"faulty_{part}"] = _faulty_share(_corpus(config), chosen)
+        artifacts.write_json(folder / "counts.json", counts)
+
+    data = config.data
+    settings = {"threshold": threshold_of(name), "pairs": size, "reject_copies": data.reject_copies, "seed": data.seed}
+    settings["captions_per_image"] = data.captions_per_image
+    folder = inputs_of(config, name).triplets
+    artifacts.run_step(folder, settings=settings, inputs=[_corpus(config)], build=build, config=config)
+
+
+def _faulty_share(corpus: Path, pairs: Sequence[Pair]) -> float | None:
+    """Per cent of ``pairs`` whose translation is faulty; None where the translator cannot tell."""
+    if not (corpus / "faults.csv").is_file():
+        return None
+    faulty = {row["caption_id"] for row in artifacts.read_csv(corpus / "faults.csv") if row["split"] == "train"}
+    return round(100 * sum(str(pair.caption_id) in faulty for pair in pairs) / len(pairs), 2)
+
+
+def _draw(config: Config, pairs: Sequence[Pair], size: int) -> list[Pair]:
+    return draw_pairs(pairs, size, config.data.captions_per_image, config.data.seed)
+
+
+def _corpus(config: Config) -> Path:
+    return artifacts.require(paths.step_dir(config.profile, "01_data_build", "corpus", config.data.seed))

@@ -1,0 +1,152 @@
+"""Pretrained parts by name: where each is taken from, at which revision, with which bytes.
+
+A name is looked for in this order: ``mini:<part>`` is made by notebook 00 or ships with the package; a path, absolute
+or beginning with ``./`` or ``../``, is taken as it is; then ``<folder>/<name>`` for each folder of ``BNCAP_MODELS``
+and, on Kaggle, each input; then the hub, or its cache where the hub cannot be reached.  Only safetensors are fetched
+where a repository offers them, and no code from a repository is ever run.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from bncap.errors import BncapError
+from bncap.pipeline.hashes import remembered_hash
+from bncap.pipeline.paths import PACKAGE, model_folders, step_dir
+from bncap.settings import Config
+
+BUILT_IN = ("identity", "none", "mini:translator", "mini:synthesiser")
+"""Components that are code of this package, or nothing: no files belong to them."""
+MINI_PARTS = ("encoder", "decoder", "verifier", "bertscore", "vit", "gpt2", "cnn")
+"""What follows "mini:" in the names of those that have files."""
+PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+"""Suffixes of weights that are taken only where their folder has no safetensors."""
+NEVER_LOADED = (
+    ".h5", ".msgpack", ".ot", ".onnx", ".onnx_data", ".tflite", ".mlmodel",
+    ".md", ".png", ".jpg", ".jpeg", ".gif", ".pdf",
+)  # fmt: skip
+NO_MODEL_FOLDERS = ("onnx", "openvino", "coreml")
+
+
+@dataclass(frozen=True)
+class Component:
+    """A pretrained part as found: ``source`` is "mini", "folder", "BNCAP_MODELS" or "hub"."""
+
+    name: str
+    folder: Path
+    source: str
+
+    @property
+    def is_step(self) -> bool:
+        """Made by a step of this project, whose manifest speaks for it."""
+        return self.source == "mini" and not self.folder.is_relative_to(PACKAGE)
+
+    def files(self) -> dict[str, str]:
+        """Relative path -> SHA-256 of each file that may be loaded, sorted."""
+        names = [p.relative_to(self.folder).as_posix() for p in self.folder.rglob("*") if p.is_file()]
+        return {name: remembered_hash(self.folder / name) for name in loaded_files(names)}
+
+    def revision(self) -> str:
+        """The hub's commit where it is known, else ""."""
+        if self.folder.parent.name == "snapshots":
+            return self.folder.name
+        notes = sorted((self.folder / ".cache" / "huggingface" / "download").rglob("*.metadata"))
+        return notes[0].read_text("utf-8").splitlines()[0] if notes else ""
+
+    def record(self) -> dict[str, Any]:
+        """For a manifest: where the component came from and what was loaded."""
+        return {"source": self.source, "revision": self.revision(), "files": self.files()}
+
+
+def find(config: Config, name: str) -> Component:
+    """Where the component ``name`` lies, fetched if need be; :class:`BncapError` if it is not to be had."""
+    if name.startswith("mini:"):
+        part = name.removeprefix("mini:")
+        if part not in MINI_PARTS:
+            raise BncapError(f"there is no mini component {name!r}; there are mini:{', mini:'.join(MINI_PARTS)}")
+        if part == "encoder" and not config.world.retrain_encoder:
+            return Component(name, PACKAGE / "mini" / "checkpoints" / "maxvit_mini", "mini")
+        return Component(name, step_dir(config.profile, "00_mini_world", part, config.data.seed), "mini")
+    local = find_local(name)
+    return local or Component(name, _fetch(name), "hub")
+
+
+def find_local(name: str) -> Component | None:
+    """The component ``name`` without the hub: a folder of that path, or of that name in one of the model folders."""
+    if Path(name).is_absolute() or name.startswith(("./", "../")):
+        if not Path(name).is_dir():
+            raise BncapError(f"{name} is no folder; name a folder with a model, or a model of the hub")
+        return Component(name, Path(name), "folder")
+    for folder in model_folders():
+        if (folder / name).is_dir():
+            return Component(name, folder / name, "BNCAP_MODELS")
+    return None
+
+
+def cached(name: str) -> Path | None:
+    """The newest snapshot of ``name`` in the hub's cache, if its download was finished."""
+    home = os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")
+    cache = Path(os.environ.get("HF_HUB_CACHE", Path(home) / "hub")) / f"models--{name.replace('/', '--')}"
+    snapshots = sorted(cache.glob("snapshots/*"), key=lambda folder: folder.stat().st_mtime)
+    return snapshots[-1] if snapshots and not any(cache.glob("blobs/*.incomplete")) else None
+
+
+def path(config: Config, name: str) -> str:
+    """What ``from_pretrained`` is given for the component ``name``: always a folder."""
+    return str(find(config, name).folder)
+
+
+@functools.cache
+def _fetch(name: str) -> Path:
+    """The hub's snapshot of ``name``, from the cache where the hub cannot be reached.
+
+    A revision that is in the cache stays: a newer one would make everything that was made with it foreign.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # else a line for each of six attempts where there is no network
+    kept = cached(name)
+    revision = kept.name if kept else None
+    # An unreachable hub is an error of the client's HTTP library, which is not the same in all its versions.
+    try:
+        files = HfApi().list_repo_files(name, revision=revision)
+    except HFValidationError as error:
+        raise BncapError(f"{name!r} is no name of a model ({error})") from error
+    except Exception as error:
+        try:
+            return Path(snapshot_download(name, revision=revision, local_files_only=True))
+        except LocalEntryNotFoundError:
+            raise _not_fetched(name, error) from error
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=loaded_files(files)))
+    except Exception as error:
+        raise _not_fetched(name, error) from error
+
+
+def _not_fetched(name: str, error: Exception) -> BncapError:
+    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return BncapError(
+        f"{name} is not on this machine and cannot be fetched ({first}); put the model in the folder "
+        f"$BNCAP_MODELS/{name}, or with internet: hf download {name}"
+    )
+
+
+def loaded_files(names: Iterable[str]) -> list[str]:
+    """Those of a repository's files that may be loaded, sorted: safetensors rather than other weights beside them."""
+    found = [PurePosixPath(name) for name in names]
+    safe = {path.parent for path in found if path.suffix == ".safetensors"}
+    return sorted(
+        str(path)
+        for path in found
+        if path.suffix not in NEVER_LOADED
+        and not (path.suffix in PICKLED and path.parent in safe)
+        and not any(part.startswith(".") or part in NO_MODEL_FOLDERS for part in path.parts)
+        and ".fp16." not in path.name
+    )

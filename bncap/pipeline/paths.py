@@ -1,0 +1,166 @@
+"""Where things lie: artefacts, figures, data, models.
+
+==================  =======================================================================
+``BNCAP_ARTIFACTS``  folder of the artefacts (default ``artifacts/`` beside the package)
+``BNCAP_FIGURES``    folder of the figures (default ``figures/`` beside the package)
+``BNCAP_INPUTS``     folders of artefacts that are only read, as made by earlier sessions
+``BNCAP_DATA``       folders with COCO and Flickr30k in their own layouts (profiles ``kaggle``, ``paper``)
+``BNCAP_MODELS``     folders with models under their hub names, as on a machine without internet
+==================  =======================================================================
+
+Several folders stand in one variable with ":" between them, as in PATH.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from bncap.errors import BncapError
+from bncap.settings import Config
+
+PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = PACKAGE.parent
+NOTEBOOKS = ROOT / "notebooks"
+MANIFEST = "manifest.json"
+"""Written last into the folder of a step, so that its presence means complete."""
+KAGGLE_INPUT = Path("/kaggle/input")
+KAGGLE_KINDS = ("datasets", "notebooks", "models", "competitions")
+
+
+def artifacts_root() -> Path:
+    return Path(os.environ.get("BNCAP_ARTIFACTS", ROOT / "artifacts"))
+
+
+def kaggle_inputs() -> list[Path]:
+    """The folders of what is attached to a Kaggle kernel, sorted; none elsewhere.
+
+    Both layouts: ``/kaggle/input/<slug>`` and ``/kaggle/input/<kind>/<owner>/<slug>``; a model lies three levels deeper
+    (framework, variation, version).
+    """
+    if not KAGGLE_INPUT.is_dir():
+        return []
+    found = []
+    for folder in sorted(KAGGLE_INPUT.iterdir()):
+        if folder.name in KAGGLE_KINDS:
+            found += sorted(folder.glob("*/*"))
+            found += sorted(folder.glob("*/*/*/*/*")) if folder.name == "models" else []
+        else:
+            found.append(folder)
+    return [folder for folder in found if folder.is_dir()]
+
+
+def input_roots() -> list[Path]:
+    """Artefact roots that are only read: those of ``BNCAP_INPUTS``, then those among Kaggle's inputs."""
+    named = [Path(part) for part in os.environ.get("BNCAP_INPUTS", "").split(os.pathsep) if part]
+    candidates = [*named, *kaggle_inputs()]
+    nested = [folder / "artifacts" if (folder / "artifacts").is_dir() else folder for folder in candidates]
+    return [folder for folder in nested if folder in named or folder.name == "artifacts"]
+
+
+def model_folders() -> list[Path]:
+    """Folders that may hold models under their hub names."""
+    named = [Path(part) for part in os.environ.get("BNCAP_MODELS", "").split(os.pathsep) if part]
+    return [*named, *kaggle_inputs()]
+
+
+def relative_step(folder: Path) -> Path | None:
+    """``folder`` below the artefact root, or the input root, that it lies in; None elsewhere."""
+    for root in (artifacts_root(), *input_roots()):
+        if folder.is_relative_to(root):
+            return folder.relative_to(root)
+    return None
+
+
+def short_name(path: Path) -> str:
+    """``path`` below the artefact root where it lies there, else its last part: for messages and manifests."""
+    return (relative_step(Path(path)) or Path(Path(path).name)).as_posix()
+
+
+def step_dir(profile: str, step: str, variant: str, seed: int) -> Path:
+    """``artifacts/<profile>/<NN_step>/<variant>-s<seed>``, made by :func:`bncap.pipeline.artifacts.run_step`.
+
+    If it is not there, a finished one in one of :func:`input_roots`.
+    """
+    relative = Path(profile, step, f"{variant}-s{seed}")
+    own = artifacts_root() / relative
+    if not own.exists():
+        for root in input_roots():
+            if (root / relative / MANIFEST).is_file():
+                return root / relative
+    return own
+
+
+def figures_dir(profile: str) -> Path:
+    """``figures/<profile>``, created; :class:`BncapError` if that cannot be."""
+    folder = Path(os.environ.get("BNCAP_FIGURES", ROOT / "figures")) / profile
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BncapError(
+            f"{folder} cannot be made ({error.strerror}); set BNCAP_FIGURES to a folder that can be written"
+        ) from error
+    return folder
+
+
+def dataset_roots(config: Config) -> list[Path]:
+    """Folders that the files of the data sets are looked for in, in this order.
+
+    ``data.source`` "mini": the mini world; "own": the folder of the pictures and that of the
+    captions file; "coco": the folders of ``BNCAP_DATA``,
+    or on Kaggle the inputs and the folders in them, which have ``annotations/``, ``train2014/``, ``flickr30k/`` ...
+    """
+    if config.data.source == "mini":
+        return [step_dir(config.profile, "00_mini_world", "world", config.data.seed)]
+    if config.data.source == "own":
+        return _own_pictures(config)
+    named = [Path(part) for part in os.environ.get("BNCAP_DATA", "").split(os.pathsep) if part]
+    inputs = [] if named else kaggle_inputs()
+    roots = named + inputs + [child for folder in inputs for child in _folders_in(folder)]
+    if not roots:
+        raise BncapError("BNCAP_DATA is not set: point it at the folder that holds annotations/, train2014/, ...")
+    return roots
+
+
+def data_path(config: Config, name: str) -> Path:
+    """The file ``name`` of the data sets, such as "train2014/COCO_train2014_000000000009.jpg"; the first that exists.
+
+    If there is none: where it would be, in the first of :func:`dataset_roots` that has its uppermost folder.
+    """
+    return _locate(tuple(dataset_roots(config)), name)
+
+
+def data_paths(config: Config, names: Iterable[str]) -> dict[str, Path]:
+    """:func:`data_path` of each of ``names``; the roots, for which folders are listed on Kaggle, are found once."""
+    roots = tuple(dataset_roots(config))
+    return {name: _locate(roots, name) for name in names}
+
+
+def _locate(roots: tuple[Path, ...], name: str) -> Path:
+    likely = _with_folder(roots, name.split("/", 1)[0]) or roots[:1]
+    if len(likely) == 1:  # as mostly: no need to ask the disk for each of 120,000 pictures
+        return likely[0] / name
+    return next((root / name for root in likely if (root / name).exists()), likely[0] / name)
+
+
+@functools.lru_cache(maxsize=256)
+def _with_folder(roots: tuple[Path, ...], top: str) -> tuple[Path, ...]:
+    return tuple(root for root in roots if (root / top).exists())
+
+
+@functools.lru_cache(maxsize=256)
+def _folders_in(folder: Path) -> tuple[Path, ...]:
+    """Of one of Kaggle's inputs, which do not change."""
+    return tuple(child for child in sorted(folder.iterdir()) if child.is_dir())
+
+
+def _own_pictures(config: Config) -> list[Path]:
+    data = config.data
+    if not data.captions:
+        raise BncapError("data.captions is not set: name the captions file with --captions FILE")
+    beside = Path(data.captions).parent
+    if data.images:
+        return [Path(data.images), beside]
+    return [*(folder for name in ("images", "Images", "pictures") if (folder := beside / name).is_dir()), beside]

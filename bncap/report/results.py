@@ -1,0 +1,117 @@
+"""``results.json``: every number of the tables, the figures and the report, with what it was measured on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bncap.config import BASE, COMPARED
+from bncap.experiments import (
+    claims,
+    comparisons,
+    convergence,
+    diversity,
+    encoder_accuracy,
+    extended,
+    gap,
+    grounding,
+    paper,
+    paper_claims,
+)
+from bncap.experiments.scores import DIGITS, TABLES, known, read_scores, spread
+from bncap.pipeline import artifacts, paths
+from bncap.report import findings
+from bncap.report.tables import SETTINGS, variant_of
+from bncap.settings import Config
+
+NOUNS = ("noun_precision", "noun_recall")
+VARIETY = ("distinct", "vocabulary", "mean_length", "most_frequent_share")
+
+
+def write_results(config: Config, first_seed: int) -> Path:
+    """Write every number behind the tables, the figures and the report to ``figures/<profile>/results.json``.
+
+    - ``results``: a record for each variant, seed, split and metric, with ``value`` and the scores' ``signature``;
+    - ``summary``: mean and sample standard deviation over the seeds, with what the paper prints;
+    - ``differences``: each row of each table against cross-entropy alone and against the row above it, and ``pairs``,
+      all others that are compared, with their intervals (:mod:`bncap.experiments.comparisons`);
+    - ``grounding``, ``alignment``, ``convergence``, ``diversity``: what their modules' ``summarise`` gives;
+    - ``readings``, ``error_analysis``: what notebooks 11 and 12 last found, with its date and commit; null before;
+    - ``encoders``: how well those of Table 1 tell kinds in the mini world, else null;
+    - ``claims``: the paper's claims, each with a verdict; ``derived``: further numbers of the report's sentences.
+
+    A number that is not known is null.  Nothing in the file depends on when or how fast it was made.
+    Raises BncapError, with the command that makes it, for a run that is not finished.
+    """
+    seeds = config.seeds(first_seed)
+    records = []
+    for variant in COMPARED:
+        for seed in seeds:
+            records += _records(config, variant, seed)
+    records.sort(key=lambda r: (r["variant"], r["split"], r["metric"], r["seed"]))
+    content = {
+        "profile": config.profile,
+        "seeds": list(seeds),
+        "results": records,
+        "summary": _summary(records),
+        "differences": [record for name in TABLES for record in comparisons.of_table(config, first_seed, name)],
+        "pairs": comparisons.against_base(config, first_seed) + _claimed(config, first_seed),
+        "grounding": grounding.summarise(config, first_seed),
+        "alignment": gap.summarise(config, first_seed),
+        "convergence": convergence.summarise(config, first_seed),
+        "diversity": diversity.summarise(config, first_seed),
+        **{name: extended.read(config.profile, name) for name in extended.NAMES},
+        "encoders": encoder_accuracy.accuracy(config) if config.data.source == "mini" else None,
+        "paper": _of_paper(),
+    }
+    content["claims"] = claims.judge(content)
+    content["derived"] = findings.derive(content)
+    path = paths.figures_dir(config.profile) / "results.json"
+    artifacts.write_json(path, content)
+    return path
+
+
+def _claimed(config: Config, first_seed: int) -> list[dict[str, Any]]:
+    """The comparisons of the claims that are not with cross-entropy alone."""
+    pairs = [pair for pair in paper_claims.score_pairs() if pair[1] != BASE]
+    return comparisons.of_pairs(config, first_seed, pairs)
+
+
+def _of_paper() -> dict[str, Any]:
+    """What the paper prints of Fig. 3, with the relative changes."""
+    printed = {"centroid_distance": paper.CENTROID_DISTANCE, "mmd": paper.MMD}
+    return {name: {**asdict(change), "change": round(change.relative, DIGITS)} for name, change in printed.items()}
+
+
+def as_results(frame: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """The scores of a table in the form of ``results.json``, so that :mod:`bncap.report.findings` can read it alone."""
+    records = []
+    for _, row in frame.iterrows():
+        same = {"variant": variant_of(row), "seed": int(row["seed"]), "split": row["split"]}
+        values = row.drop([*SETTINGS, "method", "split", "seed"], errors="ignore").items()
+        records += [{**same, "metric": metric, "value": known(value)} for metric, value in values]
+    return {"results": records}
+
+
+def _records(config: Config, variant: str, seed: int) -> list[dict[str, Any]]:
+    records = []
+    for split, scores in read_scores(config, variant, seed).items():
+        values = {metric: scores[metric] for metric in (*paper.METRICS, "images")}
+        values |= {metric: scores[metric] for metric in NOUNS if metric in scores}
+        values |= {metric: scores["diversity"][metric] for metric in VARIETY}
+        same = {"variant": variant, "seed": seed, "split": split, "signature": scores["signature"]}
+        records += [{**same, "metric": metric, "value": known(value)} for metric, value in values.items()]
+    return records
+
+
+def _summary(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    summary = []
+    for (variant, split, metric), group in pd.DataFrame(records).groupby(["variant", "split", "metric"]):
+        mean, std = spread(group["value"].astype(float))
+        printed = {place: row[metric] for place, row in paper.printed(variant, split).items() if metric in row}
+        entry = {"variant": variant, "split": split, "metric": metric, "mean": known(mean), "std": known(std)}
+        summary.append({**entry, "seeds": len(group), "paper": printed})
+    return summary

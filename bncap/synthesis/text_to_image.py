@@ -1,0 +1,207 @@
+"""The text-to-image models that the configuration can name: how they draw, and how they count a prompt's tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from bncap.device import default_device
+from bncap.errors import BncapError
+from bncap.pipeline import hub
+from bncap.pipeline.artifacts import read_json
+from bncap.pipeline.loading import has_words, loading
+from bncap.pipeline.workers import one_thread
+from bncap.settings import Config
+from bncap.synthesis.prompts import Tokenizer
+
+NONE, MINI = "none", "mini:synthesiser"
+TWO_STAGES = "KandinskyPipeline"
+"""Class of the pipeline that draws from what a prior pipeline imagines; any other is asked directly."""
+
+
+@dataclass(frozen=True)
+class Synthesiser:
+    """A text-to-image model: ``draw(prompts, negative_prompt, seeds)`` gives one RGB picture for each prompt.
+
+    ``components`` says for each part its name, revision and a SHA-256 of its files, ``sampling`` how it draws; both
+    for the sidecars.
+    """
+
+    draw: Callable[[list[str], str, list[int]], list[Image.Image]]
+    components: dict[str, dict[str, str]]
+    sampling: dict[str, Any]
+
+
+class PipelineSynthesiser:
+    """A text-to-image pipeline of diffusers that takes a prompt directly, such as Stable Diffusion.
+
+    Args:
+        path: folder in the hub's layout.
+        side: width and height of the pictures, px.
+        steps, guidance: denoising steps, and weight of the prompt against the negative one.
+        device: "cuda", in fp16, or "cpu", in fp32; None for the first that is there.
+    """
+
+    def __init__(self, path: str, side: int, steps: int, guidance: float, device: str | None = None) -> None:
+        from diffusers import AutoPipelineForText2Image
+
+        if side % 8:
+            raise BncapError(f"synthesis.side={side}: such a pipeline draws sides of a multiple of 8 px; change it")
+        self.side = side
+        self.options = {"num_inference_steps": steps, "guidance_scale": guidance}
+        device, dtype = device_and_dtype(device)
+        with loading_pipeline(path):
+            self.pipeline = AutoPipelineForText2Image.from_pretrained(path, dtype=dtype).to(device)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.sampling = {"steps": steps, "guidance": guidance, "arithmetic": arithmetic(device, dtype)}
+
+    def draw(self, prompts: list[str], negative_prompt: str, seeds: list[int]) -> list[Image.Image]:
+        """One picture for each prompt, from noise of its own seed."""
+        with deterministic():
+            return self.pipeline(
+                prompts,
+                negative_prompt=[negative_prompt] * len(prompts),
+                height=self.side,
+                width=self.side,
+                generator=generators(seeds),
+                **self.options,
+            ).images
+
+
+@contextmanager
+def loading_pipeline(path: str) -> Iterator[None]:
+    """Load a pipeline from the folder ``path``: quietly, and with a :class:`BncapError` where that fails."""
+    from diffusers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with loading("text-to-image model", path):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
+
+
+def component_names(config: Config) -> list[str]:
+    """The components that pictures are drawn with, of which :mod:`bncap.pipeline.hub` knows the files."""
+    parts = config.components
+    if parts.synthesiser in hub.BUILT_IN:
+        return [parts.synthesiser]
+    return [parts.synthesiser, parts.synthesiser_prior] if _has_prior(config) else [parts.synthesiser]
+
+
+def load_synthesiser(config: Config) -> Synthesiser:
+    """The synthesiser that the configuration names.  Raises :class:`BncapError` if it is not to be had."""
+    parts, settings = config.components, config.synthesis
+    if parts.synthesiser == MINI:
+        from bncap.mini.synthesiser import MiniSynthesiser
+
+        painter = MiniSynthesiser()
+        return Synthesiser(painter.draw, {"synthesiser": {"name": painter.name}}, {})
+    named = {"synthesiser": parts.synthesiser}
+    if _has_prior(config):
+        from bncap.synthesis.kandinsky import KandinskySynthesiser
+
+        named["synthesiser_prior"] = parts.synthesiser_prior
+        model = KandinskySynthesiser(
+            hub.path(config, parts.synthesiser_prior),
+            hub.path(config, parts.synthesiser),
+            settings.side,
+            prior_steps=settings.prior_steps,
+            steps=settings.steps,
+            guidance=settings.guidance,
+        )
+    else:
+        model = PipelineSynthesiser(
+            hub.path(config, parts.synthesiser), settings.side, settings.steps, settings.guidance
+        )
+    return Synthesiser(model.draw, {part: _described(config, name) for part, name in named.items()}, model.sampling)
+
+
+def load_tokenizers(config: Config) -> dict[str, Tokenizer]:
+    """The tokenizers that read a prompt, by name, without the models: "prior" and "decoder" for Kandinsky 2.1.
+
+    The mini synthesiser reads "words".
+    """
+    parts = config.components
+    if parts.synthesiser == MINI:
+        return {"words": Tokenizer(count_words, 0)}
+    folder = Path(hub.path(config, parts.synthesiser))
+    if not _has_prior(config):
+        return _pipeline_tokenizers(folder)
+    prior = Path(hub.path(config, parts.synthesiser_prior))
+    of_stages = {"prior": _pipeline_tokenizers(prior), "decoder": _pipeline_tokenizers(folder)}
+    return {stage: tokenizers["tokenizer"] for stage, tokenizers in of_stages.items()}
+
+
+def count_words(text: str) -> int:
+    """Words of ``text``: the tokens of the mini synthesiser, which reads no subwords."""
+    return len(text.split())
+
+
+def device_and_dtype(device: str | None) -> tuple[str, torch.dtype]:
+    device = device or str(default_device())
+    return device, torch.float16 if device.startswith("cuda") else torch.float32
+
+
+def arithmetic(device: str, dtype: torch.dtype) -> str:
+    """What decides how numbers are rounded, in words: "torch.float16 on Tesla T4"."""
+    return f"{dtype} on {torch.cuda.get_device_name(device) if device.startswith('cuda') else device}"
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """cuDNN without its search for the fastest algorithm, which may find another one the next time; one thread, so that
+    a CPU with fewer or more cores draws the same picture."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True), one_thread():
+        yield
+
+
+def generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """Noise is drawn on the CPU, so that a seed means the same on every device."""
+    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
+
+def _has_prior(config: Config) -> bool:
+    return _index(Path(hub.path(config, config.components.synthesiser)))["_class_name"] == TWO_STAGES
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    if not (folder / "model_index.json").is_file():
+        raise BncapError(f"{folder} has no model_index.json: it is no pipeline of diffusers; name another synthesiser")
+    return read_json(folder / "model_index.json")
+
+
+def _pipeline_tokenizers(folder: Path) -> dict[str, Tokenizer]:
+    import transformers
+
+    index = _index(folder)
+    names = [name for name in sorted(index) if name.startswith("tokenizer") and index[name][1]]
+    with loading("prompt's tokenizer", str(folder)):
+        loaded = {name: getattr(transformers, index[name][1]).from_pretrained(folder / name) for name in names}
+    if empty := [name for name, tokenizer in loaded.items() if not has_words(tokenizer)]:
+        raise BncapError(f"{folder / empty[0]} lacks its vocabulary file; fetch it again, whole")
+    return {
+        name: Tokenizer(partial(_count, tokenizer), len(tokenizer("").input_ids)) for name, tokenizer in loaded.items()
+    }
+
+
+def _count(tokenizer: Any, text: str) -> int:
+    return len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+
+
+def _described(config: Config, name: str) -> dict[str, str]:
+    record = hub.find(config, name).record()
+    digest = hashlib.sha256(json.dumps(record["files"], sort_keys=True).encode()).hexdigest()
+    return {"name": name, "revision": record["revision"], "sha256": digest}

@@ -1,0 +1,383 @@
+import errno
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bncap.config import get_config
+from bncap.encoders import feature_store, features
+from bncap.encoders.feature_store import FeatureStore
+from bncap.encoders.features import Encoder, open_picture
+from bncap.errors import BncapError, OutOfTime
+from bncap.pipeline import artifacts, deadline, paths
+from bncap.settings import Features
+
+SHIPPED = str(paths.PACKAGE / "mini/checkpoints/maxvit_mini")
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return Encoder(SHIPPED, penultimate=True)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    rng = np.random.default_rng(0)
+    found = {}
+    for i in range(5):
+        found[f"id{i}"] = tmp_path / f"{i}.png"
+        Image.fromarray(rng.integers(0, 255, (112, 112, 3), dtype=np.uint8)).save(found[f"id{i}"])
+    return found
+
+
+def test_the_final_stage_has_49_patches_and_the_one_before_196(encoder, pictures):
+    fine, final = encoder([open_picture(p) for p in pictures.values()])
+    assert fine.shape == (5, 196, 64) and final.shape == (5, 49, 128)
+
+
+def test_patches_run_row_by_row(encoder, pictures):
+    """A mark in the picture's upper right corner changes most the patch at the end of the first row."""
+    plain = Image.new("RGB", (112, 112), (120, 120, 120))
+    marked = plain.copy()
+    marked.paste((255, 0, 0), (96, 0, 112, 16))
+    change = (encoder([marked])[-1] - encoder([plain])[-1]).norm(dim=-1)[0]
+    assert int(change.argmax()) == 6
+
+
+def test_the_encoder_is_frozen_and_in_evaluation_mode(encoder):
+    assert not encoder.model.training and not any(p.requires_grad for p in encoder.model.parameters())
+
+
+def test_a_half_empty_checkpoint_is_an_error(tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(SHIPPED, tmp_path / "half")
+    weights = load_file(tmp_path / "half/model.safetensors")
+    save_file({k: v for i, (k, v) in enumerate(sorted(weights.items())) if i % 2}, tmp_path / "half/model.safetensors")
+    with pytest.raises(BncapError, match=r"half: the encoder cannot be loaded .*fetch it again"):
+        Encoder(str(tmp_path / "half"))
+
+
+def test_a_written_set_reads_back_by_identifier(pictures, artifacts_dir, encoder):
+    folder = paths.step_dir("smoke", "02_synthesis", "features", 42)
+    write = lambda f: features.extract(SHIPPED, Features(batch=2), {"train": pictures}, f)  # noqa: E731
+    artifacts.run_step(folder, settings={}, build=write)
+    store = FeatureStore(folder)
+    assert store.ids("train") == list(pictures) and store.channels() == 128
+    rows = store.rows("train", ["id3", "id0"])
+    expected = encoder([open_picture(pictures["id3"]), open_picture(pictures["id0"])])[-1]
+    taken = store.take("train", rows)
+    assert taken.dtype == torch.float16
+    torch.testing.assert_close(taken.float(), expected, rtol=2e-3, atol=2e-2)
+    with pytest.raises(BncapError, match="no features of id9"):
+        store.rows("train", ["id9"])
+
+
+def test_a_finished_set_is_not_computed_again(pictures, tmp_path, monkeypatch):
+    features.extract(SHIPPED, Features(batch=2), {"train": pictures}, tmp_path)
+    monkeypatch.setattr(features, "Encoder", lambda *a: pytest.fail("computed again"))
+    features.extract(SHIPPED, Features(batch=2), {"train": pictures}, tmp_path)
+
+
+class FakeEncoder:
+    """Four patches of three channels, each the picture's first pixel; pretends to be on ``device``."""
+
+    def __init__(self, device="cpu", broken=None):
+        self.device, self.broken = torch.device(device), broken
+
+    def __call__(self, pictures):
+        return self.maps(self.pixels(pictures))
+
+    def pixels(self, pictures):
+        return torch.stack([torch.tensor(picture.getpixel((0, 0)), dtype=torch.float32) for picture in pictures])
+
+    def maps(self, pixels):
+        bad = [tuple(row) == self.broken for row in pixels.int().tolist()]
+        pixels[bad] = math.nan
+        return [pixels[:, None].repeat(1, 4, 1)]
+
+
+def test_features_that_are_not_finite_name_the_picture(pictures, tmp_path, monkeypatch):
+    broken = open_picture(pictures["id1"]).getpixel((0, 0))
+    monkeypatch.setattr(features, "Encoder", lambda *_: FakeEncoder(broken=broken))
+    with pytest.raises(BncapError, match=r"features of .*1\.png are not finite"):
+        features.extract(SHIPPED, Features(batch=2), {"train": pictures}, tmp_path)
+    assert not (tmp_path / "train.npy").exists()
+
+
+def test_a_picture_that_does_not_decode_is_named(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"not a picture")
+    with pytest.raises(BncapError, match=r"broken\.jpg does not decode"):
+        open_picture(tmp_path / "broken.jpg")
+    with pytest.raises(BncapError, match=r"gone\.jpg is missing"):
+        open_picture(tmp_path / "gone.jpg")
+
+
+def test_exif_orientation_and_modes_are_respected(tmp_path):
+    picture = Image.new("RGB", (40, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "turned.jpg", exif=exif)
+    assert open_picture(tmp_path / "turned.jpg").size == (20, 40)
+    for mode in ("L", "P", "RGBA", "LA"):
+        Image.new(mode, (8, 8)).save(tmp_path / f"{mode}.png")
+        assert open_picture(tmp_path / f"{mode}.png").mode == "RGB"
+
+
+def test_transparent_pixels_are_white(tmp_path):
+    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert open_picture(tmp_path / "clear.png").getpixel((3, 3)) == (255, 255, 255)
+
+
+@pytest.fixture
+def store(artifacts_dir):
+    """Three pictures' features; of the second, ``id1``, one number is not finite."""
+
+    def write(folder):
+        values = np.ones((3, 4, 2), dtype=np.float16)
+        values[1, 2, 0] = np.nan
+        np.save(folder / "train.npy", values)
+        artifacts.write_csv(folder / "train.csv", ["row", "id"], [(i, f"id{i}") for i in range(3)])
+
+    return artifacts.run_step(paths.step_dir("smoke", "02_synthesis", "features", 42), settings={}, build=write)
+
+
+def test_features_on_disk_that_are_not_finite_are_named_when_they_are_read(store):
+    found = FeatureStore(store)
+    assert found.take("train", np.array([2, 0])).shape == (2, 4, 2)
+    with pytest.raises(BncapError, match=r"features-s42/train\.npy: the features of id1 are not finite; delete"):
+        found.take("train", np.array([2, 1]))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_no_number_that_is_not_finite_is_overlooked(artifacts_dir, value):
+    def write(folder):
+        values = np.random.default_rng(0).normal(size=(3, 4, 2)).astype(np.float16)
+        values[2, 3, 1] = value
+        np.save(folder / "test.npy", values)
+        artifacts.write_csv(folder / "test.csv", ["row", "id"], [(i, f"id{i}") for i in range(3)])
+
+    found = FeatureStore(artifacts.run_step(paths.step_dir("smoke", "02", "x", 1), settings={}, build=write))
+    found.take("test", [0, 1])
+    with pytest.raises(BncapError, match=r"the features of id2 are not finite"):
+        found.take("test", [0, 2, 1])
+
+
+def test_rows_come_in_the_order_and_number_they_are_asked_for(artifacts_dir):
+    values = np.arange(5 * 3 * 2, dtype=np.float16).reshape(5, 3, 2)
+
+    def write(folder):
+        np.save(folder / "train.npy", values)
+        artifacts.write_csv(folder / "train.csv", ["row", "id"], [(i, i) for i in range(5)])
+
+    found = FeatureStore(artifacts.run_step(paths.step_dir("smoke", "02", "x", 1), settings={}, build=write))
+    for rows in ([4, 0, 4, 2], [3], []):
+        taken = found.take("train", np.array(rows, dtype=np.int64))
+        assert taken.shape == (len(rows), 3, 2) and np.array_equal(taken.numpy(), values[rows])
+    assert found.channels() == 2
+
+
+def test_features_cut_short_on_disk_are_named(store):
+    opened, reading = FeatureStore(store), FeatureStore(store)
+    reading.take("train", [2])
+    (store / "train.npy").write_bytes((store / "train.npy").read_bytes()[:-8])
+    with pytest.raises(BncapError, match=r"features-s42/train\.npy cannot be read .*delete"):
+        opened.take("train", [0])
+    with pytest.raises(BncapError, match=r"features-s42/train\.npy cannot be read \(it ends before row 2\); delete"):
+        reading.take("train", [0, 2])
+    with pytest.raises(BncapError, match=r"features-s42/train\.npy was changed after it was finished; delete"):
+        FeatureStore(store)
+
+
+def test_features_that_an_interruption_left_damaged_are_computed_again(pictures, tmp_path):
+    left = tmp_path / "left"
+    for folder in (left, tmp_path / "whole"):
+        folder.mkdir()
+    features.extract(SHIPPED, Features(batch=2), {"train": pictures}, tmp_path / "whole")
+    artifacts.write_json(left / ".train.json", {"done": 2})
+    (left / ".train.npy").write_bytes((tmp_path / "whole" / "train.npy").read_bytes()[:200])
+    features.extract(SHIPPED, Features(batch=2), {"train": pictures}, left)
+    assert (left / "train.npy").read_bytes() == (tmp_path / "whole" / "train.npy").read_bytes()
+
+
+def test_a_disk_without_room_for_the_features_is_an_error_before_any_is_written(pictures, tmp_path, monkeypatch):
+    def full(descriptor, start, length):
+        assert length > 5 * 49 * 128 * 2
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(feature_store.os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        features.extract(SHIPPED, Features(batch=2), {"train": pictures}, tmp_path)
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith("train")]
+
+
+def test_a_picture_broken_after_the_corpus_was_made_is_named_and_no_half_set_is_left(pictures, tmp_path):
+    pictures["id3"].write_bytes(pictures["id3"].read_bytes()[:200])
+    with pytest.raises(BncapError, match=r"3\.png does not decode as a picture"):
+        features.extract(SHIPPED, Features(batch=2), {"train": pictures}, tmp_path)
+    assert not (tmp_path / "train.csv").exists() and not (tmp_path / "train.npy").exists()
+
+
+def test_sixteen_bits_of_grey_are_not_cut_off_at_255(tmp_path):
+    levels = np.array([[0, 257 * 100], [257 * 200, 65535]], dtype=np.uint16)
+    Image.fromarray(levels).save(tmp_path / "deep.png")
+    assert np.asarray(open_picture(tmp_path / "deep.png"))[..., 0].tolist() == [[0, 100], [200, 255]]
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Names of the pictures that are opened for features; those opened to measure the time by are left out."""
+    names = []
+    monkeypatch.setattr(features, "_announce", lambda *_: None)
+    monkeypatch.setattr(features, "open_picture", lambda path: names.append(path.name) or open_picture(path))
+    return names
+
+
+@pytest.mark.parametrize("penultimate", [False, True])
+def test_a_set_stopped_by_the_clock_goes_on_at_its_next_batch_to_the_same_bytes(
+    pictures, tmp_path, monkeypatch, opened, penultimate
+):
+    settings = Features(batch=2, penultimate=penultimate)
+    for folder in ("whole", "parts"):
+        (tmp_path / folder).mkdir()
+    features.extract(SHIPPED, settings, {"train": pictures}, tmp_path / "whole")
+
+    monkeypatch.setenv(deadline.VARIABLE, "1")
+    for done in (2, 4):
+        opened.clear()
+        with pytest.raises(OutOfTime, match=f"features of the train set, {done} of 5 pictures"):
+            features.extract(SHIPPED, settings, {"train": pictures}, tmp_path / "parts")
+        assert min(opened) == f"{done - 2}.png"
+    monkeypatch.delenv(deadline.VARIABLE)
+    opened.clear()
+    features.extract(SHIPPED, settings, {"train": pictures}, tmp_path / "parts")
+    assert opened == ["4.png"]
+    whole, parts = ({p.name: p.read_bytes() for p in (tmp_path / f).iterdir()} for f in ("whole", "parts"))
+    assert whole == parts and len(whole) == 2 + penultimate
+
+
+def test_a_set_killed_at_work_goes_on_from_the_last_batch_noted(pictures, tmp_path, monkeypatch, opened):
+    class Killed(BaseException):
+        pass
+
+    def die_at_the_fourth(path):
+        if path.name == "3.png":
+            raise Killed
+        return open_picture(path)
+
+    monkeypatch.setattr(features, "KEPT_EVERY", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "open_picture", die_at_the_fourth)
+        with pytest.raises(Killed):
+            features.extract(SHIPPED, Features(batch=1), {"train": pictures}, tmp_path)
+    features.extract(SHIPPED, Features(batch=1), {"train": pictures}, tmp_path)
+    assert sorted(opened) == ["3.png", "4.png"]
+
+
+def test_a_set_finished_but_for_its_table_is_not_computed_again(pictures, tmp_path, monkeypatch):
+    features.extract(SHIPPED, Features(batch=2), {"train": pictures}, tmp_path)
+    table = (tmp_path / "train.csv").read_bytes()
+    (tmp_path / "train.csv").unlink()
+    monkeypatch.setattr(features, "Encoder", lambda *a: pytest.fail("computed again"))
+    features.extract(SHIPPED, Features(batch=2), {"train": pictures}, tmp_path)
+    assert (tmp_path / "train.csv").read_bytes() == table
+
+
+def test_the_bytes_do_not_depend_on_how_many_threads_there_are(pictures, tmp_path, monkeypatch):
+    found = []
+    for jobs in ("1", "3"):
+        monkeypatch.setenv("BNCAP_JOBS", jobs)
+        (tmp_path / jobs).mkdir()
+        features.extract(SHIPPED, Features(batch=1), {"train": pictures, "test": pictures}, tmp_path / jobs)
+        found.append([(tmp_path / jobs / f"{name}.npy").read_bytes() for name in ("train", "test")])
+    assert found[0] == found[1] and found[0][0] == found[0][1]
+
+
+def test_threads_that_open_pictures_for_a_gpu_give_the_same_features_in_the_same_order(pictures):
+    batches = [list(pictures.values())[:2], list(pictures.values())[2:]]
+    here, gpu = (list(features._encoded(FakeEncoder(device), batches)) for device in ("cpu", "cuda"))
+    firsts = [[open_picture(p).getpixel((0, 0)) for p in batch] for batch in batches]
+    assert [m[0][:, 3].int().tolist() for m in here] == [[list(f) for f in batch] for batch in firsts]
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(here, gpu, strict=True))
+
+
+def test_identifiers_of_one_picture_share_its_row(pictures, artifacts_dir):
+    ids = {"a": pictures["id0"], "b": pictures["id1"], "c": pictures["id0"]}
+    folder = paths.step_dir("smoke", "02_synthesis", "features", 42)
+    sets = {"train": ids}
+    artifacts.run_step(folder, settings={}, build=lambda f: features.extract(SHIPPED, Features(), sets, f))
+    store = FeatureStore(folder)
+    assert store.ids("train") == ["a", "b", "c"] and store.rows("train", ["c", "b", "a"]).tolist() == [0, 1, 0]
+    assert np.load(folder / "train.npy").shape == (2, 49, 128)
+
+
+@pytest.mark.parametrize(
+    ("penultimate", "expected"),
+    [(False, "5 pictures, 49 patches x 128 channels in float16: 0.0627 MB in {folder}, about "),
+     (True, "49 patches x 128 channels and 196 patches x 64 channels in float16: 0.188 MB in {folder}, about ")],
+)  # fmt: skip
+def test_size_place_and_time_are_said_once_before_anything_is_made(pictures, tmp_path, capsys, penultimate, expected):
+    sets, settings = {"train": pictures, "ood": {}}, Features(batch=2, penultimate=penultimate)
+    features.extract(SHIPPED, settings, sets, tmp_path)
+    said = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert len(said) == 1 and expected.format(folder=tmp_path) in said[0]
+    features.extract(SHIPPED, settings, sets, tmp_path)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_disk_with_too_little_room_is_named_before_anything_is_written(pictures, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=60_000)  # of 5 x 49 x 128 x 2 = 62,720
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: usage)
+    (tmp_path / "features").mkdir()
+    with pytest.raises(BncapError, match=r"features: the features \(5 pictures.* take 0\.0627 MB .* has 0\.06 MB free"):
+        features.extract(SHIPPED, Features(batch=2), {"train": pictures}, tmp_path / "features")
+    assert not list((tmp_path / "features").iterdir())
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: usage._replace(free=63_000))
+    features.extract(SHIPPED, Features(batch=2), {"train": pictures}, tmp_path / "features")
+
+
+def test_a_set_without_pictures_is_an_empty_list_and_needs_no_encoder(artifacts_dir, monkeypatch):
+    monkeypatch.setattr(features, "Encoder", lambda *a: pytest.fail("loaded for nothing"))
+    folder = paths.step_dir("smoke", "02_synthesis", "features", 42)
+    artifacts.run_step(folder, settings={}, build=lambda f: features.extract(SHIPPED, Features(), {"ood": {}}, f))
+    store = FeatureStore(folder)
+    assert store.ids("ood") == [] and not len(store.rows("ood", []))
+    with pytest.raises(BncapError, match="no features of id1"):
+        store.rows("ood", ["id1"])
+
+
+@pytest.fixture
+def own(artifacts_dir, tmp_path, pictures):
+    """Five pictures of one's own, two of them for training and each with a synthetic one that came along."""
+    config = get_config("own", [f"data.captions={tmp_path}/captions.csv", f"data.images={tmp_path}"])
+    splits = ("train", "train", "validation", "test", "test")
+    header = ("caption_id", "image_id", "image", "split", "en", "target", "similarity", "synthetic")
+    rows = [(i, i, f"{i}.png", split, "", "बिल्ली", "", "4.png" if i < 2 else "") for i, split in enumerate(splits)]
+    corpus = paths.step_dir("own", "01_data_build", "corpus", 42)
+    artifacts.run_step(corpus, settings={}, build=lambda f: artifacts.write_csv(f / "corpus.csv", header, rows))
+    return config
+
+
+def write_triplets(synthetic):
+    header = ("caption_id", "image_id", "image", "synthetic", "en", "target")
+    rows = [(i, i, f"{i}.png", name, "", "बिल्ली") for i, name in enumerate(synthetic)]
+    images = paths.step_dir("own", "02_synthesis", "images", 42)
+    artifacts.run_step(
+        images, settings={"n": synthetic}, build=lambda f: artifacts.write_csv(f / "triplets.csv", header, rows)
+    )
+
+
+@pytest.mark.parametrize("synthetic", [("", ""), ("4.png", "")])
+def test_pictures_of_ones_own_have_features_with_and_without_synthetic_ones(own, synthetic):
+    write_triplets(synthetic)
+    store = FeatureStore(features.build_features(own))
+    assert store.ids("train") == ["0.png", "1.png"] and store.ids("ood") == []
+    assert store.ids("test") == ["3.png", "4.png"]
+    assert store.ids("synthetic") == ["0"] * bool(synthetic[0])
+    if synthetic[0]:  # the same file as a test picture
+        torch.testing.assert_close(store.take("synthetic", np.array([0])), store.take("test", np.array([1])))

@@ -1,0 +1,298 @@
+"""Each real component by its hub name, through the project's own loading code, on tiny random checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bncap.batches import Batch
+from bncap.bertscore import load_bertscore
+from bncap.config import get_config
+from bncap.data.translate import load_translator
+from bncap.data.verify import Verifier
+from bncap.decoders.baselines import BASELINES, build_baseline
+from bncap.encoders.features import Encoder
+from bncap.mini.corpus import parallel_captions
+from bncap.mini.standins import build_standins
+from bncap.mini.standins import main as standins_command
+from bncap.model import IGNORED, build_captioner, load_captioner
+from bncap.objective import terms, weights_of
+from bncap.pipeline import hub
+from bncap.settings import Decode, override
+from bncap.synthesis.build import load_synthesiser
+from bncap.text import LANGUAGES, normalise
+
+ENGLISH, BENGALI = map(list, zip(*parallel_captions(3, 64), strict=True))
+TRANSLATORS = (
+    "Helsinki-NLP/opus-mt-en-inc",
+    "shhossain/opus-mt-en-to-bn",
+    "csebuetnlp/banglat5_nmt_en_bn",
+    "facebook/nllb-200-distilled-600M",
+)
+
+
+@pytest.fixture(autouse=True)
+def offline(standins, monkeypatch):
+    monkeypatch.setenv("BNCAP_MODELS", str(standins))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def kaggle(*overrides):
+    return get_config("kaggle", overrides)
+
+
+def path_of(name, config=None):
+    return hub.path(config or kaggle(), name)
+
+
+def translator(name, *overrides):
+    return load_translator(kaggle(f"components.translator={name}", *overrides))
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_weights(standins, tmp_path):
+    def hashes(folder):
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+    before = torch.get_rng_state()
+    build_standins(tmp_path / "again")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert hashes(tmp_path / "again") == hashes(standins)
+    build_standins(tmp_path / "other", seed=43)
+    first, other = hashes(standins), hashes(tmp_path / "other")
+    weights = [name for name in first if name.endswith(".safetensors")]
+    assert len(weights) >= 15 and all(first[name] != other[name] for name in weights)
+
+
+def test_every_component_of_the_profile_kaggle_is_there_with_finite_weights(standins):
+    from safetensors.torch import load_file
+
+    components = kaggle().components
+    names = [getattr(components, f.name) for f in fields(components) if isinstance(getattr(components, f.name), str)]
+    assert len(names) == 10
+    for name in (*names, *TRANSLATORS):
+        found = hub.find(kaggle(), name)
+        assert (found.source, found.folder) == ("BNCAP_MODELS", standins / name)
+        assert any(file.endswith(".json") for file in found.files())
+    for file in sorted(standins.rglob("*.safetensors")):
+        assert all(tensor.isfinite().all() for tensor in load_file(file).values()), file
+
+
+def test_pickled_weights_are_left_alone_where_there_are_safetensors(standins):
+    name = "shhossain/opus-mt-en-to-bn"
+    assert (standins / name / "pytorch_model.bin").is_file()
+    assert "pytorch_model.bin" not in hub.find(kaggle(), name).files()
+    assert translator(name).model.model.shared.weight.abs().sum() > 0  # those of the .bin are zeros
+
+
+def test_marian_translates_64_captions_in_batches_into_the_language_of_its_token():
+    made = translator(TRANSLATORS[0], "data.translation_batch=24")
+    assert made.prefix == ">>ben<< "
+    assert made.tokenizer.convert_ids_to_tokens(made.tokenizer(">>ben<< A cat.").input_ids)[0] == ">>ben<<"
+    together = made.translate(ENGLISH)
+    assert len(together) == 64 and all(together) and len(set(together)) > 32
+    alone = translator(TRANSLATORS[0], "data.translation_batch=1").translate(ENGLISH[:8])
+    assert alone == together[:8]
+    assert translator(TRANSLATORS[0], "data.lang=hi_IN").translate(ENGLISH) != together
+
+
+@pytest.mark.parametrize("name", TRANSLATORS[1:])
+def test_the_other_translators_give_one_text_for_each_caption_the_same_each_time(name):
+    made = translator(name)
+    texts = made.translate(ENGLISH)
+    assert len(texts) == 64 and len(set(texts)) > 32
+    assert made.translate(ENGLISH) == texts
+
+
+def test_nllb_is_made_to_begin_with_the_language():
+    made = {lang: translator(TRANSLATORS[3], f"data.lang={lang}") for lang in ("bn_IN", "hi_IN")}
+    codes = [made[lang].tokenizer.convert_ids_to_tokens(made[lang].forced) for lang in made]
+    assert codes == ["ben_Beng", "hin_Deva"]
+    assert made["bn_IN"].translate(ENGLISH[:8]) != made["hi_IN"].translate(ENGLISH[:8])
+
+
+def test_verification_gives_cosines_and_one_for_equal_texts():
+    verifier = Verifier(path_of("sentence-transformers/LaBSE"))
+    kinds = [type(module).__name__ for module in verifier.encoder]
+    assert kinds == ["Transformer", "Pooling", "Dense", "Normalize"]
+    assert isinstance(verifier.encoder[2].activation_function, torch.nn.Tanh)
+    similarity = verifier.similarity(ENGLISH, BENGALI)
+    assert np.abs(similarity).max() <= 1 and similarity.std() > 0.05
+    np.testing.assert_allclose(verifier.similarity(BENGALI, BENGALI), 1, atol=1e-6)
+
+
+def test_verification_takes_the_first_token_through_a_dense_layer():
+    from transformers import AutoModel, AutoTokenizer
+
+    verifier = Verifier(path_of("sentence-transformers/LaBSE"))
+    tokenizer, bert = (
+        cls.from_pretrained(path_of("sentence-transformers/LaBSE")) for cls in (AutoTokenizer, AutoModel)
+    )
+    dense = verifier.encoder[2].linear
+    with torch.no_grad():
+        state = bert.eval()(**tokenizer(ENGLISH[:1], return_tensors="pt")).last_hidden_state[0, 0]
+        expected = torch.nn.functional.normalize(torch.tanh(dense(state)), dim=0)
+    np.testing.assert_allclose(verifier.encoder.encode(ENGLISH[:1])[0], expected, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def synthesiser(standins):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("BNCAP_MODELS", str(standins))
+    yield load_synthesiser(kaggle("synthesis.side=64", "synthesis.prior_steps=2", "synthesis.steps=2"))
+    patch.undo()
+
+
+def draw(synthesiser, prompts, seeds, negative="low quality, bad anatomy, watermark"):
+    return [np.asarray(picture) for picture in synthesiser.draw(prompts, negative, seeds)]
+
+
+def test_kandinsky_draws_pictures_that_depend_on_prompt_negative_prompt_and_seed(synthesiser):
+    prompts = [f"In English: {en}. In Bengali: {bn}" for en, bn in zip(ENGLISH[:2], BENGALI[:2], strict=True)]
+    first = draw(synthesiser, prompts, [1, 2])
+    assert [(p.shape, p.dtype) for p in first] == [((64, 64, 3), np.uint8)] * 2 and min(p.std() for p in first) > 10
+    assert all((a == b).all() for a, b in zip(first, draw(synthesiser, prompts, [1, 2]), strict=True))
+    other_seed = draw(synthesiser, prompts, [7, 2])
+    assert (other_seed[1] == first[1]).all() and (other_seed[0] != first[0]).any()
+    assert (draw(synthesiser, prompts[::-1], [1, 2])[0] != first[0]).any()
+    assert (draw(synthesiser, prompts, [1, 2], "watermark")[0] != first[0]).any()
+
+
+def test_kandinskys_prior_spends_more_tokens_on_bengali_than_its_decoder(standins):
+    from transformers import CLIPTokenizer, XLMRobertaTokenizer
+
+    folder = standins / "kandinsky-community"
+    prior = CLIPTokenizer.from_pretrained(folder / "kandinsky-2-1-prior/tokenizer")
+    decoder = XLMRobertaTokenizer.from_pretrained(folder / "kandinsky-2-1/tokenizer")
+    assert prior.model_max_length == decoder.model_max_length == 77
+    for text in BENGALI[:8]:
+        clip, xlmr = (len(t(text, add_special_tokens=False).input_ids) for t in (prior, decoder))
+        assert clip > len(text) > xlmr
+    assert decoder.decode(decoder(BENGALI[0]).input_ids, skip_special_tokens=True) == BENGALI[0]
+    assert prior.decode(prior(ENGLISH[0]).input_ids, skip_special_tokens=True).replace(" ", "") == ENGLISH[
+        0
+    ].lower().replace(" ", "")
+
+
+def pictures(count):
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 255, (60, 90, 3), dtype=np.uint8)) for _ in range(count)]
+
+
+def test_maxvit_gives_49_patches_of_its_last_stage_and_196_of_the_one_before():
+    encoder = Encoder(path_of(kaggle().components.encoder), penultimate=True)
+    assert type(encoder.model).__name__ == "MaxxVit" and encoder.transform.transforms[-1].mean[0] == pytest.approx(
+        0.485
+    )
+    fine, final = encoder(pictures(3))
+    assert fine.shape == (3, 196, 32) and final.shape == (3, 49, 64)
+    assert final.isfinite().all() and (final[0] - final[1]).abs().mean() > 0.01
+
+
+@pytest.mark.parametrize(("part", "shape"), [("vit", (2, 196, 32)), ("cnn", (2, 49, 64))])
+def test_the_baselines_encoders_give_spatial_maps(part, shape):
+    found = Encoder(path_of(getattr(kaggle().components, part)))(pictures(2))[-1]
+    assert found.shape == shape and (found[0] - found[1]).abs().mean() > 0.01
+
+
+def a_batch(model, captions, channels):
+    generator = torch.Generator().manual_seed(0)
+    real, synthetic = (torch.randn(len(captions), 49, channels, generator=generator) for _ in range(2))
+    count = len(captions)
+    return Batch(real, synthetic, model.labels(captions, 32), torch.arange(count), torch.ones(count, dtype=torch.bool))
+
+
+def losses_of_training(model, batch, loss, steps=3):
+    """Of each step, in which every weight must get a finite gradient."""
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    totals = []
+    for _ in range(steps):
+        found = terms(model.eval(), batch, loss)  # no dropout: the same batch again must cost less
+        total = sum(weight * found[name] for name, weight in weights_of(loss).items())
+        optimiser.zero_grad()
+        total.backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+        optimiser.step()
+        totals.append(total.item())
+    return totals
+
+
+@pytest.mark.parametrize("trimmed", [False, True], ids=["whole", "trimmed"])
+def test_the_mbart_decoder_learns_captions_in_the_forced_language_and_is_kept(trimmed, tmp_path):
+    config = kaggle()
+    torch.manual_seed(0)
+    captions = BENGALI[:8]
+    model = build_captioner(
+        path_of(config.components.decoder), "bn_IN", channels=64, last_k=2, captions=captions if trimmed else None
+    )
+    batch = a_batch(model, captions, 64)
+    assert set(terms(model, batch, config.loss)) == {"ce", "pal", "infonce", "ot"}
+    totals = losses_of_training(model, batch, config.loss)
+    assert totals[-1] < totals[0]
+    sequences, scores = model.generate(model.bridge(batch.real).detach(), Decode(beams=3), 12)
+    assert sequences.shape[0] == 8 and scores.isfinite().all()
+    whole = sequences if model.vocabulary is None else model.vocabulary.decode(sequences)
+    assert set(model.tokenizer.convert_ids_to_tokens(whole[:, 1])) == {"bn_IN"}
+    rows = model.decoder.get_input_embeddings().num_embeddings
+    assert rows == model.decoder.config.vocab_size
+    assert rows < len(model.tokenizer) if trimmed else rows == len(model.tokenizer)
+    model.save(tmp_path / "run", {})  # with the search settings that the hub's config.json has
+    again, _ = load_captioner(tmp_path / "run")
+    assert torch.equal(again.generate(again.bridge(batch.real).detach(), Decode(beams=3), 12)[0], sequences)
+
+
+def test_every_language_of_mbart_is_a_token_of_the_decoder():
+    from bncap.decoders.pretrained import load_tokenizer
+
+    path = path_of("facebook/mbart-large-50")
+    ids = set()
+    for lang in LANGUAGES:
+        tokenizer = load_tokenizer(path, lang)
+        ids.add(tokenizer(text_target=["a"])["input_ids"][0][0])
+    assert len(ids) == len(LANGUAGES) and tokenizer.unk_token_id not in ids
+    text = normalise("একটি বড় লাল বাড়ি, ঘরের পাশে।", "bn")
+    pieces = load_tokenizer(path, "bn_IN")(text_target=[text])["input_ids"][0]
+    assert tokenizer.unk_token_id not in pieces
+    assert normalise(tokenizer.decode(pieces, skip_special_tokens=True), "bn") == text
+
+
+@pytest.mark.parametrize("name", sorted(BASELINES))
+def test_the_baselines_are_built_and_learn(name):
+    config = override(kaggle(), BASELINES[name].overrides)
+    torch.manual_seed(0)
+    model = build_baseline(name, config, channels=64)
+    batch = a_batch(model, BENGALI[:8], 64)
+    assert batch.labels.ne(IGNORED).any(1).all()
+    totals = losses_of_training(model, batch, config.loss)
+    assert totals[-1] < totals[0]
+    sequences, scores = model.generate(model.bridge(batch.real).detach(), Decode(beams=2), 12)
+    assert len(sequences) == len(scores) == 8 and scores.isfinite().all()
+
+
+def test_bertscore_at_layer_9_equals_the_packages_own():
+    from bert_score import BERTScorer
+
+    config = kaggle()
+    path = path_of(config.components.bertscore)
+    hypotheses, references = BENGALI[:6], [[text] for text in BENGALI[6:12]]
+    package = BERTScorer(path, num_layers=9, nthreads=0, device="cpu")
+    clean = [normalise(text, "bn") for text in hypotheses], [[normalise(t, "bn") for t in refs] for refs in references]
+    expected = package.score(*clean)[2].tolist()
+    scorer = load_bertscore(path, config.components.bertscore_layer)
+    assert scorer.f1(hypotheses, references) == pytest.approx(expected, abs=1e-5)
+    assert len(set(expected)) == 6
+    assert scorer.signature.startswith("bert-base-multilingual-cased|layer:9|")
+
+
+def test_a_file_in_the_place_of_the_folder_is_one_line_and_exit_code_1(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr("sys.argv", ["standins", str(tmp_path / "file")])
+    with pytest.raises(SystemExit) as ended:
+        standins_command()
+    error = capsys.readouterr().err.strip().splitlines()
+    assert ended.value.code == 1 and len(error) == 1 and str(tmp_path / "file") in error[0]

@@ -1,0 +1,287 @@
+import errno
+import json
+import multiprocessing
+import time
+
+import pytest
+from safetensors import SafetensorError
+
+from bncap.config import get_config
+from bncap.errors import BncapError
+from bncap.pipeline import artifacts, paths
+
+
+def step(variant="a", name="01_data_build"):
+    return paths.step_dir("smoke", name, variant, 42)
+
+
+def write(text):
+    return lambda folder: artifacts.write_text(folder / "out.txt", text)
+
+
+def make(text="one", settings=None, inputs=(), folder=None):
+    calls = []
+
+    def build(target):
+        calls.append(target)
+        write(text)(target)
+
+    artifacts.run_step(folder or step(), settings=settings or {"x": 1}, inputs=inputs, build=build)
+    return len(calls)
+
+
+def test_a_finished_step_is_skipped_and_says_so(artifacts_dir, capsys):
+    assert make() == 1
+    assert make() == 0
+    assert "01_data_build/a-s42: up to date" in capsys.readouterr().out
+
+
+def test_a_changed_setting_makes_the_step_anew(artifacts_dir):
+    make()
+    assert make("two", {"x": 2}) == 1
+    assert (step() / "out.txt").read_text() == "two"
+
+
+def test_a_changed_input_makes_the_step_anew_and_an_identical_one_does_not(artifacts_dir):
+    upper = step("upper", "02_synthesis")
+    make("one")
+    assert make("up", inputs=[step()], folder=upper) == 1
+    make("one", {"x": 2})  # same bytes by another setting
+    assert make("up", inputs=[step()], folder=upper) == 0
+    make("two", {"x": 3})
+    assert make("up", inputs=[step()], folder=upper) == 1
+
+
+def test_a_plain_file_counts_as_an_input(artifacts_dir, tmp_path):
+    source = tmp_path / "data.json"
+    source.write_text("1")
+    make(inputs=[source])
+    assert make(inputs=[source]) == 0
+    source.write_text("2")
+    assert make(inputs=[source]) == 1
+
+
+def test_each_of_two_inputs_of_one_name_counts(artifacts_dir, tmp_path):
+    sources = [tmp_path / part / "captions.json" for part in ("train", "val")]
+    for source in sources:
+        artifacts.write_text(source, "1")
+    assert make(inputs=sources) == 1
+    assert make(inputs=sources) == 0
+    for source in sources:
+        source.write_text("2")
+        assert make(inputs=sources) == 1
+
+
+def test_the_manifest_records_what_reproduction_needs(artifacts_dir):
+    make()
+    manifest = artifacts.read_json(step() / "manifest.json")
+    assert manifest["outputs"]["out.txt"]["sha256"] == artifacts.file_hash(step() / "out.txt")
+    assert manifest["settings"] == {"x": 1} and manifest["seed"] == 42 and manifest["variant"] == "a"
+    assert {"commit", "packages", "seconds", "peak_memory_bytes", "inputs", "step"} <= set(manifest)
+
+
+def test_the_manifest_records_the_resolved_configuration_which_is_no_part_of_the_key(artifacts_dir):
+    calls = []
+    for overrides in ((), ("train.epochs=9",)):
+        config = get_config("smoke", overrides)
+        artifacts.run_step(step(), settings={"x": 1}, build=calls.append, config=config)
+        manifest = artifacts.read_json(step() / "manifest.json")
+        assert manifest["config"]["train"]["epochs"] == 1 and len(manifest["config_sha256"]) == 64
+    assert len(calls) == 1  # the second is up to date
+
+
+def test_a_failed_build_keeps_its_work_and_goes_on_from_it(artifacts_dir):
+    def fail(folder):
+        artifacts.write_text(folder / "part.txt", "kept")
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError):
+        artifacts.run_step(step(), settings={"x": 1}, build=fail)
+    assert not artifacts.is_finished(step())
+    seen = []
+    artifacts.run_step(step(), settings={"x": 1}, build=lambda f: seen.append((f / "part.txt").read_text()))
+    assert seen == ["kept"]
+
+
+def test_unfinished_work_of_other_settings_is_not_reused(artifacts_dir):
+    def fail(folder):
+        artifacts.write_text(folder / "part.txt", "stale")
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError):
+        artifacts.run_step(step(), settings={"x": 1}, build=fail)
+    seen = []
+    artifacts.run_step(step(), settings={"x": 2}, build=lambda f: seen.append((f / "part.txt").exists()))
+    assert seen == [False]
+
+
+def test_a_rebuild_that_fails_loses_nothing_that_was_finished(artifacts_dir):
+    make("precious")
+
+    def fail(folder):
+        raise RuntimeError("stopped")
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            artifacts.run_step(step(), settings={"x": 2}, build=fail)
+    previous = step().with_name(".a-s42.previous")
+    assert (previous / "out.txt").read_text() == "precious"
+    make("new", {"x": 2})
+    assert not previous.exists()
+
+
+def test_an_output_changed_under_its_manifest_is_an_error_that_names_it(artifacts_dir):
+    make()
+    (step() / "out.txt").write_text("tampered")
+    with pytest.raises(BncapError, match=r"01_data_build/a-s42/out.txt was changed"):
+        make()
+
+
+def test_an_output_gone_under_its_manifest_is_an_error_that_names_it(artifacts_dir):
+    make()
+    (step() / "out.txt").unlink()
+    with pytest.raises(BncapError, match=r"out.txt is gone"):
+        make()
+
+
+def test_an_output_that_was_only_touched_is_intact(artifacts_dir):
+    make()
+    (step() / "out.txt").touch()
+    assert make() == 0
+
+
+def test_a_missing_input_names_the_command_that_makes_it(artifacts_dir):
+    with pytest.raises(BncapError, match=r"\./run_all\.sh --profile smoke --only 01"):
+        make(inputs=[step("missing")], folder=step("upper", "02_synthesis"))
+
+
+def test_a_full_disk_is_said_in_one_line(artifacts_dir):
+    def fill(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(BncapError, match="disk full while writing smoke/01_data_build/a-s42: free some space"):
+        artifacts.run_step(step(), settings={}, build=fill)
+
+
+def test_a_disk_that_fills_within_a_library_is_said_too_and_the_last_result_is_kept(artifacts_dir):
+    make("precious")
+
+    def fill(folder):
+        (folder / "log.csv").symlink_to("/dev/full")
+        with (folder / "log.csv").open("a") as stream:
+            stream.write("1,2,3")
+
+    def fill_by_safetensors(folder):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    for build in (fill, fill_by_safetensors):
+        with pytest.raises(BncapError, match="disk full while writing smoke/01_data_build/a-s42"):
+            artifacts.run_step(step(), settings={"x": 2}, build=build)
+    assert (step().with_name(".a-s42.previous") / "out.txt").read_text() == "precious"
+
+
+def test_another_error_of_a_build_is_not_taken_for_a_full_disk(artifacts_dir):
+    def fail(folder):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with pytest.raises(PermissionError):
+        artifacts.run_step(step(), settings={}, build=fail)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", "null"])
+def test_a_damaged_manifest_is_named_with_its_remedy_and_nothing_is_deleted(artifacts_dir, content):
+    make()
+    (step() / "manifest.json").write_text(content)
+    for use in (make, lambda: artifacts.fingerprint(step())):
+        with pytest.raises(BncapError, match=r"smoke/01_data_build/a-s42/manifest\.json is no.*; delete"):
+            use()
+    assert (step() / "out.txt").read_text() == "one"
+
+
+def test_an_input_changed_under_its_manifest_is_an_error_that_names_it(artifacts_dir):
+    make()
+    (step() / "out.txt").write_text("tampered")
+    with pytest.raises(BncapError, match=r"01_data_build/a-s42/out\.txt was changed"):
+        make(inputs=[step()], folder=step("upper", "02_synthesis"))
+
+
+def test_a_root_that_is_a_file_is_an_error_with_the_variable_to_set(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("BNCAP_ARTIFACTS", str(tmp_path / "file"))
+    monkeypatch.setenv("BNCAP_FIGURES", str(tmp_path / "file"))
+    with pytest.raises(BncapError, match=r"file/smoke/01_data_build cannot be written .*set BNCAP_ARTIFACTS"):
+        make()
+    with pytest.raises(BncapError, match=r"file/smoke cannot be made .*set BNCAP_FIGURES"):
+        paths.figures_dir("smoke")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.json"
+    artifacts.write_json(path, {"old": 1})
+    with pytest.raises(TypeError):
+        artifacts.write_json(path, {"new": object()})
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["file.json"]
+
+
+def _slow_step(root, marker):
+    import os
+
+    os.environ["BNCAP_ARTIFACTS"] = root
+
+    def build(folder):
+        marker.set()
+        time.sleep(1.0)
+        write("slow")(folder)
+
+    artifacts.run_step(step(), settings={"x": 1}, build=build)
+
+
+def test_two_runs_on_one_folder_wait_and_say_for_whom(artifacts_dir, capsys):
+    context = multiprocessing.get_context("fork")
+    marker = context.Event()
+    other = context.Process(target=_slow_step, args=(str(artifacts_dir), marker))
+    other.start()
+    assert marker.wait(10)
+    assert make("never") == 0  # finished by the other while this one waited
+    other.join()
+    assert f"waiting for another run (process {other.pid}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}", "[]", "3", '{"key": 1, "settings": {}, "outputs": {}}', '{"key": "k", "outputs": {}}',
+        '{"key": "k", "settings": {}, "outputs": [1]}', '{"key": "k", "settings": {}, "outputs": {"a": 1}}',
+        '{"key": "k", "settings": {}, "outputs": {"a": {"sha256": "0"}}}',
+    ],
+)  # fmt: skip
+def test_a_manifest_that_another_program_wrote_is_named(artifacts_dir, content):
+    folder = artifacts_dir / "mini" / "01_data_build" / "corpus-s42"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(content)
+    with pytest.raises(BncapError, match=r"corpus-s42/manifest\.json is no manifest; delete"):
+        artifacts.check_outputs(folder)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"key": 3}'])
+def test_a_foreign_note_of_unfinished_work_is_named_and_the_work_is_left(artifacts_dir, content):
+    folder = artifacts_dir / "mini" / "01_data_build" / "corpus-s42"
+    folder.mkdir(parents=True)
+    (folder / "unfinished.json").write_text(content)
+    (folder / "rows.csv").write_text("hours of work")
+    with pytest.raises(BncapError, match=r"corpus-s42/unfinished\.json is not what was written there; delete"):
+        artifacts.run_step(folder, settings={}, build=lambda where: None)
+    assert (folder / "rows.csv").read_text() == "hours of work"
+
+
+def test_a_damaged_json_file_outside_the_artefacts_is_named_with_its_whole_path(tmp_path):
+    (tmp_path / "captioner.json").write_bytes(b"\xff\xfe{")
+    with pytest.raises(BncapError, match=rf"^{tmp_path}/captioner\.json is not readable JSON"):
+        artifacts.read_json(tmp_path / "captioner.json")
+
+
+def test_a_step_of_ones_own_data_is_made_with_its_captions(artifacts_dir):
+    with pytest.raises(BncapError, match=r"\./run_all\.sh --captions FILE --only 01"):
+        artifacts.require(artifacts_dir / "own" / "01_data_build" / "corpus-s42")

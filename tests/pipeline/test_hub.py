@@ -1,0 +1,193 @@
+"""Where components are found, and what of them goes into a step's key."""
+
+import json
+import os
+
+import pytest
+
+from bncap.config import get_config
+from bncap.errors import BncapError
+from bncap.pipeline import artifacts, hub, paths
+from bncap.pipeline.hashes import file_hash, remembered_hash
+
+CONFIG = get_config("kaggle")
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    folder = tmp_path / "models" / "maker" / "model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "pytorch_model.bin").write_bytes(b"old")
+    (folder / "README.md").write_text("words")
+    monkeypatch.setenv("BNCAP_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("BNCAP_ARTIFACTS", str(tmp_path / "artifacts"))
+    return folder
+
+
+def test_a_name_is_found_in_the_first_of_the_model_folders_that_has_it(models, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("BNCAP_MODELS", os.pathsep.join([str(tmp_path / "empty"), str(tmp_path / "models")]))
+    found = hub.find(CONFIG, "maker/model")
+    assert (found.folder, found.source) == (models, "BNCAP_MODELS")
+    assert hub.path(CONFIG, "maker/model") == str(models)
+
+
+def test_other_weights_count_only_where_there_are_no_safetensors(models):
+    assert list(hub.find(CONFIG, "maker/model").files()) == ["config.json", "pytorch_model.bin"]
+    (models / "model.safetensors").write_bytes(b"new")
+    found = hub.find(CONFIG, "maker/model").files()
+    assert list(found) == ["config.json", "model.safetensors"]
+    assert found["model.safetensors"] == file_hash(models / "model.safetensors")
+
+
+def test_a_folder_named_by_its_path_is_taken_as_it_is_and_a_wrong_path_is_named(models, tmp_path):
+    assert hub.find(CONFIG, str(models)).source == "folder"
+    with pytest.raises(BncapError, match="nowhere is no folder"):
+        hub.find(CONFIG, str(tmp_path / "nowhere"))
+
+
+def test_the_revision_is_read_from_the_hubs_own_layouts(tmp_path, models):
+    commit = "0123456789abcdef"
+    snapshot = tmp_path / "models--maker--model" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    assert hub.Component("maker/model", snapshot, "hub").revision() == commit
+    notes = models / ".cache" / "huggingface" / "download"
+    notes.mkdir(parents=True)
+    (notes / "config.json.metadata").write_text(f"{commit}\netag\n123.4\n")
+    found = hub.find(CONFIG, "maker/model")
+    assert found.revision() == commit
+    assert not any(".cache" in name for name in found.files())
+
+
+class Unreachable(Exception):
+    """As the client's HTTP library has it: an error of its own kind."""
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    import huggingface_hub
+
+    def refuse(*_, **__):
+        raise Unreachable("Name or service not known\nand more")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", refuse)
+
+
+def test_a_name_that_is_nowhere_is_one_line_with_the_reason_and_two_remedies(models, no_network, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    said = r"\(Name or service not known\); .*BNCAP_MODELS/maker/absent.*hf download maker/absent"
+    with pytest.raises(BncapError, match=said) as error:
+        hub.find(CONFIG, "maker/absent")
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_without_a_network_the_hubs_cache_is_taken(models, no_network, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, **how: asked.append((name, how)) or str(tmp_path)
+    )
+    assert hub.find(CONFIG, "maker/cached").folder == tmp_path
+    assert asked == [("maker/cached", {"revision": None, "local_files_only": True})]
+
+
+def test_a_download_that_fails_is_no_model_though_a_part_of_it_is_in_the_cache(models, monkeypatch):
+    import huggingface_hub
+
+    def refuse(name, **how):
+        assert "allow_patterns" in how, "half of a download would be taken for the model"
+        raise Unreachable("connection lost")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, name, revision: ["config.json"])
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(BncapError, match="connection lost"):
+        hub.find(CONFIG, "maker/half")
+
+
+def test_a_mini_component_that_there_is_not_is_named_with_those_there_are():
+    with pytest.raises(BncapError, match="no mini component 'mini:prior'; there are mini:encoder"):
+        hub.find(CONFIG, "mini:prior")
+
+
+def test_only_safetensors_are_fetched_where_the_repository_offers_them(models, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+    files = ["config.json", "model.safetensors", "pytorch_model.bin"]
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, name, revision: files)
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, **how: asked.append((name, how)) or str(tmp_path)
+    )
+    hub.find(CONFIG, "maker/fetched-safe")
+    files.remove("model.safetensors")
+    hub.find(CONFIG, "maker/fetched-other")
+    assert [how["allow_patterns"] for _, how in asked] == [
+        ["config.json", "model.safetensors"],
+        ["config.json", "pytorch_model.bin"],
+    ]
+
+
+def test_safetensors_are_preferred_folder_by_folder_and_other_formats_left():
+    loaded = ["2_Dense/pytorch_model.bin", "model.safetensors", "sp.model"]
+    left = ["pytorch_model.bin", "tf_model.h5", "README.md", "onnx/model.onnx", "openvino/model.bin"]
+    assert hub.loaded_files([*left, *loaded, "unet/w.fp16.safetensors", ".gitattributes"]) == loaded
+
+
+def test_changed_weights_make_a_step_anew_and_its_manifest_says_what_was_loaded(models):
+    folder = paths.step_dir("kaggle", "01_data_build", "thing", 1)
+    made = []
+    build = lambda where: made.append(artifacts.write_text(where / "out.txt", "x"))  # noqa: E731
+    how = {"settings": {}, "components": ["maker/model", "identity"], "config": CONFIG, "build": build}
+    artifacts.run_step(folder, **how)
+    artifacts.run_step(folder, **how)
+    assert len(made) == 1
+    record = json.loads((folder / "manifest.json").read_text())["components"]
+    assert list(record) == ["maker/model"] and record["maker/model"]["source"] == "BNCAP_MODELS"
+    assert record["maker/model"]["files"]["pytorch_model.bin"] == file_hash(models / "pytorch_model.bin")
+    (models / "pytorch_model.bin").write_bytes(b"other")
+    artifacts.run_step(folder, **how)
+    assert len(made) == 2
+
+
+def test_the_shipped_encoder_is_known_by_its_bytes_and_built_in_parts_have_none():
+    found = hub.find(get_config("mini"), "mini:encoder")
+    assert not found.is_step and "model.safetensors" in found.files()
+    assert set(hub.BUILT_IN) == {"identity", "none", "mini:translator", "mini:synthesiser"}
+
+
+def test_a_large_files_hash_is_remembered_until_the_file_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("BNCAP_ARTIFACTS", str(tmp_path / "artifacts"))
+    monkeypatch.setattr("bncap.pipeline.hashes.REMEMBERED_FROM", 1)
+    file = tmp_path / "weights"
+    file.write_bytes(b"abc")
+    first = remembered_hash(file)
+    read = []
+    monkeypatch.setattr("bncap.pipeline.hashes.file_hash", lambda path: read.append(path) or "read again")
+    assert remembered_hash(file) == first and not read
+    file.write_bytes(b"abcd")
+    assert remembered_hash(file) == "read again"
+
+
+def test_the_hubs_cache_names_a_blob_by_its_hash(tmp_path):
+    sha = "a" * 64
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / sha).write_bytes(b"anything")
+    (tmp_path / "model.safetensors").symlink_to(tmp_path / "blobs" / sha)
+    assert remembered_hash(tmp_path / "model.safetensors") == sha
+
+
+def test_a_revision_that_is_in_the_cache_stays(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "models--maker--kept" / "snapshots" / "abc123").mkdir(parents=True)
+    asked = []
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, name, revision: ["config.json"])
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, revision, **_: asked.append(revision) or str(tmp_path)
+    )
+    hub.find(CONFIG, "maker/kept")
+    hub.find(CONFIG, "maker/new")
+    assert asked == ["abc123", None]

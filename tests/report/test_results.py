@@ -1,0 +1,104 @@
+"""``results.json``, on runs with known scores."""
+
+import json
+import math
+
+import pytest
+from fake_runs import ALL, alignment, make_rest, make_runs, patch_evidence, varied
+
+from bncap.config import get_config
+from bncap.errors import BncapError
+from bncap.experiments import claims, comparisons
+from bncap.experiments.paper_claims import score_pairs
+from bncap.experiments.scores import TABLES
+from bncap.report import tables
+from bncap.report.results import as_results, write_results
+
+
+@pytest.fixture
+def config(artifacts_dir, monkeypatch):
+    patch_evidence(monkeypatch)
+    return get_config("smoke")  # two seeds, 42 and 43
+
+
+def written(config):
+    return json.loads(write_results(config, 42).read_text("utf-8"))
+
+
+def test_results_hold_every_number_of_every_run_with_its_signature(config):
+    make_runs(config)
+    make_rest(config)
+    results = written(config)
+    records = results["results"]
+    known = {(r["variant"], r["seed"], r["split"], r["metric"]): r["value"] for r in records}
+    assert len(known) == len(records) == len(ALL) * 2 * 2 * (6 + 2 + 1 + 4)
+    assert known["cnn_lstm", 43, "test", "METEOR"] == pytest.approx(varied("cnn_lstm", 43, "test", "METEOR"), abs=1e-4)
+    assert {"noun_recall", "most_frequent_share", "images"} <= {r["metric"] for r in records}
+    assert all(r["signature"] == "lang:bn|test" for r in records)
+    main = {"variant": "pal_infonce_ot", "split": "ood", "metric": "B4"}
+    [entry] = [s for s in results["summary"] if main.items() <= s.items()]
+    assert entry["paper"] == {"Table 1": 10.85, "Tables 2, 3": 12.29}
+    values = [known["pal_infonce_ot", seed, "ood", "B4"] for seed in (42, 43)]
+    assert entry["mean"] == pytest.approx(sum(values) / 2, abs=1e-4)
+    assert entry["std"] == pytest.approx(abs(values[0] - values[1]) / math.sqrt(2), abs=1e-4)
+    assert results["alignment"]["by_seed"]["43"] == alignment(43)
+
+
+def test_the_differences_are_those_of_the_tables_and_the_pairs_those_of_the_claims(config):
+    make_runs(config)
+    make_rest(config)
+    results = written(config)
+    assert results["differences"] == [r for name in TABLES for r in comparisons.of_table(config, 42, name)]
+    compared = {(r["variant"], r["against"], r["split"]) for r in results["pairs"]}
+    assert set(score_pairs()) <= compared and ("cnn_lstm", "ce_real", "test") in compared
+    assert len({(r["variant"], r["against"], r["split"], r["metric"]) for r in results["pairs"]}) == len(
+        results["pairs"]
+    )
+
+
+def test_claims_are_judged_on_what_the_file_holds(config):
+    make_runs(config)
+    make_rest(config)
+    results = written(config)
+    assert results["claims"] == claims.judge(results)
+    judged = {claim["id"]: claim["verdict"] for claim in results["claims"]}
+    assert judged["vit_gpt2_B4"] == claims.FAILS  # the made-up scores rise with the place in the list of variants
+    assert judged["full_B4"] == claims.HOLDS and judged["full_METEOR"] == claims.FAILS
+    derived = results["derived"]
+    assert derived["verdicts"] == claims.count(results["claims"])
+    assert derived["judged"]["by_chance"] == pytest.approx(0.05 * derived["judged"]["claims"])
+    assert derived["aligned"] == derived["aligned_above"] == derived["aligned_above_in_paper"] == 5
+
+
+def test_the_same_runs_give_the_same_bytes(config):
+    make_runs(config)
+    make_rest(config)
+    first = write_results(config, 42).read_bytes()
+    assert write_results(config, 42).read_bytes() == first and b"\r" not in first
+
+
+def test_a_table_alone_holds_the_same_records_as_the_results(config):
+    make_runs(config)
+    make_rest(config)
+    known = {(r["variant"], r["seed"], r["split"], r["metric"]): r["value"] for r in written(config)["results"]}
+    for table in (tables.table2, tables.table4):
+        records = as_results(table(config, 42))["results"]
+        assert len(records) == len(table(config, 42)) * 7
+        assert all(known[r["variant"], r["seed"], r["split"], r["metric"]] == r["value"] for r in records)
+
+
+def test_results_know_no_nan_and_go_without_an_alignment_that_was_not_run(config, monkeypatch):
+    from bncap.report import results
+
+    monkeypatch.setattr(results.encoders, "accuracy", lambda config: {})
+    make_runs(config, lambda v, s, split, metric: math.nan if metric == "noun_precision" else 1.0)
+    text = write_results(config, 42).read_text("utf-8")
+    assert "NaN" not in text and json.loads(text)["alignment"]["by_seed"] == {}
+    assert {r["value"] for r in json.loads(text)["results"] if r["metric"] == "noun_precision"} == {None}
+
+
+def test_a_missing_run_is_an_error(config):
+    make_runs(config, variants=[v for v in ALL if v != "pal"])
+    make_rest(config)
+    with pytest.raises(BncapError, match=r"06_ablations/pal-s42 .*run_all\.sh --profile smoke --only 06"):
+        write_results(config, 42)
