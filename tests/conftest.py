@@ -72,7 +72,7 @@ def artifacts_dir(tmp_path, monkeypatch) -> Path:
 @pytest.fixture(scope="session")
 def standins(tmp_path_factory) -> Path:
     """A folder for ``BNCAP_MODELS``: tiny random checkpoints under their hub names."""
-    from bncap.mini.standins import build_standins
+    from standins import build_standins
 
     folder = tmp_path_factory.mktemp("models")
     build_standins(folder)

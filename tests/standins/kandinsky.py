@@ -1,15 +1,15 @@
-"""Stand-ins for Kandinsky 2.1, prior and decoder, whose pictures can have sides of 64 px and multiples of it."""
+"""Stand-ins for Kandinsky 2.1, prior and decoder, for pictures with sides of a multiple of 64 px."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from bncap.mini.standins_text import ParallelTexts, forget_loading, save_json, save_sentencepiece
 from bncap.pipeline.artifacts import write_json, write_text
+
+from .files import ParallelTexts, drop_loading_notes, save_json, save_sentencepiece
 
 WIDTH = 32
 """Of every text and image embedding."""
@@ -80,7 +80,7 @@ def save_prior(folder: Path, texts: ParallelTexts) -> None:
         ),
         image_processor=CLIPImageProcessor(),
     ).save_pretrained(folder)
-    forget_loading(folder / "tokenizer")
+    drop_loading_notes(folder / "tokenizer")
 
 
 def save_decoder(folder: Path, texts: ParallelTexts) -> None:
@@ -121,11 +121,4 @@ def save_decoder(folder: Path, texts: ParallelTexts) -> None:
             layers_per_block=1, norm_num_groups=32, num_vq_embeddings=16, vq_embed_dim=4, norm_type="spatial",
         ),
     ).save_pretrained(folder)  # fmt: skip
-    forget_loading(folder / "tokenizer")
-
-
-MODELS: dict[str, Callable[[Path, ParallelTexts], None]] = {
-    "kandinsky-community/kandinsky-2-1-prior": save_prior,
-    "kandinsky-community/kandinsky-2-1": save_decoder,
-}
-"""Hub name -> what fills its folder."""
+    drop_loading_notes(folder / "tokenizer")

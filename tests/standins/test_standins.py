@@ -18,14 +18,14 @@ from bncap.data.verify import Verifier
 from bncap.decoders.baselines import BASELINES, build_baseline
 from bncap.encoders.features import Encoder
 from bncap.mini.corpus import parallel_captions
-from bncap.mini.standins import build_standins
-from bncap.mini.standins import main as standins_command
 from bncap.model import IGNORED, build_captioner, load_captioner
 from bncap.objective import terms, weights_of
 from bncap.pipeline import hub
 from bncap.settings import Decode, override
 from bncap.synthesis.build import load_synthesiser
 from bncap.text import LANGUAGES, normalise
+from standins import build_standins
+from standins.__main__ import main as standins_command
 
 ENGLISH, BENGALI = map(list, zip(*parallel_captions(3, 64), strict=True))
 TRANSLATORS = (

@@ -1,13 +1,15 @@
-"""Stand-ins for the hub's translators and their tokenizers; see :mod:`bncap.mini.standins`."""
+"""Stand-ins for the translators from English: two Marian models, BanglaT5 and NLLB."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from bncap.mini.standins_text import (
+from bncap.pipeline.artifacts import write_json
+
+from .files import (
+    BART_SIZES,
     HEADS,
     HIDDEN,
     LAYERS,
@@ -15,12 +17,11 @@ from bncap.mini.standins_text import (
     MASK,
     WIDTH,
     ParallelTexts,
+    save_generator,
     save_json,
     save_sentencepiece,
-    sizes,
-    stirred,
+    spread_weights,
 )
-from bncap.pipeline.artifacts import write_json
 
 INDIC_CODES = (
     "asm", "awa", "ben", "bho", "gom", "guj", "hif_Latn", "hin", "mai", "mar", "npi", "ori", "pan_Guru", "pnb", "rom",
@@ -28,7 +29,7 @@ INDIC_CODES = (
 )  # fmt: skip
 """Target languages of ``opus-mt-en-inc``."""
 GENERATED = 16
-"""Longest output of a translator; a random one ends when it must, and the published 200 to 512 would take minutes."""
+"""Longest output, tokens: a random model never ends by itself, and the published 200 to 512 would take minutes."""
 
 
 def save_marian(folder: Path, texts: ParallelTexts, codes: tuple[str, ...], target: str) -> None:
@@ -47,16 +48,16 @@ def save_marian(folder: Path, texts: ParallelTexts, codes: tuple[str, ...], targ
         tokenizer_config={"source_lang": "en", "target_lang": target, "model_max_length": 512}
         | {"tokenizer_class": "MarianTokenizer"},
     )
-    settings = sizes() | {
+    settings = BART_SIZES | {
         "activation_function": "swish", "add_bias_logits": False, "add_final_layer_norm": False, "bos_token_id": 0,
         "decoder_start_token_id": pad, "dropout": 0.1, "eos_token_id": 0, "forced_eos_token_id": 0, "init_std": 0.1,
         "max_position_embeddings": 512, "normalize_before": False, "normalize_embedding": False, "pad_token_id": pad,
         "scale_embedding": True, "share_encoder_decoder_embeddings": True, "static_position_embeddings": True,
         "vocab_size": pad + 1,
     }  # fmt: skip
-    stirred(MarianMTModel(MarianConfig(**settings))).save_pretrained(folder)
     search = {"bad_words_ids": [[i] for i in (*range(2, 2 + len(codes)), pad)], "max_length": GENERATED, "num_beams": 4}
-    save_json(folder, config=settings | search, generation_config=search | {"forced_eos_token_id": 0})
+    model = spread_weights(MarianMTModel(MarianConfig(**settings)))
+    save_generator(folder, model, settings, search | {"forced_eos_token_id": 0})
 
 
 def save_marian_inc(folder: Path, texts: ParallelTexts) -> None:
@@ -96,9 +97,8 @@ def save_t5(folder: Path, texts: ParallelTexts) -> None:
         "feed_forward_proj": "gated-gelu", "initializer_factor": 1.0, "layer_norm_epsilon": 1e-6,
         "relative_attention_num_buckets": 32, "tie_word_embeddings": False, "vocab_size": len(tokenizer),
     }  # fmt: skip
-    stirred(T5ForConditionalGeneration(T5Config(**settings))).save_pretrained(folder)
-    search = {"max_length": GENERATED}
-    save_json(folder, config=settings | search, generation_config=search)
+    model = spread_weights(T5ForConditionalGeneration(T5Config(**settings)))
+    save_generator(folder, model, settings, {"max_length": GENERATED})
 
 
 def save_nllb(folder: Path, texts: ParallelTexts) -> None:
@@ -115,20 +115,10 @@ def save_nllb(folder: Path, texts: ParallelTexts) -> None:
     tokenizer.save_pretrained(folder)  # tokenizer.json, and the settings in the words of transformers 5
     write_json(folder / "tokenizer_config.json", described)
     save_json(folder, special_tokens_map=marks | {"mask_token": "<mask>"})
-    settings = sizes() | {
+    settings = BART_SIZES | {
         "activation_function": "relu", "attention_dropout": 0.1, "bos_token_id": 0, "decoder_layerdrop": 0,
         "decoder_start_token_id": 2, "dropout": 0.1, "encoder_layerdrop": 0, "eos_token_id": 2, "init_std": 0.1,
         "max_position_embeddings": 1024, "pad_token_id": 1, "scale_embedding": True, "vocab_size": len(tokenizer),
     }  # fmt: skip
-    stirred(M2M100ForConditionalGeneration(M2M100Config(**settings))).save_pretrained(folder)
-    search = {"max_length": GENERATED}
-    save_json(folder, config=settings | search | {"tokenizer_class": "NllbTokenizer"}, generation_config=search)
-
-
-MODELS: dict[str, Callable[[Path, ParallelTexts], None]] = {
-    "Helsinki-NLP/opus-mt-en-inc": save_marian_inc,
-    "shhossain/opus-mt-en-to-bn": save_marian_bn,
-    "csebuetnlp/banglat5_nmt_en_bn": save_t5,
-    "facebook/nllb-200-distilled-600M": save_nllb,
-}
-"""Hub name -> what fills its folder."""
+    model = spread_weights(M2M100ForConditionalGeneration(M2M100Config(**settings)))
+    save_generator(folder, model, settings, {"max_length": GENERATED}, tokenizer_class="NllbTokenizer")
