@@ -1,8 +1,8 @@
-"""Every setting of an experiment: profiles and variants, and the configuration they resolve to.
+"""Profiles (sizes and sources) and variants (rows of the tables): named changes of the settings.
 
-``get_config("mini", ["train.epochs=2"])`` gives a :class:`Config`.  A profile and a variant are small deltas on the
-paper's own values (the defaults in :mod:`bncap.settings`), each beside its reason; profiles change sizes, sources and
-component names, never code paths.
+``get_config("mini", ["train.epochs=2"])`` gives a :class:`Config`.  The defaults in :mod:`bncap.settings` are the
+paper's values; a profile or a variant lists only what it changes, each value with its reason.  A profile changes sizes,
+sources and component names, never code paths.  A new row of Table 3 is one more entry of :data:`VARIANTS`.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ MINI_COMPONENTS = tuple(
 MINI = (
     "data.source=mini",
     *MINI_COMPONENTS,
-    "data.threshold=0.7",  # calibrated in notebook 01: near the best F1, and out-of-domain references survive it
-    "data.triplets=1280",
-    "data.captions_per_image=2",
-    "data.validation_images=100",
+    "data.threshold=0.7",  # notebook 01: near the best F1, and it keeps enough out-of-domain references
+    "data.triplets=1280",  # 40 steps of 32 triplets an epoch
+    "data.captions_per_image=2",  # so that 1,280 triplets cover most of the 1,000 images
+    "data.validation_images=100",  # all images of the mini world's splits
     "data.test_images=400",
     "data.ood_images=400",
-    "synthesis.side=112",
+    "synthesis.side=112",  # the mini encoder's input: 7 x 7 patches of 16 px
     "synthesis.stored_side=112",
-    "synthesis.batch=32",
-    # A decoder of 0.3 M parameters, not 400 M, and 240 steps: the best held-out cross-entropy of five settings tried.
+    "synthesis.batch=32",  # small images
+    # A decoder of 0.3 M parameters, not 400 M, and 240 steps: the best held-out cross-entropy of five settings.
     "train.learning_rate=0.008",
     "train.bridge_learning_rate=0.008",
     "train.unfreeze=0.1",
     "decode.beams=3",  # 5 gains nothing measurable in the mini world
     "decode.batch=200",
-    "features.batch=32",  # a sixth quicker on a CPU than 64
-    "experiment.n_seeds=5",
+    "features.batch=32",  # on a CPU a sixth faster than 64
+    "experiment.n_seeds=5",  # for intervals over seeds
 )
 
 PROFILES: dict[str, tuple[str, ...]] = {
     "paper": (),
-    # The same mathematics within a 16 GB card: no rows of pieces that no caption has.  Where even that is too much,
+    # The same mathematics on a 16 GB card: without the vocabulary that no caption uses.  If that is still too much,
     # train.accumulation=4 and model.checkpointing=True take less memory and more time.
     "kaggle": ("model.trim_vocabulary=True",),
     "mini": MINI,
-    # Captions and pictures of one's own in any of mBART-50's languages, on small models and a CPU.
+    # The user's captions and images in any language of mBART-50, with small models on a CPU.
     "own": (
         *MINI,
         "data.source=own",
-        "components.synthesiser=none",  # the mini one draws nothing but the mini world
-        "data.triplets=100000",  # all there are
-        "data.captions_per_image=5",
-        "model.max_tokens=48",  # a small vocabulary cuts words into many pieces
-        "train.epochs=8",  # a few hundred captions need more than COCO's; the best epoch is kept
-        "experiment.n_seeds=1",
+        "components.synthesiser=none",  # the mini synthesiser draws only the mini world
+        "data.triplets=100000",  # all of them
+        "data.captions_per_image=5",  # all of them, in the usual data sets
+        "model.max_tokens=48",  # a small vocabulary splits words into many pieces
+        "train.epochs=8",  # few captions need more epochs than COCO; the best epoch is kept
+        "experiment.n_seeds=1",  # one model, for use
     ),
-    # Seconds, to prove that every notebook runs; the scores mean nothing.
+    # Runs every notebook in seconds, for the tests; its scores mean nothing.
     "smoke": (
         *MINI,
         "world.train_images=48",
@@ -65,7 +65,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
         "world.test_images=16",
         "world.ood_images=16",
         "world.model_steps=0.02",
-        "data.threshold=-1.0",  # an untrained verifier cannot tell pairs apart: accept all
+        "data.threshold=-1.0",  # accept all pairs: the verifier is hardly trained
         "data.triplets=40",
         "data.validation_images=8",
         "data.test_images=16",
@@ -79,18 +79,16 @@ PROFILES: dict[str, tuple[str, ...]] = {
     ),
 }
 
-
 OWN_NOTEBOOKS = ("00", "01", "02", "04", "10")
-"""What runs with ``data.source=own``: the others compare variants out of domain, and own data have no second test set.
-"""
+"""Notebooks for ``data.source=own``; the others compare variants out of domain, and own data have one test set."""
 
 EXTENDED_NOTEBOOKS = ("11", "12")
-"""What `--extended` adds, before the report, which shows what they last found."""
+"""Notebooks that ``--extended`` adds; they run before the report, which includes their results."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of a table: its label there and what it changes."""
+    """A row of a table: its label there, the settings that it changes, and the source or reason."""
 
     label: str
     overrides: tuple[str, ...]
@@ -106,12 +104,12 @@ VARIANTS: dict[str, Variant] = {
     "ce_real_matched": Variant(
         "CE (Real-only, compute-matched)",
         ("loss.lambda_pal=0", "loss.alpha=0", "loss.beta=0", "loss.ce_on=real+real"),
-        "as many captioned images a step as CE (Real+Syn), so that the two differ in the images alone",
+        "as many captioned images a step as CE (Real+Syn): the two differ only in the images",
     ),
     "ce_real_syn": Variant(
         "CE (Real+Syn)",
         ("loss.lambda_pal=0", "loss.alpha=0", "loss.beta=0", "loss.ce_on=real+synthetic"),
-        "Table 3, row 2: captions on synthetic images too, in this row alone",
+        "Table 3, row 2: the only row with captions on synthetic images",
     ),
     "ce_infonce": Variant("CE + InfoNCE", ("loss.lambda_pal=0", "loss.beta=0"), "Table 3, row 3"),
     "ce_infonce_ot": Variant("CE + InfoNCE + OT", ("loss.lambda_pal=0",), "Table 3, row 4"),
@@ -121,7 +119,7 @@ VARIANTS: dict[str, Variant] = {
 }
 
 BASE = "ce_real"
-"""What the other rows of Table 3 are compared with."""
+"""The baseline of the other rows of Table 3."""
 MAIN = "pal_infonce_ot"
 """The main model."""
 
@@ -131,48 +129,54 @@ BASELINES: dict[str, Variant] = {
     "vit_gpt2": Variant("ViT + Bangla GPT-2", CE_ONLY, "Table 1, row 2: cross-entropy on real images"),
     "cnn_lstm": Variant(
         "CNN + LSTM",
-        # One cell has no layers whose activations could be dropped; and at the main model's rate a decoder that starts
-        # from nothing says one sentence of every picture of the miniature (this rate: held-out cross-entropy of four).
+        # The cell has no layers to checkpoint.  At the main model's rate a decoder that starts from random weights
+        # gives every image of the miniature the same caption; this rate had the best held-out cross-entropy of four.
         (*CE_ONLY, "model.checkpointing=False", "train.learning_rate=0.001"),
         "Table 1, row 3: cross-entropy on real images",
     ),
 }
-"""The captioners of Table 1; ``<part>_...`` reads features of ``config.components.<part>``."""
+"""The captioners of Table 1; ``vit_...`` and ``cnn_...`` read features of that component of ``config.components``."""
 
 SENSITIVITY: dict[str, Variant] = {
     f"lambda{lam}-tau{tau}-rho{rho}": Variant(
         f"λ={lam}, τ={tau}, ρ={rho}",
         (f"loss.lambda_pal={lam}", f"loss.tau={tau}", f"loss.rho={rho}", "loss.alpha=0", "loss.beta=0"),
-        "Table 4: PAL's own hyper-parameters, on less data",
+        "Table 4: hyper-parameters of PAL alone, on less data",
     )
     for lam, tau, rho in ((0.3, 0.7, 0.5), (0.5, 0.7, 0.1), (0.5, 1.0, 0.5), (0.5, 1.3, 0.5))
 }
 
 PART_BASE = "ce_real_part"
-"""Cross-entropy alone on Table 4's part of the data: what its rows are compared with."""
+"""Cross-entropy alone on the part of the data that Table 4 uses: the baseline of its rows."""
 
 REFERENCES: dict[str, Variant] = {
     PART_BASE: Variant(
         "CE (Real-only), same part of the data",
         ("loss.lambda_pal=0", "loss.alpha=0", "loss.beta=0"),
-        "Table 4's rows beside no PAL at all",
+        "Table 4: its rows without PAL",
     )
 }
-"""Runs that are no row of a table of the paper and that rows are compared with."""
+"""Baselines that are no row of a table in the paper."""
 
 READINGS: dict[str, Variant] = {
     "tau_on_probabilities": Variant("τ on probabilities", ("loss.domain=prob",), "Eq. 8: τ acts on the attention"),
     "rho_by_count": Variant("ρ by count", ("loss.keep=count",), "Eq. 8: a share of the patches, not of the mass"),
-    "language_token": Variant("language token in A", ("loss.language_token=True",), "Eq. 8: its step in the mean"),
+    "language_token": Variant(
+        "language token in A", ("loss.language_token=True",), "Eq. 8: the mean includes its step"
+    ),
     "last_layer": Variant("K = 1", ("model.last_k=1",), "Eq. 8: the last decoder layer alone"),
     "all_layers": Variant("K = L", ("model.last_k=0",), "Eq. 8: every decoder layer"),
-    "weight_gradient": Variant("gradient through w", ("loss.weight_gradient=True",), "Eqs. 8 to 13: w is pulled too"),
-    "plan_gradient": Variant("gradient through P", ("loss.plan_gradient=True",), "Eq. 13: through the iterations"),
+    "weight_gradient": Variant("gradient through w", ("loss.weight_gradient=True",), "Eqs. 8 to 13: not detached"),
+    "plan_gradient": Variant(
+        "gradient through P", ("loss.plan_gradient=True",), "Eq. 13: differentiate through the iterations"
+    ),
     "false_negatives": Variant(
         "same-image negatives", ("loss.same_image_negatives=True",), "Eq. 11 as printed: 2B - 2 negatives"
     ),
     "synthetic_masses": Variant("masses of x̃'s own", ("loss.synthetic_masses=True",), "Eq. 13: b from x~ itself"),
-    "divergence": Variant("Sinkhorn divergence", ("loss.divergence=True",), "Eq. 13 less the cost of staying in place"),
+    "divergence": Variant(
+        "Sinkhorn divergence", ("loss.divergence=True",), "Eq. 13 less the cost of each set to itself"
+    ),
     "multi_scale": Variant(
         "multi-scale", ("features.penultimate=True", "model.multi_scale=True"), "Sec. 4.1: E^(p) aligned as well"
     ),
@@ -181,22 +185,22 @@ READINGS: dict[str, Variant] = {
         f"{name}_syn": Variant(
             f"{VARIANTS[name].label}, CE on synthetic too",
             (*VARIANTS[name].overrides, "loss.ce_on=real+synthetic"),
-            "Table 3: 'on top of this CE baseline', the row above",
+            "Table 3: 'on top of this CE baseline', that is CE (Real+Syn)",
         )
         for name in ("ce_infonce", "ce_infonce_ot", "pal", "pal_infonce", "pal_infonce_ot")
     },
 }
-"""The paper read otherwise, one place at a time: the full objective but for the last rows, which are Table 3's."""
+"""Alternative readings of the paper, one place each: of the full objective, in the last five of rows of Table 3."""
 
 FILTERS: dict[str, Variant] = {
     f"filter{threshold}": Variant(
         f"τ = {threshold}",
         (*CE_ONLY, f"data.threshold={threshold}"),
-        "Sec. 4.2.2: cross-entropy on as many pairs, drawn from those that this threshold accepts",
+        "Sec. 4.2.2: cross-entropy on equally many pairs, drawn from those that this threshold accepts",
     )
     for threshold in (0.0, 0.4, 0.55, 0.7)
 }
-"""What the verification threshold is worth to the captioner."""
+"""Verification thresholds: their effect on the captioner."""
 
 COMPARED = VARIANTS | BASELINES | REFERENCES | SENSITIVITY
 """Every run behind Tables 1 to 4."""
