@@ -221,7 +221,7 @@ def _translate(options: argparse.Namespace) -> None:
 
 
 def _synthesise(options: argparse.Namespace) -> None:
-    from bncap.synthesis import build
+    from bncap.synthesis import generate
 
     part = None
     if options.shard is not None:
@@ -229,13 +229,13 @@ def _synthesise(options: argparse.Namespace) -> None:
         if not (slash and one.isdecimal() and of.isdecimal() and 1 <= int(one) <= int(of)):
             raise BncapError(f"--shard {options.shard}: write I/N with 1 <= I <= N, such as 1/4")
         part = int(one), int(of)
-    build.draw_shards(_config(options), part)
+    generate.draw_shards(_config(options), part)
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from bncap.synthesis.audit import audit
+    from bncap.synthesis.audit import audit_pictures
 
-    lines, same = audit(_config(options), options.n, options.seed)
+    lines, same = audit_pictures(_config(options), options.n, options.seed)
     print("\n".join(lines))
     return 0 if same else 1
 

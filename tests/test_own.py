@@ -19,7 +19,7 @@ from bncap.mini import world
 from bncap.mini.corpus import texts_for
 from bncap.pipeline import artifacts, paths, workers
 from bncap.report import plot_training, tables
-from bncap.synthesis import build
+from bncap.synthesis import generate
 
 COLOURS = {"लाल": (205, 30, 35), "नीला": (40, 60, 200), "काला": (20, 20, 20), "पीला": (230, 210, 40)}
 SHAPES = {"गोला": "ellipse", "डिब्बा": "rectangle"}
@@ -73,7 +73,7 @@ def chain(tmp_path_factory):
         config = write_data(folder)
         world.build_models(config)
         corpus.build_corpus(config)
-        build.build_images(config)
+        generate.build_images(config)
         features.build_features(config)
         runs.run_main(config, [42])
         samples.build_samples(config, 42)
@@ -141,7 +141,7 @@ def test_the_table_has_one_row_and_nothing_of_the_papers(chain):
 def test_where_some_captions_bring_a_synthetic_picture_the_main_model_is_trained_as_well(tmp_path, artifacts_dir):
     config = write_data(tmp_path, synthetic=range(10, 30))
     corpus.build_corpus(config)
-    rows = artifacts.read_csv(build.build_images(config) / "triplets.csv")
+    rows = artifacts.read_csv(generate.build_images(config) / "triplets.csv")
     assert list(runs.trainable(config)) == [BASE, MAIN]
     assert 0 < sum(row["synthetic"] != "" for row in rows) < len(rows)
 

@@ -15,13 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bncap.data.captions import Caption
-from bncap.data.images import check_rejects
-from bncap.data.inspection import inspect_pictures, read_pictures
+from bncap.data.images import check_rejects, inspect_pictures, read_pictures
+from bncap.data.readers import Caption
 from bncap.data.splits import SPLITS, caption_files, check_disjoint, read_splits
 from bncap.data.translate import load_translator
 from bncap.data.translations import build_shards, no_collection, read_rows, shards_of
-from bncap.data.verify import THRESHOLDS, Quality, accepted, calibrate, quality_curve
+from bncap.data.verify import THRESHOLDS, Quality, accept_pairs, calibrate_threshold, measure_filter
 from bncap.errors import BncapError
 from bncap.pipeline import artifacts
 from bncap.pipeline.paths import dataset_roots, step_dir
@@ -158,7 +157,7 @@ def read_corpus(folder: Path) -> list[Pair]:
     return pairs
 
 
-def references(pairs: Iterable[Pair], split: str) -> tuple[list[str], list[list[str]]]:
+def collect_references(pairs: Iterable[Pair], split: str) -> tuple[list[str], list[list[str]]]:
     """Images of ``split`` (sorted, relative to the root of the datasets) and each one's reference captions."""
     by_image: dict[str, list[str]] = {}
     for pair in pairs:
@@ -196,7 +195,7 @@ def _merge(
     counts["splits"] = {split: tally.counts() for split, tally in tallies.items()}
     if _known_faults(config) and tallies["validation"].faulty.count(0):
         _write_quality(folder, tallies)
-        counts["calibrated_threshold"] = calibrate(*tallies["validation"].known())
+        counts["calibrated_threshold"] = calibrate_threshold(*tallies["validation"].known())
     artifacts.write_json(folder / "counts.json", counts)
     _check_pairs(config, tallies, folder)
 
@@ -228,7 +227,7 @@ def _judged(data: Data, captions: Sequence[Caption], shard: Path) -> Iterator[tu
     What a human wrote in the target language is; an empty translation, or the caption itself, is not at any threshold.
     """
     rows = list(read_rows(shard))
-    passed = accepted(np.array([float(row[-1] or "nan") for row in rows]), data.threshold)
+    passed = accept_pairs(np.array([float(row[-1] or "nan") for row in rows]), data.threshold)
     for caption, row, passes in zip(captions, rows, passed, strict=True):
         en, target, similarity = row[3:]
         copied = data.reject_copies and target.strip() == en.strip()  # its cosine is 1: Eq. 4 is blind to it
@@ -250,7 +249,7 @@ def _pair_row(row: Verified, hashes: Mapping[str, str] | None) -> tuple:
 
 def _acceptance(tallies: Mapping[str, _Tally]) -> list[tuple]:
     return [
-        (f"{threshold:.2f}", split, f"{accepted(np.array(tally.similarity), threshold).mean():.6f}")
+        (f"{threshold:.2f}", split, f"{accept_pairs(np.array(tally.similarity), threshold).mean():.6f}")
         for split, tally in tallies.items()
         for threshold in THRESHOLDS
         if tally.similarity
@@ -263,7 +262,7 @@ def _write_quality(folder: Path, tallies: Mapping[str, _Tally]) -> None:
         (split, *(f"{value:.6g}" for value in dataclasses.astuple(point)))
         for split, tally in tallies.items()
         if tally.faulty.count(0)  # without a faultless pair its recall is undefined
-        for point in quality_curve(*tally.known())
+        for point in measure_filter(*tally.known())
     ]
     artifacts.write_csv(folder / "filter_quality.csv", header, quality)
     faulty = [(split, *fault) for split, tally in tallies.items() for fault in tally.faults]

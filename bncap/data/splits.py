@@ -22,7 +22,7 @@ from typing import Protocol
 
 import numpy as np
 
-from bncap.data.captions import Caption, images_of, read_captions
+from bncap.data.readers import Caption, list_images, read_captions
 from bncap.errors import BncapError
 from bncap.pipeline import artifacts
 from bncap.pipeline.hashes import file_hash
@@ -102,7 +102,7 @@ def draw_images(captions: Sequence[Caption], sizes: Mapping[str, int], seed: int
 
     Raises :class:`BncapError` if there are fewer images than asked for.
     """
-    images = images_of(captions)
+    images = list_images(captions)
     wanted = sum(sizes.values())
     if len(images) < wanted:
         fields = " + ".join(f"data.{split}_images" for split in sizes)
@@ -189,7 +189,7 @@ def _own_splits(config: Config, captions: Sequence[Caption]) -> dict[str, list[C
 def _draw_own(config: Config, captions: Sequence[Caption]) -> dict[str, str]:
     """Picture -> "validation" or "test" for those that are held out; files of equal bytes go together."""
     data = config.data
-    images = images_of(captions)
+    images = list_images(captions)
     first_of = _equal_files(data_paths(config, images)) if data.check_images else {}
     groups: dict[str, list[str]] = {}
     for image in images:

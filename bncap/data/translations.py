@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from bncap.data.captions import Caption
+from bncap.data.readers import Caption
 from bncap.data.splits import read_splits
 from bncap.data.translate import Translator, load_translator
 from bncap.data.verify import Verifier

@@ -38,7 +38,7 @@ def cosine(en_embeddings: np.ndarray, target_embeddings: np.ndarray) -> np.ndarr
     return np.clip((en_embeddings * target_embeddings).sum(axis=1) / norms, -1.0, 1.0)
 
 
-def accepted(similarity: np.ndarray, threshold: float) -> np.ndarray:
+def accept_pairs(similarity: np.ndarray, threshold: float) -> np.ndarray:
     """(N,) bool, True where s_i ≥ threshold (Sec. 4.2.2); ValueError if the threshold is no cosine."""
     if not -1.0 <= threshold <= 1.0:
         raise ValueError(f"threshold {threshold} is not a cosine, in [-1, 1]; the paper's is 0.55")
@@ -87,7 +87,7 @@ class Quality:
     f1: float
 
 
-def quality_curve(
+def measure_filter(
     similarity: np.ndarray, faulty: np.ndarray, thresholds: Sequence[float] = THRESHOLDS
 ) -> list[Quality]:
     """Quality of the filter at each threshold, for (N,) cosines and (N,) bool, True where the translation is faulty.
@@ -100,7 +100,7 @@ def quality_curve(
         raise ValueError("every pair is faulty: the filter's recall is undefined")
     rows = []
     for threshold in thresholds:
-        taken = accepted(similarity, threshold)
+        taken = accept_pairs(similarity, threshold)
         hits = int((taken & good).sum())
         precision = hits / int(taken.sum()) if taken.any() else 1.0
         recall = hits / int(good.sum())
@@ -109,9 +109,9 @@ def quality_curve(
     return rows
 
 
-def calibrate(similarity: np.ndarray, faulty: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) -> float:
+def calibrate_threshold(similarity: np.ndarray, faulty: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) -> float:
     """The threshold of highest F1; of several equally good ones the middle, farthest from either kind of error."""
-    rows = quality_curve(similarity, faulty, thresholds)
+    rows = measure_filter(similarity, faulty, thresholds)
     best = max(row.f1 for row in rows)
     ties = [row.threshold for row in rows if row.f1 == best]
     return ties[len(ties) // 2]

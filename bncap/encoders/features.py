@@ -30,7 +30,7 @@ from bncap.errors import BncapError
 from bncap.pipeline import artifacts, deadline, hub, paths, workers
 from bncap.pipeline.loading import loading
 from bncap.settings import Config, Features
-from bncap.synthesis.pictures import Member, Pictures
+from bncap.synthesis.shards import Member, Pictures
 
 EVALUATION_SETS = ("validation", "test", "ood")
 KEPT_EVERY = 64

@@ -12,7 +12,7 @@ import numpy as np
 
 from bncap import metrics
 from bncap.config import BASELINES, VARIANTS
-from bncap.data.corpus import read_corpus, references
+from bncap.data.corpus import collect_references, read_corpus
 from bncap.errors import BncapError
 from bncap.experiments.paper import SPLITS, label
 from bncap.experiments.runs import folder_of
@@ -44,7 +44,7 @@ def summarise(config: Config, first_seed: int) -> list[dict[str, Any]]:
     corpus = paths.step_dir(config.profile, "01_data_build", "corpus", config.data.seed)
     pairs, seeds, records = read_corpus(corpus), config.seeds(first_seed), []
     for split in SPLITS:
-        images, written = references(pairs, split)
+        images, written = collect_references(pairs, split)
         runs = {REFERENCE: [_one_each(written, seed) for seed in seeds]}
         for variant in (*VARIANTS, *BASELINES):
             runs[variant] = [_captions(config, variant, seed, split) for seed in seeds]

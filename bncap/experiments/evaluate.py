@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bncap import metrics
-from bncap.data.captions import read_boxes
-from bncap.data.corpus import Pair, references
+from bncap.data.corpus import Pair, collect_references
+from bncap.data.readers import read_boxes
 from bncap.decoders import decode
 from bncap.device import default_device
 from bncap.encoders.feature_store import FeatureStore
@@ -42,7 +42,7 @@ def evaluate(model: Captioner, store: FeatureStore, pairs: Sequence[Pair], confi
     scorer = bertscore_model(hub.path(config, config.components.bertscore), config.components.bertscore_layer)
     scores = {}
     for split in SPLITS:
-        images, refs = references(pairs, split)
+        images, refs = collect_references(pairs, split)
         if not images:  # data of one's own have no second test set
             continue
         features = store.take(split, store.rows(split, images))

@@ -16,14 +16,14 @@ import numpy as np
 
 from bncap.config import BASE, FILTERS, Variant
 from bncap.data.corpus import Pair, read_corpus
-from bncap.data.verify import accepted
+from bncap.data.verify import accept_pairs
 from bncap.errors import BncapError
 from bncap.experiments import comparisons, paper, scores
 from bncap.experiments.records import interval
 from bncap.experiments.runs import FILTER_STEP, inputs_of, run_variants
 from bncap.pipeline import artifacts, hub, paths
 from bncap.settings import Config, override
-from bncap.synthesis.build import TRIPLETS_HEADER, draw_pairs
+from bncap.synthesis.generate import TRIPLETS_HEADER, draw_pairs
 
 SAID = ("B4", "noun_precision")
 """The metrics that the sentences tell."""
@@ -93,7 +93,7 @@ def accepted_pairs(config: Config, pairs: Sequence[Pair], threshold: float) -> l
         return config.data.reject_copies and pair.target.strip() == pair.en.strip()
 
     similarity = np.array([np.nan if pair.similarity is None else pair.similarity for pair in pairs])
-    passed = accepted(similarity, threshold)
+    passed = accept_pairs(similarity, threshold)
     return [
         pair
         for pair, passes in zip(pairs, passed, strict=True)

@@ -118,7 +118,7 @@ def _build(config: Config, seed: int, folder: Path) -> None:
 
 def _views(config: Config) -> Callable[[str], boxes.View]:
     """What gives the part of a picture that the encoder sees."""
-    from bncap.data.inspection import read_pictures
+    from bncap.data.images import read_pictures
     from bncap.encoders.features import Encoder
 
     transform = Encoder(hub.path(config, config.components.encoder)).transform

@@ -23,7 +23,7 @@ from bncap.experiments.runs import TRAINING, folder_of, load_run, trainable
 from bncap.model import Captioner
 from bncap.pipeline import artifacts, hub, paths
 from bncap.settings import Config
-from bncap.synthesis.pictures import Member, Pictures
+from bncap.synthesis.shards import Member, Pictures
 from bncap.text import iso
 
 SHOWN = 8

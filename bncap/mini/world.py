@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from bncap.data.captions import FLICKR_HEADER
+from bncap.data.readers import FLICKR_HEADER
 from bncap.mini.corpus import texts_for
 from bncap.mini.draw import boxes, paint
 from bncap.mini.grammar import captions_en

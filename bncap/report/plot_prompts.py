@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 
 from bncap.pipeline.artifacts import require
 from bncap.report.plotting import PALETTE, save, use_style
-from bncap.synthesis.pictures import PROMPTS
 from bncap.synthesis.prompts import WINDOW
+from bncap.synthesis.shards import PROMPTS
 
 NAMES = {"prior": "prior (CLIP)", "decoder": "decoder (XLM-R)"}
 """What the tokenizers of ``prompts.csv`` are called; others by their own names."""

@@ -12,15 +12,14 @@ from PIL import Image
 from bncap.errors import BncapError
 from bncap.pipeline import artifacts, paths
 from bncap.settings import Config, Synthesis, override
-from bncap.synthesis import pictures
-from bncap.synthesis.drawing import versions
-from bncap.synthesis.pictures import MEMBER, Pictures, encode
+from bncap.synthesis.generate import versions
+from bncap.synthesis.shards import MEMBER, STEP, Pictures, encode
 from bncap.synthesis.text_to_image import Synthesiser, load_synthesiser
 
 STEPS = ("prior_steps", "steps", "guidance")
 
 
-def audit(config: Config, n: int, seed: int = 0) -> tuple[list[str], bool]:
+def audit_pictures(config: Config, n: int, seed: int = 0) -> tuple[list[str], bool]:
     """Draw ``n`` of the kept pictures again, chosen by ``seed``; a table as lines, and whether all are the same.
 
     The same means equal PNG files, to the byte, which another GPU or other versions of the packages may not give: the
@@ -29,7 +28,7 @@ def audit(config: Config, n: int, seed: int = 0) -> tuple[list[str], bool]:
     """
     if n < 1:
         raise BncapError(f"--n {n}: at least one picture has to be drawn again")
-    folder = paths.step_dir(config.profile, pictures.STEP, "images", config.data.seed)
+    folder = paths.step_dir(config.profile, STEP, "images", config.data.seed)
     table = artifacts.read_csv(artifacts.require(folder) / "triplets.csv")
     names = [row["synthetic"] for row in table if MEMBER.fullmatch(row["synthetic"])]
     if not names:

@@ -3,7 +3,7 @@ import tracemalloc
 
 import pytest
 
-from bncap.data.captions import Caption, images_of, read_boxes, read_captions
+from bncap.data.readers import Caption, list_images, read_boxes, read_captions
 from bncap.errors import BncapError
 
 COCO = {
@@ -133,7 +133,7 @@ def test_an_unknown_language_is_an_error_with_a_suggestion(tmp_path):
 
 def test_images_come_once_and_sorted():
     captions = [Caption(n, image, image, "text") for n, image in enumerate(["b", "a", "b"])]
-    assert images_of(captions) == ["a", "b"]
+    assert list_images(captions) == ["a", "b"]
 
 
 def test_boxes_come_by_file_name_with_the_name_of_their_category(tmp_path):

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from bncap.data.captions import Caption
 from bncap.data.readers import (
+    Caption,
     read_ban_cap,
     read_coco,
     read_flickr_csv,

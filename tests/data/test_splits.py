@@ -4,7 +4,7 @@ import pytest
 from small_data import config_for, write_coco, write_own, write_picture
 
 from bncap.config import get_config
-from bncap.data.captions import Caption, images_of
+from bncap.data.readers import Caption, list_images
 from bncap.data.splits import check_disjoint, draw_images, read_splits
 from bncap.errors import BncapError
 
@@ -14,7 +14,7 @@ def own(path, *overrides):
 
 
 def sizes(found):
-    return {split: len(images_of(captions)) for split, captions in found.items()}
+    return {split: len(list_images(captions)) for split, captions in found.items()}
 
 
 def test_coco_trains_on_all_of_train2014_and_the_rest_is_drawn(root):
@@ -114,7 +114,7 @@ def test_an_own_data_set_is_divided_by_picture_and_its_captions_are_in_the_targe
     found = own(path)
     assert sizes(found) == {"train": 24, "validation": 3, "test": 3, "ood": 0}
     assert {c.lang for captions in found.values() for c in captions} == {"hi_IN"}
-    images = [image for captions in found.values() for image in images_of(captions)]
+    images = [image for captions in found.values() for image in list_images(captions)]
     assert sorted(images) == [f"{i:03d}.png" for i in range(30)]
     assert all(len(captions) == 2 * sizes(found)[split] for split, captions in found.items())
     assert own(path) == found != own(path, "data.seed=43")

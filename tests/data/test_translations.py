@@ -5,7 +5,7 @@ from small_data import Verifier, config_for, fake_models, write_own
 
 from bncap.config import get_config
 from bncap.data import translations
-from bncap.data.captions import Caption
+from bncap.data.readers import Caption
 from bncap.data.translations import build_shards, read_rows, shards_of
 from bncap.errors import BncapError, OutOfTime
 from bncap.pipeline import artifacts, deadline

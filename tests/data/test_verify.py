@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import f1_score, precision_score, recall_score
 from sklearn.metrics.pairwise import cosine_similarity
 
-from bncap.data.verify import THRESHOLDS, Verifier, accepted, calibrate, cosine, quality_curve
+from bncap.data.verify import THRESHOLDS, Verifier, accept_pairs, calibrate_threshold, cosine, measure_filter
 from bncap.errors import BncapError
 
 
@@ -33,25 +33,25 @@ def test_cosine_never_leaves_its_range_and_refuses_what_has_no_direction():
 
 
 def test_a_pair_at_the_threshold_is_accepted():
-    assert accepted(np.array([0.5499, 0.55, 0.56]), 0.55).tolist() == [False, True, True]
+    assert accept_pairs(np.array([0.5499, 0.55, 0.56]), 0.55).tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize("threshold", [-1.01, 55, float("nan")])
 def test_a_threshold_that_is_no_cosine_is_an_error(threshold):
     with pytest.raises(ValueError, match="is not a cosine"):
-        accepted(np.zeros(2), threshold)
+        accept_pairs(np.zeros(2), threshold)
 
 
 def test_quality_counts_faultless_pairs_as_the_ones_to_find():
     similarity, faulty = np.array([0.9, 0.8, 0.6, 0.4]), np.array([False, True, False, False])
-    (row,) = quality_curve(similarity, faulty, [0.5])
+    (row,) = measure_filter(similarity, faulty, [0.5])
     assert (row.accepted, row.precision, row.recall) == (0.75, 2 / 3, 2 / 3)
 
 
 def test_quality_agrees_with_scikit_learn_at_every_threshold():
     rng = np.random.default_rng(2)
     similarity, faulty = rng.uniform(-0.2, 1, 300), rng.random(300) < 0.3
-    for row in quality_curve(similarity, faulty):
+    for row in measure_filter(similarity, faulty):
         taken = similarity >= row.threshold
         assert row.precision == pytest.approx(precision_score(~faulty, taken))
         assert row.recall == pytest.approx(recall_score(~faulty, taken))
@@ -60,17 +60,17 @@ def test_quality_agrees_with_scikit_learn_at_every_threshold():
 
 
 def test_quality_where_nothing_is_accepted_and_where_nothing_is_good():
-    (row,) = quality_curve(np.array([0.1, 0.2]), np.array([False, True]), [0.9])
+    (row,) = measure_filter(np.array([0.1, 0.2]), np.array([False, True]), [0.9])
     assert (row.accepted, row.precision, row.recall, row.f1) == (0, 1, 0, 0)
     with pytest.raises(ValueError, match="every pair is faulty"):
-        quality_curve(np.array([0.1]), np.array([True]), [0.9])
+        measure_filter(np.array([0.1]), np.array([True]), [0.9])
 
 
 def test_calibration_takes_the_middle_of_the_gap_between_good_and_faulty():
     assert THRESHOLDS[0] == 0.3 and THRESHOLDS[-1] == 0.9 and 0.55 in THRESHOLDS and len(THRESHOLDS) == 61
     similarity = np.array([0.9, 0.8, 0.7, 0.5, 0.1])
     faulty = np.array([False, False, False, True, True])
-    assert calibrate(similarity, faulty) == pytest.approx(0.605, abs=0.006)
+    assert calibrate_threshold(similarity, faulty) == pytest.approx(0.605, abs=0.006)
 
 
 def test_verifier_gives_the_cosines_of_a_saved_sentence_transformer(tmp_path):

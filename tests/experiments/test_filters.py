@@ -14,7 +14,7 @@ from bncap.errors import BncapError
 from bncap.experiments import caption_scores, filters
 from bncap.experiments.runs import folder_of, inputs_of
 from bncap.pipeline import artifacts, paths
-from bncap.synthesis.build import TRIPLETS_HEADER, draw_pairs
+from bncap.synthesis.generate import TRIPLETS_HEADER, draw_pairs
 
 CONFIG = get_config("smoke", ["data.threshold=0.7", "train.batch=16", "data.captions_per_image=5"])
 IMAGES = 24

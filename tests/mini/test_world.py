@@ -10,8 +10,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from bncap.config import get_config
-from bncap.data.captions import read_boxes
-from bncap.data.readers import read_coco, read_flickr_csv
+from bncap.data.readers import read_boxes, read_coco, read_flickr_csv
 from bncap.mini import corpus, encoder, sentence_encoder, text_models, world
 from bncap.mini.corpus import Texts, mini_texts
 from bncap.mini.grammar import parse_en

@@ -22,7 +22,7 @@ from bncap.model import IGNORED, build_captioner, load_captioner
 from bncap.objective import terms, weights_of
 from bncap.pipeline import hub
 from bncap.settings import Decode, override
-from bncap.synthesis.build import load_synthesiser
+from bncap.synthesis.generate import load_synthesiser
 from bncap.text import LANGUAGES, normalise
 from standins import build_standins
 from standins.__main__ import main as standins_command

@@ -10,10 +10,10 @@ from bncap.config import get_config
 from bncap.errors import BncapError
 from bncap.mini.synthesiser import MiniSynthesiser
 from bncap.pipeline import artifacts, paths
-from bncap.synthesis import build
-from bncap.synthesis.audit import audit, largest_difference, regenerate, same_synthesiser
-from bncap.synthesis.drawing import versions
-from bncap.synthesis.pictures import Pictures, encode
+from bncap.synthesis import generate
+from bncap.synthesis.audit import audit_pictures, largest_difference, regenerate, same_synthesiser
+from bncap.synthesis.generate import versions
+from bncap.synthesis.shards import Pictures, encode
 
 HEADER = ("caption_id", "image_id", "image", "split", "en", "target", "similarity", "synthetic")
 
@@ -25,19 +25,19 @@ def config(artifacts_dir):
     corpus = paths.step_dir("smoke", "01_data_build", "corpus", 42)
     artifacts.run_step(corpus, settings={}, build=lambda f: artifacts.write_csv(f / "corpus.csv", HEADER, rows))
     made = get_config("smoke", ["synthesis.batch=3", "synthesis.shard=5"])
-    build.build_images(made)
+    generate.build_images(made)
     return made
 
 
 def test_pictures_drawn_again_are_the_same_to_the_byte(config):
-    lines, same = audit(config, 6)
+    lines, same = audit_pictures(config, 6)
     assert same and len(lines) == 8 and lines[-1] == "6 of 6 pictures drawn again are the same to the byte"
     assert all("same" in line and "0 of 255" in line for line in lines[1:-1])
 
 
 def test_the_sample_is_seeded_and_no_larger_than_there_are_pictures(config):
-    assert audit(config, 4, seed=1) == audit(config, 4, seed=1) != audit(config, 4, seed=2)
-    assert len(audit(config, 100)[0]) == 11 + 2
+    assert audit_pictures(config, 4, seed=1) == audit_pictures(config, 4, seed=1) != audit_pictures(config, 4, seed=2)
+    assert len(audit_pictures(config, 100)[0]) == 11 + 2
 
 
 def test_each_picture_is_drawn_at_the_place_in_the_batch_that_it_had_at_first(config, monkeypatch):
@@ -63,7 +63,7 @@ def test_a_picture_that_comes_out_otherwise_is_said_to_differ_and_by_how_much(co
         return [Image.fromarray(pixels) for pixels in drawn]
 
     monkeypatch.setattr(MiniSynthesiser, "draw", one_level_off)
-    lines, same = audit(config, 3)
+    lines, same = audit_pictures(config, 3)
     assert not same and all("differs" in line and "1 of 255" in line for line in lines[1:4])
     assert lines[4].startswith("0 of 3 ")
 
@@ -71,23 +71,23 @@ def test_a_picture_that_comes_out_otherwise_is_said_to_differ_and_by_how_much(co
 def test_other_models_are_refused_and_named(config, monkeypatch):
     monkeypatch.setattr(MiniSynthesiser, "name", "another/model")
     with pytest.raises(BncapError, match=r"picture \d+ was drawn by .*another/model"):
-        audit(config, 2)
+        audit_pictures(config, 2)
 
 
 def test_other_versions_are_named_below_the_table(config, monkeypatch):
     there = versions()
-    assert not any("here:" in line for line in audit(config, 2)[0])
+    assert not any("here:" in line for line in audit_pictures(config, 2)[0])
     monkeypatch.setattr("bncap.synthesis.audit.versions", lambda: there | {"torch": "0.0"})
-    lines, same = audit(config, 2)
+    lines, same = audit_pictures(config, 2)
     assert same and lines[-1] == f"drawn with torch {there['torch']}; here: torch 0.0"
 
 
 def test_there_is_nothing_to_audit_where_nothing_was_drawn(config):
-    build.build_images(none := get_config("smoke", ["components.synthesiser=none"]))
+    generate.build_images(none := get_config("smoke", ["components.synthesiser=none"]))
     with pytest.raises(BncapError, match="no picture that was drawn"):
-        audit(none, 4)
+        audit_pictures(none, 4)
     with pytest.raises(BncapError, match="--n 0"):
-        audit(config, 0)
+        audit_pictures(config, 0)
 
 
 def test_the_largest_difference_is_in_levels_of_255():

@@ -29,7 +29,7 @@ def models(standins, monkeypatch):
 
 @pytest.fixture(scope="module")
 def kandinsky(standins):
-    from bncap.synthesis.kandinsky import KandinskySynthesiser
+    from bncap.synthesis.text_to_image import KandinskySynthesiser
 
     folder = standins / "kandinsky-community"
     return KandinskySynthesiser(

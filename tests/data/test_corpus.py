@@ -6,8 +6,9 @@ import pytest
 from small_data import Translator, Verifier, config_for, write_own, write_picture
 
 from bncap.config import get_config
-from bncap.data import corpus, inspection, translations
-from bncap.data.corpus import build_corpus, read_corpus, references
+from bncap.data import corpus, translations
+from bncap.data import images as images_module
+from bncap.data.corpus import build_corpus, collect_references, read_corpus
 from bncap.errors import BncapError, OutOfTime
 from bncap.mini.translator import MiniTranslator
 from bncap.mini.world import build_world
@@ -91,7 +92,7 @@ def test_a_translator_that_does_not_know_its_faults_yields_no_quality(root, tran
 def test_another_threshold_neither_translates_nor_decodes_anything_again(root, translator, monkeypatch, capsys):
     build(root)
     translator.calls.clear()
-    monkeypatch.setattr(inspection, "inspect", None)
+    monkeypatch.setattr(images_module, "inspect", None)
     build(root, "data.triplets=5", "train.epochs=1")
     assert "corpus-s42: up to date" in capsys.readouterr().out
     folder = build(root, "data.threshold=0.4")
@@ -162,10 +163,10 @@ def test_a_split_without_a_usable_picture_is_named_before_anything_is_translated
 def test_the_pictures_go_on_after_the_last_block_when_time_was_up(root, translator, monkeypatch):
     expected = build(root) and (step("pictures") / "images.csv").read_bytes()
     monkeypatch.setenv("BNCAP_ARTIFACTS", str(root.parent / "again"))
-    monkeypatch.setattr(inspection, "BLOCK", 10)
-    looked, look = [], inspection.inspect
+    monkeypatch.setattr(images_module, "BLOCK", 10)
+    looked, look = [], images_module.inspect
     monkeypatch.setattr(
-        inspection, "inspect", lambda root, images: look(root, looked.append(found := [*images]) or found)
+        images_module, "inspect", lambda root, images: look(root, looked.append(found := [*images]) or found)
     )
     monkeypatch.setenv(deadline.VARIABLE, "1")
     with pytest.raises(OutOfTime, match="the pictures, 10 of 28"):
@@ -191,8 +192,8 @@ def test_references_gather_each_images_captions_and_leave_other_splits_out():
         return corpus.Pair(i, image, f"{image}.jpg", split, "en", target, 0.9)
 
     pairs = [pair(1, "b", "test", "খ"), pair(2, "a", "test", "ক"), pair(3, "b", "test", "গ"), pair(4, "c", "ood", "ঘ")]
-    assert references(pairs, "test") == (["a.jpg", "b.jpg"], [["ক"], ["খ", "গ"]])
-    assert references(pairs, "validation") == ([], [])
+    assert collect_references(pairs, "test") == (["a.jpg", "b.jpg"], [["ক"], ["খ", "গ"]])
+    assert collect_references(pairs, "validation") == ([], [])
 
 
 def test_the_figures_show_known_faults_and_come_to_the_same_bytes_each_time(root, translator, monkeypatch, tmp_path):

@@ -20,12 +20,11 @@ from bncap.errors import BncapError, OutOfTime
 from bncap.mini.synthesiser import MiniSynthesiser
 from bncap.pipeline import artifacts, paths
 from bncap.pipeline.artifacts import read_csv, read_json
-from bncap.synthesis import build, pictures
-from bncap.synthesis.audit import audit
-from bncap.synthesis.build import build_images, draw_pairs, draw_shards
-from bncap.synthesis.drawing import Estimate, image_seed
-from bncap.synthesis.pictures import Pictures
+from bncap.synthesis import generate, shards
+from bncap.synthesis.audit import audit_pictures
+from bncap.synthesis.generate import Estimate, build_images, draw_pairs, draw_shards, image_seed
 from bncap.synthesis.prompts import joint_prompt
+from bncap.synthesis.shards import Pictures
 
 PAIRS = [
     Pair(10 * image + k, str(image), f"train2014/{image}.jpg", "train", f"A red ball {image} {k}.", "একটি লাল বল।", 0.9)
@@ -133,7 +132,7 @@ def test_an_interrupted_shard_keeps_whole_pictures_and_mends_the_others(config, 
     shutil.rmtree(shard(0, 1))
     assert len(prompts_drawn) == 3
     with monkeypatch.context() as patch:
-        patch.setattr("bncap.synthesis.pictures.pack", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("bncap.synthesis.generate.pack", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             build_images(config)
     loose = sorted((shard(0, 1) / "loose").glob("*.png"), key=lambda path: int(path.stem))
@@ -149,7 +148,9 @@ def test_an_interrupted_shard_keeps_whole_pictures_and_mends_the_others(config, 
 
 def test_a_shard_interrupted_after_packing_is_not_drawn_again(config, monkeypatch, prompts_drawn):
     with monkeypatch.context() as patch:
-        patch.setattr("bncap.synthesis.drawing.shutil.rmtree", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            "bncap.synthesis.generate.shutil.rmtree", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             draw_shards(config, (3, 3))
     assert (shard(2) / "loose").is_dir() and len(prompts_drawn) == 1
@@ -163,7 +164,7 @@ def test_when_the_time_is_up_the_batch_is_finished_and_the_next_session_goes_on(
         build_images(config)
     assert len(prompts_drawn) == 1
     assert sorted(path.name for path in shard(0).iterdir()) == ["loose.tar", "unfinished.json"]  # few files to carry
-    assert sum(name.endswith(".png") for name in pictures.loose_names(shard(0) / "loose")) == 2
+    assert sum(name.endswith(".png") for name in shards.loose_names(shard(0) / "loose")) == 2
     with pytest.raises(OutOfTime, match=r"tar shard 0 of 3 .* finished"):
         build_images(config)
     assert artifacts.is_finished(shard(0)) and not shard(1).exists() and len(prompts_drawn) == 2
@@ -184,7 +185,7 @@ def test_parts_share_the_shards_and_a_merge_draws_none_again(config, prompts_dra
 def test_a_machine_with_several_gpus_starts_a_process_for_each(config, monkeypatch):
     started = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(build.workers, "run_parallel", lambda f, jobs, n, label: started.append((f, jobs, n)))
+    monkeypatch.setattr(generate.workers, "run_parallel", lambda f, jobs, n, label: started.append((f, jobs, n)))
     draw_shards(config)
     [(function, jobs, processes)] = started
     assert processes == 2 and [job[1:] for job in jobs] == [(1, 2), (2, 2)]
@@ -192,7 +193,7 @@ def test_a_machine_with_several_gpus_starts_a_process_for_each(config, monkeypat
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     seen = []
     monkeypatch.setattr(
-        build, "draw_shards", lambda config, part: seen.append((part, build.os.environ["CUDA_VISIBLE_DEVICES"]))
+        generate, "draw_shards", lambda config, part: seen.append((part, generate.os.environ["CUDA_VISIBLE_DEVICES"]))
     )
     function(*jobs[1])
     assert seen == [((2, 2), "7")]
@@ -316,7 +317,7 @@ def test_pictures_by_kandinsky_are_made_again_from_their_sidecars_alone(config, 
     assert Image.open(io.BytesIO(store.find(names[0]).read())).size == (32, 32)
     assert sidecars[0]["drawn_sha256"] != sidecars[1]["drawn_sha256"]
     models_only = get_config("smoke", KANDINSKY[:2])
-    assert audit(models_only, 3)[1]
+    assert audit_pictures(models_only, 3)[1]
 
 
 def test_other_steps_make_other_pictures_under_another_key(config, models):
