@@ -1,4 +1,4 @@
-"""``python -m bncap {run,check,status,translate,synthesise,audit,caption,export,kaggle,bench}``."""
+"""``python -m bncap {run,check,status,translate,synthesise,audit,caption,export,kaggle}``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from bncap.bench import BENCHES, PAGE, SIZES
 from bncap.errors import BncapError, OutOfTime
 from bncap.pipeline import deadline
 
@@ -106,14 +105,6 @@ def _parser() -> argparse.ArgumentParser:
     kaggle.add_argument("--minutes", type=int, default=690, help="stop each session cleanly after so long (690)")
     kaggle.add_argument("--resume", action="store_true", help="attach each kernel's own last output, to go on from it")
     kaggle.set_defaults(profile="kaggle")
-
-    bench = commands.add_parser("bench", help="measure how fast it is, against the paper as it reads")
-    bench.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join((*BENCHES, PAGE))} (default: all)")
-    bench.add_argument("--size", choices=SIZES, default=SIZES[0], help=f"of models and data (default {SIZES[0]})")
-    bench.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU if there is one")
-    bench.add_argument("--repeats", type=int, default=3, metavar="N", help="of each contender, in turn (default 3)")
-    bench.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default figures/bench)")
-    bench.set_defaults(command=_bench)
     return parser
 
 
@@ -277,12 +268,6 @@ def _kaggle(options: argparse.Namespace) -> None:
     for folder in write_kernels(export, out):
         print(folder)
     print(f"how to push them: {out / 'README.md'}")
-
-
-def _bench(options: argparse.Namespace) -> None:
-    from bncap.bench import run_named
-
-    run_named(options.names, options.size, options.device, options.repeats, options.out)
 
 
 if __name__ == "__main__":
