@@ -137,8 +137,11 @@ def _configuration(options: argparse.Namespace) -> tuple[str, list[str]]:
 
 def _config(options: argparse.Namespace):
     from bncap.config import get_config
+    from bncap.pipeline.trials import select_folders
 
-    return get_config(*_configuration(options))
+    config = get_config(*_configuration(options))
+    select_folders(config)
+    return config
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -184,8 +187,9 @@ def _check(options: argparse.Namespace) -> int:
         print(text)
         return 0 if agree else 1
     from bncap.commands import check as preflight
+    from bncap.config import get_config
 
-    config = _config(options)
+    config = get_config(*_configuration(options))
     if options.download:
         preflight.download(config, options.only)
     findings = preflight.preflight(config, options.only)
@@ -196,7 +200,7 @@ def _check(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> None:
     from bncap.commands.status import status_table
 
-    print(status_table(_configuration(options)[0]))
+    print(status_table(_config(options).profile))
 
 
 def _translate(options: argparse.Namespace) -> None:

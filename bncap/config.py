@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bncap.errors import BncapError
-from bncap.settings import Config, override
+from bncap.settings import Config, override, split_overrides
 
 MINI_COMPONENTS = tuple(
     f"components.{part}=mini:{part}"
@@ -207,11 +207,13 @@ COMPARED = VARIANTS | BASELINES | REFERENCES | SENSITIVITY
 ALL_VARIANTS = COMPARED | READINGS | FILTERS
 
 
-def get_config(profile: str, overrides: Iterable[str] = ()) -> Config:
-    """The resolved configuration of ``profile`` with ``overrides`` such as ``"train.epochs=2"`` on top.
+def get_config(profile: str, overrides: str | Iterable[str] = ()) -> Config:
+    """The resolved configuration of ``profile`` with ``overrides`` such as ``["train.epochs=2"]`` on top.
+
+    ``overrides`` may be one string too, see :func:`bncap.settings.split_overrides`.
 
     Raises :class:`BncapError` for an unknown profile or field, a value of the wrong type, or one out of its range.
     """
     if profile not in PROFILES:
         raise BncapError(f"unknown profile {profile!r}: choose one of {', '.join(PROFILES)}")
-    return override(Config(profile=profile), (*PROFILES[profile], *overrides))
+    return override(Config(profile=profile), (*PROFILES[profile], *split_overrides(overrides)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
@@ -258,14 +259,26 @@ class Config:
         return self.experiment.seeds or tuple(range(first, first + self.experiment.n_seeds))
 
 
-def override(config: Config, overrides: Iterable[str]) -> Config:
+def split_overrides(overrides: str | Iterable[str]) -> list[str]:
+    """The assignments one by one.  One string, as papermill's ``-p OVERRIDES train.epochs=1`` hands it over, is split
+    at the blanks and commas before each ``section.field=``.
+    """
+    if not isinstance(overrides, str):
+        return list(overrides)
+    sections = "|".join(_fields())
+    return re.split(rf"[\s,]+(?=(?:{sections})\.\w+\s*=)", overrides.strip()) if overrides.strip() else []
+
+
+def override(config: Config, overrides: str | Iterable[str]) -> Config:
     """``config`` with ``"section.field=value"`` strings applied in order; the last one of a field counts.
+
+    ``overrides`` may be one string, see :func:`split_overrides`.
 
     Raises :class:`BncapError` for an unknown section or field (with the nearest name), a value of the wrong type, or
     one out of its range.
     """
     known, changes = _fields(), {}
-    for assignment in overrides:
+    for assignment in split_overrides(overrides):
         name, equals, value = assignment.partition("=")
         section, _, field = name.strip().partition(".")
         if not equals or section not in known:

@@ -63,7 +63,8 @@ def captioner(mbart_folder):
 
 @pytest.fixture
 def artifacts_dir(tmp_path, monkeypatch) -> Path:
-    """An artefact root and a figure root of the test's own."""
+    """An artefact root and a figure root of the test's own, for the standard run until something begins a trial."""
+    monkeypatch.setenv("BNCAP_TRIAL", "")
     monkeypatch.setenv("BNCAP_ARTIFACTS", str(tmp_path / "artifacts"))
     monkeypatch.setenv("BNCAP_FIGURES", str(tmp_path / "figures"))
     return tmp_path / "artifacts"

@@ -5,7 +5,7 @@ import pytest
 
 from bncap.config import BASELINES, FILTERS, PROFILES, READINGS, REFERENCES, SENSITIVITY, VARIANTS, get_config
 from bncap.errors import BncapError
-from bncap.settings import Config, Train, override
+from bncap.settings import Config, Train, override, split_overrides
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -146,3 +146,19 @@ def test_a_saved_configuration_comes_back_whatever_fields_have_gone_since():
     saved = json.loads(json.dumps(config.as_dict()))
     saved["train"]["gone"] = saved["gone"] = 1
     assert Config.from_dict(saved) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "assignments"),
+    [
+        ("", []),
+        ("train.epochs=1", ["train.epochs=1"]),
+        ("train.epochs=1 loss.tau=0.5", ["train.epochs=1", "loss.tau=0.5"]),
+        ("train.epochs=1, loss.tau = 0.5", ["train.epochs=1", "loss.tau = 0.5"]),
+        ("experiment.seeds=[1, 2],train.epochs=1", ["experiment.seeds=[1, 2]", "train.epochs=1"]),
+        ("data.captions=my photos, x.y=1.csv", ["data.captions=my photos, x.y=1.csv"]),
+    ],
+)
+def test_one_string_is_split_before_each_assignment(text, assignments):
+    assert split_overrides(text) == assignments
+    assert get_config("mini", text) == get_config("mini", assignments)

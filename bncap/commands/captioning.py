@@ -44,7 +44,7 @@ def caption_pictures(
     run: Path | None = None,
     beams: int | None = None,
     attention_png: Path | None = None,
-    overrides: Iterable[str] = (),
+    overrides: str | Iterable[str] = (),
 ) -> list[Captioned]:
     """Caption picture files of any size and mode, and those in folders (sorted, not below), with a trained captioner.
 
@@ -64,7 +64,7 @@ def caption_pictures(
     if attention_png is not None:
         _check_attention(attention_png, len(files))
     model, record, config = _load(profile, run)
-    config = override(config, [*overrides, *([] if beams is None else [f"decode.beams={beams}"])])
+    config = override(override(config, overrides), [] if beams is None else [f"decode.beams={beams}"])
     encoder = Encoder(hub.path(config, record["encoder"]))
     found = []
     for start in range(0, len(files), config.features.batch):  # opened a batch at a time: a folder may be larger

@@ -18,7 +18,7 @@ from bncap.commands import check
 from bncap.config import EXTENDED_NOTEBOOKS, OWN_NOTEBOOKS, get_config
 from bncap.errors import BncapError, OutOfTime
 from bncap.experiments import extended
-from bncap.pipeline import artifacts, deadline, locks, paths, warm
+from bncap.pipeline import artifacts, deadline, locks, paths, trials, warm
 
 REPORT = "09"
 
@@ -90,6 +90,7 @@ def run(request: Request, notebooks: Sequence[Path], *, force: bool = False) -> 
     Raises :class:`OutOfTime` when the minutes of the run are used up, between notebooks or within one.
     """
     config = get_config(request.profile, request.overrides)  # a wrong setting stops here, not within a notebook
+    trials.select_folders(config, request.seed)
     checked: dict[Path, str] = {}
     looked = False
     with (
@@ -230,5 +231,5 @@ def _steps_up_to(request: Request, notebook: Path) -> list[Path]:
 
 def _figures(profile: str) -> dict[str, tuple[int, int]]:
     folder = paths.figures_dir(profile)
-    files = (p for p in folder.rglob("*") if p.is_file())
-    return {p.relative_to(folder).as_posix(): (p.stat().st_mtime_ns, p.stat().st_size) for p in files}
+    files = (p for p in folder.iterdir() if p.is_file())  # not those of trials in the folders below
+    return {p.name: (p.stat().st_mtime_ns, p.stat().st_size) for p in files}

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bncap.config import get_config
 from bncap.errors import BncapError
 from bncap.pipeline import artifacts, paths
 
 
 def status_table(profile: str) -> str:
     """One line a step folder: state, wall time, size, peak memory; :class:`BncapError` for a profile without any."""
-    get_config(profile)  # names the profiles there are
     root = paths.artifacts_root() / profile
     folders = sorted(f for f in root.glob("[0-9][0-9]_*/*") if f.is_dir() and not f.name.startswith("."))
     if not folders:

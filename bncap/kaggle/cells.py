@@ -44,7 +44,7 @@ os.environ.update({
 if not INTERNET:
     os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.insert(0, str(package))
-from bncap import kaggle_session
+from bncap.kaggle import session as kaggle_session
 
 kaggle_session.take_over(attached(SLUG))
 """

@@ -26,11 +26,18 @@ ROOT = PACKAGE.parent
 NOTEBOOKS = ROOT / "notebooks"
 MANIFEST = "manifest.json"
 """Written last into the folder of a step, so that its presence means complete."""
+TRIAL = "BNCAP_TRIAL"
+"""Environment variable with the name of the trial that is under way, see :mod:`bncap.pipeline.trials`; "": none."""
 KAGGLE_INPUT = Path("/kaggle/input")
 KAGGLE_KINDS = ("datasets", "notebooks", "models", "competitions")
 
 
 def artifacts_root() -> Path:
+    """The folder that this run's steps are made in: ``artifacts/``, or ``artifacts/trial-<key>/`` of a trial."""
+    return _standard_root() / os.environ.get(TRIAL, "")
+
+
+def _standard_root() -> Path:
     return Path(os.environ.get("BNCAP_ARTIFACTS", ROOT / "artifacts"))
 
 
@@ -53,11 +60,16 @@ def kaggle_inputs() -> list[Path]:
 
 
 def input_roots() -> list[Path]:
-    """Artefact roots that are only read: those of ``BNCAP_INPUTS``, then those among Kaggle's inputs."""
+    """Artefact roots that are only read: those of ``BNCAP_INPUTS``, then those among Kaggle's inputs.
+
+    In a trial the folders of that trial in them, then the standard root, then the inputs themselves.
+    """
     named = [Path(part) for part in os.environ.get("BNCAP_INPUTS", "").split(os.pathsep) if part]
     candidates = [*named, *kaggle_inputs()]
     nested = [folder / "artifacts" if (folder / "artifacts").is_dir() else folder for folder in candidates]
-    return [folder for folder in nested if folder in named or folder.name == "artifacts"]
+    roots = [folder for folder in nested if folder in named or folder.name == "artifacts"]
+    trial = os.environ.get(TRIAL, "")
+    return [*(root / trial for root in roots), _standard_root(), *roots] if trial else roots
 
 
 def model_folders() -> list[Path]:
@@ -94,8 +106,10 @@ def step_dir(profile: str, step: str, variant: str, seed: int) -> Path:
 
 
 def figures_dir(profile: str) -> Path:
-    """``figures/<profile>``, created; :class:`BncapError` if that cannot be."""
-    folder = Path(os.environ.get("BNCAP_FIGURES", ROOT / "figures")) / profile
+    """``figures/<profile>``, or ``figures/<profile>/trial-<key>`` of a trial, created; :class:`BncapError` if that
+    cannot be.
+    """
+    folder = Path(os.environ.get("BNCAP_FIGURES", ROOT / "figures")) / profile / os.environ.get(TRIAL, "")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

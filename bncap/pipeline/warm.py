@@ -69,7 +69,7 @@ def server() -> Iterator[None]:
         listener.bind(str(folder / "socket"))
         listener.listen(64)  # from here on they may ask; they wait until everything is imported
         modules = preloaded()
-        code = f"import sys; sys.path[:] = {sys.path!r}; from bncap import warm"
+        code = f"import sys; sys.path[:] = {sys.path!r}; from bncap.pipeline import warm"
         process = subprocess.Popen(
             [sys.executable, "-c", f"{code}; warm.serve({listener.fileno()}, {str(folder)!r}, {modules!r})"],
             stdin=subprocess.PIPE,

@@ -110,7 +110,7 @@ def test_a_server_that_has_ended_is_said(light, monkeypatch, tmp_path):
 
 ASKS_FOR_A_COPY_THAT_SLEEPS = """
 import os, signal, time
-from bncap import warm
+from bncap.pipeline import warm
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests were started in the background
 warm.preloaded = lambda: ()
 with warm.server():
