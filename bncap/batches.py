@@ -13,10 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bncap.encoders.feature_store import FeatureStore
-from bncap.encoders.prefetch import prefetched
+from bncap.chunked_cross_entropy import IGNORED
+from bncap.encoders.feature_store import FeatureStore, prefetched
 from bncap.errors import BncapError
-from bncap.head import IGNORED
 from bncap.pipeline import artifacts
 
 WINDOW = 32

@@ -1,4 +1,4 @@
-"""Which device there is, and whether the installed torch can use it."""
+"""The device, whether the installed torch can use it, and the precision of its matrix products."""
 
 from __future__ import annotations
 
@@ -6,23 +6,21 @@ import ctypes
 import os
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+import torch
+
+from bncap.errors import BncapError
 
 CU126 = "pip install torch==2.14.1 torchvision==0.29.2 --index-url https://download.pytorch.org/whl/cu126"
 """The last build of torch that has kernels for a P100."""
-
-
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of glibc's ``malloc.h``."""
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""Values of ``train.precision`` beside ``"auto"``."""
 
 
 def default_device() -> torch.device:
     """The first GPU, or the CPU where there is none."""
-    import torch
-
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -55,3 +53,30 @@ def has_kernels(capability: tuple[int, int], architectures: Sequence[str]) -> bo
         if older or built == capability:
             return True
     return False
+
+
+def compute_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
+    """The type that ``precision`` means on ``device``.
+
+    ``"auto"``: on CUDA bfloat16 where the card computes in it (Ampere and newer), else float16; float32 on a CPU, where
+    few processors gain by less.  Raises :class:`BncapError` for float16 on a CPU, which has no use for a scaler.
+    """
+    if precision != "auto":
+        if precision == "fp16" and device.type == "cpu":
+            raise BncapError("train.precision=fp16 is for a GPU; on a CPU take fp32, or bf16 where it is fast")
+        return DTYPES[precision]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+
+
+def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
+    """A context in which matrix products run in :func:`compute_dtype`; does nothing for float32."""
+    dtype = compute_dtype(device, precision)
+    whole = dtype == torch.float32
+    return torch.autocast(device.type, torch.bfloat16 if whole else dtype, enabled=not whole)
+
+
+def gradient_scaler(device: torch.device, precision: str = "auto") -> torch.amp.GradScaler:
+    """Loss scaling, in effect for float16 alone, whose gradients would underflow."""
+    return torch.amp.GradScaler(device.type, enabled=compute_dtype(device, precision) == torch.float16)

@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 
 from bncap.batches import Batch
-from bncap.head import linear_nll
+from bncap.chunked_cross_entropy import IGNORED, chunked_cross_entropy
+from bncap.decoders.captioner import CaptionModel
 from bncap.losses import info_nce, ot, pal, patch_weights, pool, sinkhorn_divergence
-from bncap.model import IGNORED, Captioner
 from bncap.settings import Loss
 
 
-def weights_of(loss: Loss) -> dict[str, float]:
+def term_weights(loss: Loss) -> dict[str, float]:
     """Weight of each term of Eq. 6; terms of weight 0 are not computed."""
     weights = {"ce": 1.0, "pal": loss.lambda_pal, "infonce": loss.alpha, "ot": loss.beta}
     return {name: weight for name, weight in weights.items() if weight > 0}
 
 
-def terms(model: Captioner, batch: Batch, loss: Loss, extra: Batch | None = None) -> dict[str, Tensor]:
+def compute_terms(model: CaptionModel, batch: Batch, loss: Loss, extra: Batch | None = None) -> dict[str, Tensor]:
     """The raw terms of Eq. 6 that have a weight, by name.
 
     Args:
@@ -29,15 +29,15 @@ def terms(model: Captioner, batch: Batch, loss: Loss, extra: Batch | None = None
     Alignment terms are taken over the triplets that have a synthetic picture and left out if none of the batch has.
     """
     memory = model.bridge(batch.real)
-    ce, masses = captioning(model, batch, loss, memory, extra)
+    ce, masses = compute_cross_entropy(model, batch, loss, memory, extra)
     found = {"ce": ce}
     if masses:
-        found |= alignment(model, batch, loss, memory, *masses)
+        found |= compute_alignment(model, batch, loss, memory, *masses)
     return found
 
 
-def captioning(
-    model: Captioner, batch: Batch, loss: Loss, memory: Tensor, extra: Batch | None = None
+def compute_cross_entropy(
+    model: CaptionModel, batch: Batch, loss: Loss, memory: Tensor, extra: Batch | None = None
 ) -> tuple[Tensor, list[Tensor]]:
     """What takes the decoder: the cross-entropy, and the masses w, and w~ where asked for, of the triplets with a pair.
 
@@ -52,7 +52,7 @@ def captioning(
     if extra is not None:
         captioned.append((model.states(model.bridge(extra.real), extra.labels)[0], extra.labels))
     ce = _mean_nll(model, captioned)
-    if len(weights_of(loss)) == 1 or pairs is None:
+    if len(term_weights(loss)) == 1 or pairs is None:
         return ce, []
     try:
         return ce, list(_masses(model, batch, loss, attention, pairs))
@@ -62,7 +62,9 @@ def captioning(
         return ce, []  # attention that is not finite either: the cross-entropy says so
 
 
-def _masses(model: Captioner, batch: Batch, loss: Loss, attention: Tensor, pairs: Tensor | slice) -> Iterator[Tensor]:
+def _masses(
+    model: CaptionModel, batch: Batch, loss: Loss, attention: Tensor, pairs: Tensor | slice
+) -> Iterator[Tensor]:
     """w (B, S) of the captions ``pairs`` and, where asked for, w~."""
     labels = batch.labels[pairs]
     yield text_weights(model, attention[pairs], labels, loss)
@@ -79,8 +81,8 @@ def _pairs(batch: Batch) -> Tensor | slice | None:
     return slice(None) if len(rows) == len(batch.paired) else rows
 
 
-def tokens(batch: Batch, loss: Loss, extra: Batch | None = None) -> Tensor:
-    """(B,) int64: how many of the tokens that :func:`captioning`'s cross-entropy is a mean over belong to each row."""
+def count_tokens(batch: Batch, loss: Loss, extra: Batch | None = None) -> Tensor:
+    """(B,) int64: how many of the tokens that :func:`compute_cross_entropy`'s cross-entropy is a mean over belong to each row."""
     counts = batch.labels.ne(IGNORED).sum(1)
     if loss.ce_on == "real+synthetic":
         counts = counts * (1 + batch.paired.long())
@@ -89,12 +91,12 @@ def tokens(batch: Batch, loss: Loss, extra: Batch | None = None) -> Tensor:
     return counts
 
 
-def alignment(
-    model: Captioner, batch: Batch, loss: Loss, memory: Tensor, w: Tensor, w_syn: Tensor | None = None
+def compute_alignment(
+    model: CaptionModel, batch: Batch, loss: Loss, memory: Tensor, w: Tensor, w_syn: Tensor | None = None
 ) -> dict[str, Tensor]:
     """The alignment terms that have a weight: of the (B, S, D) ``memory`` and the masses, without the decoder."""
     pairs = _pairs(batch)
-    wanted = weights_of(loss)
+    wanted = term_weights(loss)
     x, x_syn = memory[pairs], model.bridge(batch.synthetic[pairs])
     r, r_syn = pool(x, w), pool(x_syn, w)
     found = {}
@@ -110,7 +112,7 @@ def alignment(
     return found
 
 
-def text_weights(model: Captioner, attention: Tensor, labels: Tensor, loss: Loss) -> Tensor:
+def text_weights(model: CaptionModel, attention: Tensor, labels: Tensor, loss: Loss) -> Tensor:
     """w (B, S) of Eq. 8 from the tapped ``attention`` (B, T, S), read as ``loss`` says."""
     real_tokens = labels.ne(IGNORED)
     if not loss.language_token:
@@ -126,7 +128,7 @@ def _transport(x: Tensor, x_syn: Tensor, w: Tensor, loss: Loss, w_syn: Tensor | 
 
 
 def _add_penultimate(
-    found: dict[str, Tensor], model: Captioner, batch: Batch, pairs: Tensor | slice, w: Tensor, loss: Loss
+    found: dict[str, Tensor], model: CaptionModel, batch: Batch, pairs: Tensor | slice, w: Tensor, loss: Loss
 ) -> None:
     """Multi-scale alignment (Sec. 4.1): PAL and OT on E^(p) as well, averaged with the final stage's.
 
@@ -144,7 +146,7 @@ def _add_penultimate(
         found["ot"] = (found["ot"] + _transport(x, x_syn, spread, loss)) / 2
 
 
-def _mean_nll(model: Captioner, captioned: list[tuple[Tensor, Tensor]]) -> Tensor:
+def _mean_nll(model: CaptionModel, captioned: list[tuple[Tensor, Tensor]]) -> Tensor:
     """Mean of Eq. 7 over all real tokens of all (states, labels), which pass the output layer once."""
     states = torch.cat([part.flatten(0, 1) for part, _ in captioned])  # (N, D)
-    return linear_nll(states, *model.head, torch.cat([labels.flatten() for _, labels in captioned]))
+    return chunked_cross_entropy(states, *model.head, torch.cat([labels.flatten() for _, labels in captioned]))

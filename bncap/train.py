@@ -6,7 +6,7 @@ import csv
 import math
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,15 +16,14 @@ from tqdm.auto import tqdm
 
 from bncap import checkpoints, objective
 from bncap.batches import Batch, Triplets
+from bncap.chunked_cross_entropy import IGNORED, chunked_cross_entropy
 from bncap.data.corpus import read_corpus
-from bncap.device import default_device, keep_freed_memory
+from bncap.decoders.captioner import CaptionModel
+from bncap.device import autocast, default_device, gradient_scaler, keep_freed_memory
 from bncap.encoders.feature_store import FeatureStore
 from bncap.errors import BncapError
-from bncap.head import IGNORED, linear_nll
 from bncap.losses import total
-from bncap.model import Captioner
 from bncap.pipeline import artifacts, deadline
-from bncap.precision import autocast, gradient_scaler
 from bncap.settings import Config
 
 TERMS = ("ce", "pal", "infonce", "ot")
@@ -42,7 +41,7 @@ class Validation:
     labels: Tensor
 
 
-def validation_set(model: Captioner, store: FeatureStore, corpus: Path, max_tokens: int) -> Validation:
+def validation_set(model: CaptionModel, store: FeatureStore, corpus: Path, max_tokens: int) -> Validation:
     """The corpus's validation pairs as features and labels."""
     pairs = [pair for pair in read_corpus(corpus) if pair.split == "validation"]
     if not pairs:
@@ -52,7 +51,7 @@ def validation_set(model: Captioner, store: FeatureStore, corpus: Path, max_toke
 
 
 def train(
-    model: Captioner, triplets: Triplets, validation: Validation, config: Config, seed: int, folder: Path
+    model: CaptionModel, triplets: Triplets, validation: Validation, config: Config, seed: int, folder: Path
 ) -> dict[str, float]:
     """Train ``model`` in place and leave it with the weights of the epoch of lowest validation cross-entropy.
 
@@ -71,7 +70,7 @@ def train(
         model.decoder.activation_checkpointing_enable({"use_reentrant": False})
     steps_per_epoch = triplets.steps(settings.batch)
     steps = steps_per_epoch * settings.epochs
-    optimizer, scheduler = _optimisation(model, config, steps)
+    optimizer, scheduler = build_optimizer(model, config, steps)
     scaler = gradient_scaler(device, settings.precision)
     torch.manual_seed(seed)
     state = (model, optimizer, scheduler, scaler)
@@ -87,12 +86,12 @@ def train(
     for epoch in range(record["epoch"], settings.epochs):
         model.train()
         done = record["step"] - epoch * steps_per_epoch
-        for batch, extra in _batches(triplets, config, seed, epoch, device, done):
-            if (stage := _stage(model, record["step"], steps, settings.unfreeze)) != unfrozen:
+        for batch, extra in epoch_batches(triplets, config, seed, epoch, device, done):
+            if (stage := layers_to_train(model, record["step"], steps, settings.unfreeze)) != unfrozen:
                 model.unfreeze_top(stage)
                 unfrozen = stage
             rate = optimizer.param_groups[-1]["lr"]
-            raw, norm = _step(model, batch, extra, config, optimizer, scaler)
+            raw, norm = training_step(model, batch, config, optimizer, scaler, extra)
             if math.isfinite(norm):  # else the scaler has left the step out
                 scheduler.step()
             record["step"] += 1
@@ -115,14 +114,14 @@ def train(
     return {"best_epoch": record["best_epoch"], "validation_ce": record["validation_ce"]}
 
 
-def tidy(folder: Path) -> None:
+def remove_checkpoints(folder: Path) -> None:
     """Remove what only an unfinished run needs: at full size about four fifths of the folder."""
     shutil.rmtree(folder / LAST, ignore_errors=True)
     (folder / BEST).unlink(missing_ok=True)
 
 
-def _optimisation(
-    model: Captioner, config: Config, steps: int
+def build_optimizer(
+    model: CaptionModel, config: Config, steps: int
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.OneCycleLR]:
     """AdamW and One-Cycle (Sec. 4.5); the bridge, which starts from nothing, has a learning rate of its own."""
     settings = config.train
@@ -141,7 +140,7 @@ def _optimisation(
     return optimizer, scheduler
 
 
-def _batches(
+def epoch_batches(
     triplets: Triplets, config: Config, seed: int, epoch: int, device: torch.device, done: int
 ) -> Iterator[tuple[Batch, Batch | None]]:
     """Batches of one epoch but the first ``done``; for ``ce_on = "real+real"`` each with as many more real captions."""
@@ -152,27 +151,27 @@ def _batches(
     return zip(batches, triplets.batches(seed + 1_000_003, epoch, size, device, skip=done), strict=True)
 
 
-def _stage(model: Captioner, step: int, steps: int, share: float) -> int:
+def layers_to_train(model: CaptionModel, step: int, steps: int, share: float) -> int:
     """Decoder layers to be trained: from the top one to all, in even stages over the first ``share`` of the steps."""
     stages = len(model.layers)
     return 1 + step * stages // math.ceil(share * steps) if step < share * steps else stages
 
 
-def _step(
-    model: Captioner,
+def training_step(
+    model: CaptionModel,
     batch: Batch,
-    extra: Batch | None,
     config: Config,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    extra: Batch | None = None,
 ) -> tuple[dict[str, float], float]:
     """Move the weights by one batch; returns its raw terms and the norm of the gradient before it was cut.
 
     The norm is not finite if the scaled gradient of half precision overflowed and the step was left out.
     """
     try:
-        with nullcontext() if len(objective.weights_of(config.loss)) > 1 else _untapped(model):
-            raw = _backward(model, batch, extra, config, scaler)
+        with nullcontext() if len(objective.term_weights(config.loss)) > 1 else model.untapped():
+            raw = backpropagate(model, batch, config, scaler, extra)
         scaler.unscale_(optimizer)
         trained = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.clip_grad_norm_(trained, config.train.clip, foreach=True)
@@ -197,8 +196,8 @@ def _step(
     return raw, norm
 
 
-def _backward(
-    model: Captioner, batch: Batch, extra: Batch | None, config: Config, scaler: torch.amp.GradScaler
+def backpropagate(
+    model: CaptionModel, batch: Batch, config: Config, scaler: torch.amp.GradScaler, extra: Batch | None = None
 ) -> dict[str, Tensor]:
     """Gradient of one batch; returns its raw terms.
 
@@ -211,16 +210,16 @@ def _backward(
     size = math.ceil(count / config.train.accumulation)
     if size == count:
         with autocast(device, config.train.precision):
-            found = objective.terms(model, batch, loss, extra)
+            found = objective.compute_terms(model, batch, loss, extra)
         return _descend(found, 1.0, config, scaler)
     raw = {"ce": torch.zeros((), device=device)}
     masses: list[list[Tensor]] = []
-    tokens = objective.tokens(batch, loss, extra).tolist()
+    tokens = objective.count_tokens(batch, loss, extra).tolist()
     for start in range(0, count, size):
         rows = slice(start, start + size)
         part, more = batch.part(rows), extra.part(rows) if extra is not None else None
         with autocast(device, config.train.precision):
-            ce, found = objective.captioning(model, part, loss, model.bridge(part.real), more)
+            ce, found = objective.compute_cross_entropy(model, part, loss, model.bridge(part.real), more)
         masses += [found] if found else []
         share = sum(tokens[rows]) / sum(tokens)
         # the masses' own graph is needed again below
@@ -228,7 +227,7 @@ def _backward(
     if masses:
         with autocast(device, config.train.precision):
             joined = (torch.cat(parts) for parts in zip(*masses, strict=True))
-            found = objective.alignment(model, batch, loss, model.bridge(batch.real), *joined)
+            found = objective.compute_alignment(model, batch, loss, model.bridge(batch.real), *joined)
         raw |= _descend(found, 1.0, config, scaler)
     return raw
 
@@ -237,18 +236,13 @@ def _descend(
     found: dict[str, Tensor], share: float, config: Config, scaler: torch.amp.GradScaler, retain_graph: bool = False
 ) -> dict[str, Tensor]:
     """Add the gradient of ``share`` of the weighted terms; returns the same share of the raw ones."""
-    loss = total(found, objective.weights_of(config.loss))
+    loss = total(found, objective.term_weights(config.loss))
     scaler.scale(loss * share).backward(retain_graph=retain_graph)
     return {name: value.detach() * share for name, value in found.items()}
 
 
-def _untapped(model: Captioner) -> AbstractContextManager:
-    """For cross-entropy alone, which needs no attention weights: all attention runs fused."""
-    return nullcontext() if model.tap is None else model.tap.closed()
-
-
 @torch.no_grad()
-def validation_ce(model: Captioner, validation: Validation, batch: int, precision: str = "auto") -> float:
+def validation_ce(model: CaptionModel, validation: Validation, batch: int, precision: str = "auto") -> float:
     """Cross-entropy per real token of the held-out captions, in nats; ``precision`` as ``train.precision``."""
     model.eval()
     device = model.bridge.projection.weight.device
@@ -256,16 +250,16 @@ def validation_ce(model: Captioner, validation: Validation, batch: int, precisio
     nats = torch.zeros((), dtype=torch.float64, device=device)
     for rows in lengths.argsort(stable=True).split(batch):  # captions of like length, for little padding
         labels = validation.labels[rows, : int(lengths[rows].max())].to(device)
-        with autocast(device, precision), _untapped(model):
+        with autocast(device, precision), model.untapped():
             states, _ = model.states(model.bridge(validation.features[rows].to(device)), labels)
-            nats += linear_nll(states.flatten(0, 1), *model.head, labels.flatten(), reduction="sum")
+            nats += chunked_cross_entropy(states.flatten(0, 1), *model.head, labels.flatten(), reduction="sum")
     return float(nats) / int(lengths.sum())
 
 
 def _log_step(
     path: Path, step: int, epoch: int, raw: dict[str, float], config: Config, norm: float, rate: float
 ) -> None:
-    weights = objective.weights_of(config.loss)
+    weights = objective.term_weights(config.loss)
     weighted = {name: weights[name] * value for name, value in raw.items()}
     numbers = [raw.get(t) for t in TERMS] + [weighted.get(t) for t in TERMS] + [sum(weighted.values()), norm, rate]
     _append(path, [step, epoch, *("" if n is None else f"{n:.6g}" for n in numbers)])

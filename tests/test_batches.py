@@ -10,9 +10,9 @@ import torch
 
 from bncap import batches
 from bncap.batches import Triplets, bucketed
+from bncap.chunked_cross_entropy import IGNORED
 from bncap.encoders.feature_store import FeatureStore
 from bncap.errors import BncapError
-from bncap.head import IGNORED
 from bncap.pipeline import artifacts
 
 CPU = torch.device("cpu")

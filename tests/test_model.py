@@ -9,10 +9,11 @@ from safetensors.torch import load_file, save_file
 from transformers import MBartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
+from bncap.chunked_cross_entropy import IGNORED
 from bncap.decoders import decode
-from bncap.decoders.pretrained import load_decoder, load_tokenizer
+from bncap.decoders.mbart import load_decoder, load_tokenizer
 from bncap.errors import BncapError
-from bncap.model import IGNORED, Bridge, Captioner, load_captioner, load_initial, shift_right
+from bncap.model import Bridge, Captioner, load_captioner, load_initial, shift_right
 from bncap.settings import Decode
 
 BEAMS = Decode(beams=3, batch=2, no_repeat_ngram=0)
@@ -206,7 +207,7 @@ def test_a_saved_captioner_comes_back_whole(captioner, features, labels, tmp_pat
 def test_a_baseline_is_not_taken_for_a_captioner(tmp_path):
     save_file({"projection.weight": torch.zeros(2, 2)}, tmp_path / "bridge.safetensors")
     (tmp_path / "captioner.json").write_text("{}")
-    with pytest.raises(BncapError, match="holds a baseline"):
+    with pytest.raises(BncapError, match="captioner.json lacks last_k or lang"):
         load_captioner(tmp_path)
 
 

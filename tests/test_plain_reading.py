@@ -14,11 +14,12 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from bncap import objective, train
 from bncap.batches import Batch
+from bncap.chunked_cross_entropy import IGNORED
 from bncap.config import get_config
-from bncap.decoders.vocabulary import Vocabulary, trim
+from bncap.decoders.mbart import Vocabulary, trim
 from bncap.losses import total
 from bncap.mini.encoder import CHECKPOINT
-from bncap.model import IGNORED, Captioner, build_captioner
+from bncap.model import Captioner, build_captioner
 from bncap.settings import Decode, Loss
 
 CHANNELS, TOKENS, SIDE = 128, 14, 112
@@ -136,7 +137,7 @@ def test_every_term_and_gradient_is_that_of_the_plain_reading(pair, seed, last_k
         setattr(plain, name, value)
     real, synthetic, images = pictures(seed)
     labels = captions(ours, seed)
-    found = objective.terms(ours, cached(plain, real, synthetic, labels, images), Loss(**values))
+    found = objective.compute_terms(ours, cached(plain, real, synthetic, labels, images), Loss(**values))
     wanted = plain.terms(real, synthetic, labels, images)
     assert_same_terms(found, wanted)
     total(found, plain.weights).backward()
@@ -163,7 +164,7 @@ def test_every_other_reading_has_the_terms_and_gradients_of_its_own_plain_readin
     ours, plain = pair()
     real, synthetic, images = pictures(12)
     labels = captions(ours, 12)
-    found = objective.terms(ours, cached(plain, real, synthetic, labels, images), Loss(**reading))
+    found = objective.compute_terms(ours, cached(plain, real, synthetic, labels, images), Loss(**reading))
     wanted = plainly(plain, real, synthetic, labels, images, Loss(**reading))
     assert_same_terms(found, wanted)
     default = plain.terms(real, synthetic, labels, images)
@@ -232,7 +233,7 @@ def test_features_through_the_float16_cache_differ_by_that_rounding_alone(pair, 
     real, synthetic, images = pictures(5)
     labels = captions(ours, 5)
     exact = plain.terms(real, synthetic, labels, images)
-    found = objective.terms(ours, cached(plain, real, synthetic, labels, images, torch.float16), Loss())
+    found = objective.compute_terms(ours, cached(plain, real, synthetic, labels, images, torch.float16), Loss())
     whole = plain.features
     monkeypatch.setattr(plain, "features", lambda pixels: whole(pixels).half().float())
     assert_same_terms(found, plain.terms(real, synthetic, labels, images))
@@ -249,7 +250,7 @@ def test_accumulation_and_checkpointing_leave_the_gradient_of_the_plain_reading(
     if config.model.checkpointing:
         ours.decoder.activation_checkpointing_enable({"use_reentrant": False})
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    found = train._backward(ours, cached(plain, real, synthetic, labels, images), None, config, scaler)
+    found = train.backpropagate(ours, cached(plain, real, synthetic, labels, images), config, scaler)
     wanted = plain.terms(real, synthetic, labels, images)
     assert_same_terms(found, wanted)
     total(wanted, plain.weights).backward()
@@ -259,7 +260,7 @@ def test_accumulation_and_checkpointing_leave_the_gradient_of_the_plain_reading(
 def test_optimiser_steps_leave_the_weights_of_the_plain_reading(pair):
     ours, plain = pair()
     config = train_config()
-    optimizer, _ = train._optimisation(ours, config, 100)
+    optimizer, _ = train.build_optimizer(ours, config, 100)
     for group, rate in zip(optimizer.param_groups, (1e-3, 0.01), strict=True):
         group["lr"] = rate  # as if the warm-up were over
     theirs = plain.adamw(0.01, 1e-3, config.train.weight_decay)
@@ -268,7 +269,7 @@ def test_optimiser_steps_leave_the_weights_of_the_plain_reading(pair):
         real, synthetic, images = pictures(seed)
         labels = captions(ours, seed)
         batch = cached(plain, real, synthetic, labels, images)
-        found, _ = train._step(ours, batch, None, config, optimizer, scaler)
+        found, _ = train.training_step(ours, batch, config, optimizer, scaler)
         assert_same_terms(found, plain.step(theirs, real, synthetic, labels, images, config.train.clip))
     wanted = renamed(plain)
     for name, parameter in ours.named_parameters():
@@ -300,7 +301,7 @@ def test_a_trimmed_vocabulary_of_which_every_piece_is_kept_has_the_plain_reading
     model.bridge.load_state_dict(ours.bridge.state_dict())
     real, synthetic, images = pictures(10)
     labels = captions(ours, 10)
-    found = objective.terms(model, cached(plain, real, synthetic, labels, images), Loss())
+    found = objective.compute_terms(model, cached(plain, real, synthetic, labels, images), Loss())
     assert_same_terms(found, plain.terms(real, synthetic, labels, images))
 
 

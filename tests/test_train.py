@@ -98,8 +98,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(data, validation, captioner, tmp
             raise KeyboardInterrupt
         return backward(*arguments)
 
-    backward = train._backward
-    monkeypatch.setattr(train, "_backward", die)
+    backward = train.backpropagate
+    monkeypatch.setattr(train, "backpropagate", die)
     with pytest.raises(KeyboardInterrupt):
         train.train(captioner, triplets, validation, CONFIG, 7, tmp_path / "cut")
     monkeypatch.undo()
@@ -136,7 +136,7 @@ def test_a_run_whose_time_is_up_goes_on_to_the_same_bytes(step, data, validation
 def test_what_only_an_unfinished_run_needs_is_removed(data, validation, captioner, tmp_path):
     run = tmp_path / "run"
     train.train(captioner, data(), validation, CONFIG, 7, run)
-    train.tidy(run)
+    train.remove_checkpoints(run)
     assert sorted(path.name for path in run.iterdir()) == ["steps.csv", "validation.csv"]
 
 
@@ -206,7 +206,7 @@ def gradients(captioner, batch, extra, config, parts):
     """Raw terms and the gradient of each parameter for a batch in ``parts`` micro-batches."""
     captioner.zero_grad()
     split = override(config, [f"train.accumulation={parts}"])
-    raw = train._backward(captioner, batch, extra, split, torch.amp.GradScaler("cpu", enabled=False))
+    raw = train.backpropagate(captioner, batch, split, torch.amp.GradScaler("cpu", enabled=False), extra)
     return raw, {name: p.grad.clone() for name, p in captioner.named_parameters() if p.grad is not None}
 
 
@@ -224,7 +224,7 @@ def test_micro_batches_accumulate_to_the_whole_batchs_gradient(data, captioner, 
     captioner.decoder.activation_checkpointing_enable({"use_reentrant": False})
     raw, whole = gradients(captioner, batch, extra, config, 1)
     raw_split, split = gradients(captioner, batch, extra, config, parts)
-    assert set(raw) == set(objective.weights_of(config.loss))
+    assert set(raw) == set(objective.term_weights(config.loss))
     torch.testing.assert_close(raw_split, raw, rtol=1e-4, atol=1e-6)
     assert split.keys() == whole.keys()
     for name, gradient in whole.items():
@@ -245,8 +245,8 @@ def test_micro_batches_accumulate_in_bfloat16_too(data, captioner):
 
 
 def test_nothing_is_held_back_when_unfreezing_takes_no_steps(captioner):
-    assert train._stage(captioner, 0, 10, 0.0) == len(captioner.layers)
-    assert [train._stage(captioner, step, 12, 0.5) for step in range(8)] == [1, 1, 2, 2, 3, 3, 3, 3]
+    assert train.layers_to_train(captioner, 0, 10, 0.0) == len(captioner.layers)
+    assert [train.layers_to_train(captioner, step, 12, 0.5) for step in range(8)] == [1, 1, 2, 2, 3, 3, 3, 3]
 
 
 def test_the_attention_is_not_pulled_by_the_alignment_terms_unless_asked(data, captioner):
@@ -256,7 +256,7 @@ def test_the_attention_is_not_pulled_by_the_alignment_terms_unless_asked(data, c
     def gradient(*overrides):
         captioner.zero_grad()
         loss = override(CONFIG, overrides).loss
-        objective.terms(captioner, batch, loss)["pal"].backward()
+        objective.compute_terms(captioner, batch, loss)["pal"].backward()
         return 0.0 if query.grad is None else float(query.grad.abs().sum())
 
     assert gradient() == 0
@@ -268,13 +268,16 @@ def test_ce_on_synthetic_pictures_averages_over_both(data, captioner):
     batch = data().batch(np.arange(6))
     swapped = dataclasses.replace(batch, real=batch.synthetic)
     alone = dataclasses.replace(loss, ce_on="real")
-    both = (objective.terms(captioner, batch, alone)["ce"] + objective.terms(captioner, swapped, alone)["ce"]) / 2
-    torch.testing.assert_close(objective.terms(captioner, batch, loss)["ce"], both)
+    both = (
+        objective.compute_terms(captioner, batch, alone)["ce"]
+        + objective.compute_terms(captioner, swapped, alone)["ce"]
+    ) / 2
+    torch.testing.assert_close(objective.compute_terms(captioner, batch, loss)["ce"], both)
 
 
 def test_the_compute_matched_row_sees_as_many_further_real_captions(data):
     config = override(CONFIG, VARIANTS["ce_real_matched"].overrides)
-    batches = list(train._batches(data(), config, 7, 0, torch.device("cpu"), 0))
+    batches = list(train.epoch_batches(data(), config, 7, 0, torch.device("cpu"), 0))
     assert [len(b.labels) for b, _ in batches] == [len(e.labels) for _, e in batches] == [4, 4, 2]
     assert any(not torch.equal(b.real, e.real) for b, e in batches)
 
@@ -290,10 +293,10 @@ def test_an_epochs_order_follows_from_seed_and_epoch(data):
 
 def test_a_triplet_without_a_synthetic_picture_trains_with_ce_alone(data, captioner):
     triplets = data(unpaired=(0, 1))
-    unpaired = objective.terms(captioner, triplets.batch(np.array([0, 1])), CONFIG.loss)
+    unpaired = objective.compute_terms(captioner, triplets.batch(np.array([0, 1])), CONFIG.loss)
     assert set(unpaired) == {"ce"}
-    mixed = objective.terms(captioner, triplets.batch(np.array([0, 3])), CONFIG.loss)
-    alone = objective.terms(captioner, triplets.batch(np.array([3])), CONFIG.loss)
+    mixed = objective.compute_terms(captioner, triplets.batch(np.array([0, 3])), CONFIG.loss)
+    alone = objective.compute_terms(captioner, triplets.batch(np.array([3])), CONFIG.loss)
     torch.testing.assert_close(mixed["pal"], alone["pal"], rtol=1e-4, atol=1e-5)
 
 
@@ -320,7 +323,7 @@ def test_a_gpu_whose_memory_is_full_names_the_settings_that_help(data, validatio
     def fill(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(train, "_backward", fill)
+    monkeypatch.setattr(train, "backpropagate", fill)
     message = r"memory does not hold 4 captions: set train.accumulation \(now 1\) higher, or model.checkpointing=True"
     with pytest.raises(BncapError, match=message):
         train.train(captioner, data(), validation, CONFIG, 7, tmp_path)

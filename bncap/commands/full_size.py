@@ -191,14 +191,14 @@ def take_training_step(
 
     from bncap import train
     from bncap.batches import Batch
-    from bncap.precision import gradient_scaler
+    from bncap.device import gradient_scaler
 
     model.train()
     rows = torch.arange(len(real), device=real.device)
     batch = Batch(real, synthetic, labels, rows, torch.ones_like(rows, dtype=torch.bool))
-    optimizer, _ = train._optimisation(model, config, 1)
+    optimizer, _ = train.build_optimizer(model, config, 1)
     scaler = gradient_scaler(real.device, config.train.precision)
-    return train._step(model, batch, None, config, optimizer, scaler)[0]
+    return train.training_step(model, batch, config, optimizer, scaler)[0]
 
 
 def make_random_captioner(sizes: Sizes, channels: int, trimmed: bool) -> tuple[Captioner, list[str]]:
@@ -209,7 +209,7 @@ def make_random_captioner(sizes: Sizes, channels: int, trimmed: bool) -> tuple[C
     from transformers import MBart50Tokenizer, MBartConfig, MBartForConditionalGeneration
 
     from bncap.attention import IMPLEMENTATION
-    from bncap.decoders.vocabulary import Vocabulary, trim
+    from bncap.decoders.mbart import Vocabulary, trim
     from bncap.model import Captioner
 
     words = [f"w{i:06d}" for i in range(sizes.decoder["vocab_size"] - SPECIAL_PIECES - 1)]

@@ -1,39 +1,39 @@
 """The two captioners that Table 1 compares with: ViT + GPT-2 and CNN + LSTM (Sec. 5.2).
 
-Both stand where :class:`bncap.model.Captioner` stands: cached features of a frozen encoder, the same bridge, trained by
-:func:`bncap.train.train` with cross-entropy alone and decoded by :func:`bncap.decoders.decode.caption`.  Shapes: B batch, T
-caption tokens, S patches, C channels of the encoder, D decoder width, V vocabulary.
+Both are used as :class:`bncap.model.Captioner` is: cached features of a frozen encoder, the same bridge, trained by
+:func:`bncap.train.train` with cross-entropy alone and decoded by :func:`bncap.decoders.decode.caption`.  Shapes:
+B batch, T caption tokens, S patches, C channels of the encoder, D decoder width, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel, MBart50Tokenizer, MBartConfig, PreTrainedTokenizerBase
 
-from bncap.attention import IMPLEMENTATION, Tap
+from bncap.attention import IMPLEMENTATION
+from bncap.chunked_cross_entropy import IGNORED
 from bncap.config import BASELINES
-from bncap.decoders.beam import beam_search
+from bncap.decoders.captioner import Bridge, CaptionModel, read_captioner, shift_right
 from bncap.decoders.lstm import AttentionLstm, AttentionLstmConfig, load_lstm
-from bncap.decoders.pretrained import language_row, load_tokenizer
-from bncap.decoders.vocabulary import Vocabulary
+from bncap.decoders.mbart import Vocabulary, encode_labels, language_row, load_tokenizer
 from bncap.errors import BncapError
-from bncap.model import IGNORED, Bridge, Captioner, read_captioner, shift_right
 from bncap.pipeline import hub
-from bncap.pipeline.artifacts import write_json
 from bncap.pipeline.loading import has_words, loading, quiet_loading, require_weights
-from bncap.settings import Config, Decode
+from bncap.settings import Config
 
 LSTM_MAX_WIDTH = 512
 """Width of the LSTM: twice the main decoder's d_model, for its one layer, but no more than this."""
 
 
-class VitGpt2Captioner(nn.Module):
+class VitGpt2Captioner(CaptionModel):
     """Bridge and GPT-2; the cross-attentions are new, everything else of the decoder is pretrained.
+
+    A monolingual decoder with a vocabulary of its own: no language token, nothing trimmed.
 
     Args:
         decoder: a GPT-2 with cross-attention (:func:`load_gpt2`).
@@ -42,21 +42,13 @@ class VitGpt2Captioner(nn.Module):
         last_k: number of last decoder layers whose cross-attention is averaged; 0: of all.
     """
 
-    penultimate_bridge = None
-    language_id = IGNORED  # a monolingual decoder: its vocabulary has no language token
-    vocabulary = None  # and is its own, never trimmed
+    decoder: GPT2LMHeadModel
 
     def __init__(
         self, decoder: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, channels: int, last_k: int = 2
     ) -> None:
-        super().__init__()
-        if not 0 <= last_k <= len(decoder.transformer.h):
-            raise BncapError(f"model.last_k={last_k}: the GPT-2 decoder has {len(decoder.transformer.h)} layers")
-        self.decoder = decoder
-        self.tokenizer = tokenizer
-        self.last_k = last_k
-        self.tap = Tap([block.crossattention for block in decoder.transformer.h[-last_k:]])
-        self.bridge = Bridge(channels, decoder.config.n_embd)
+        super().__init__(decoder, tokenizer, Bridge(channels, decoder.config.n_embd))
+        self.tap_attention([block.crossattention for block in self.layers], last_k)
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -64,25 +56,26 @@ class VitGpt2Captioner(nn.Module):
 
     @property
     def head(self) -> tuple[Tensor, Tensor | None]:
-        """Weight (V, D) of the output layer, tied to the embedding; GPT-2 has no bias there."""
         return self.decoder.lm_head.weight, None
 
-    forward = Captioner.forward
+    @property
+    def start_id(self) -> int:
+        return self.tokenizer.bos_token_id
+
+    def labels(self, captions: Sequence[str], max_tokens: int) -> Tensor:
+        """(N, T) int64: ``w_1 ... w_n </s>``, cut to ``max_tokens``, padded with -100."""
+        pieces = self.tokenizer(list(captions), add_special_tokens=False)["input_ids"]
+        rows = [torch.tensor([*p[: max_tokens - 1], self.tokenizer.eos_token_id]) for p in pieces]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED)
 
     def states(self, memory: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Teacher forcing up to the output layer, as :meth:`bncap.model.Captioner.states`.
-
-        Args:
-            memory: (B, S, D) patch tokens behind the bridge.
-            labels: (B, T) int64, ``w_1 ... w_n </s>`` padded with :data:`IGNORED`.
-        """
-        begin = torch.full_like(labels[:, :1], self.tokenizer.bos_token_id)
+        begin = torch.full_like(labels[:, :1], self.start_id)
         inputs = torch.cat([begin, labels[:, :-1]], dim=1).masked_fill(
             labels.eq(IGNORED), self.tokenizer.pad_token_id
         )  # (B, T)
-        # All ones, as for mBART; none at all is warned of.
-        whole = torch.ones_like(inputs)
-        output = self.decoder.transformer(inputs, attention_mask=whole, encoder_hidden_states=memory, use_cache=False)
+        # All ones, as for mBART; the library warns where no mask is given.
+        mask = torch.ones_like(inputs)
+        output = self.decoder.transformer(inputs, attention_mask=mask, encoder_hidden_states=memory, use_cache=False)
         return output.last_hidden_state, self.tap.take()
 
     def unfreeze_top(self, count: int) -> None:
@@ -95,44 +88,23 @@ class VitGpt2Captioner(nn.Module):
             block.requires_grad_(True)
         self.decoder.transformer.ln_f.requires_grad_(True)
 
-    def labels(self, captions: list[str], max_tokens: int) -> Tensor:
-        """(N, T) int64: ``w_1 ... w_n </s>``, cut to ``max_tokens``, padded with :data:`IGNORED`."""
-        pieces = self.tokenizer(captions, add_special_tokens=False)["input_ids"]
-        rows = [torch.tensor([*p[: max_tokens - 1], self.tokenizer.eos_token_id]) for p in pieces]
-        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED)
-
-    @torch.inference_mode()
-    def generate(self, memory: Tensor, decode: Decode, max_tokens: int) -> tuple[Tensor, Tensor]:
-        """Beam search as :meth:`bncap.model.Captioner.generate`, begun with BOS and with no token forced.
-
-        Returns:
-            token ids (B, T) padded; log-probability of each caption over its length ** ``length_penalty`` (B,).
-        """
-        return beam_search(
-            self.decoder,
-            memory,
-            decode,
-            max_tokens,
-            start=self.tokenizer.bos_token_id,
-            end=self.tokenizer.eos_token_id,
-            padding=self.tokenizer.pad_token_id,
-        )
-
-    def save(self, folder: Path, record: dict) -> None:
-        """``decoder/`` as from the hub, ``bridge.safetensors``, ``captioner.json``."""
-        _save(self, folder, {"last_k": self.last_k, **record})
+    def save_bridges(self, folder: Path, record: dict[str, Any]) -> None:
+        super().save_bridges(folder, {"last_k": self.last_k, **record})
 
     @classmethod
     def load(cls, folder: Path) -> VitGpt2Captioner:
         """What :meth:`save` wrote, in evaluation mode."""
-        record, bridge = _read(folder, "last_k")
-        model = cls(*load_gpt2(str(folder / "decoder")), bridge["projection.weight"].shape[1], record["last_k"])
-        _put_bridge(model, folder, bridge)
+        record, bridges = read_captioner(folder, last_k=int)
+        model = cls(*load_gpt2(str(folder / "decoder")), _channels(bridges), record["last_k"])
+        model.load_bridges(folder, bridges)
         return model.eval()
 
 
-class CnnLstmCaptioner(nn.Module):
+class CnnLstmCaptioner(CaptionModel):
     """Bridge and an LSTM with additive attention over the patches, trained from nothing (Show, Attend and Tell).
+
+    The attention is part of the recurrence, so that there is nothing to tap.  Vocabulary and labels are the main
+    model's.
 
     Args:
         decoder: the LSTM.
@@ -141,9 +113,8 @@ class CnnLstmCaptioner(nn.Module):
         vocabulary: what the main decoder's vocabulary was trimmed to; None for all of it.
     """
 
-    penultimate_bridge = None
-    tap = None  # the attention is part of the recurrence and always there
-    labels = Captioner.labels  # the same vocabulary and the same framing of a caption as the main model's
+    decoder: AttentionLstm
+    tokenizer: MBart50Tokenizer
 
     def __init__(
         self,
@@ -152,12 +123,8 @@ class CnnLstmCaptioner(nn.Module):
         channels: int,
         vocabulary: Vocabulary | None = None,
     ) -> None:
-        super().__init__()
-        self.decoder = decoder
-        self.tokenizer = tokenizer
-        self.vocabulary = vocabulary
+        super().__init__(decoder, tokenizer, Bridge(channels, decoder.config.width), vocabulary)
         self.language_id = language_row(tokenizer, vocabulary, decoder.config.vocab_size)
-        self.bridge = Bridge(channels, decoder.config.width)
 
     @property
     def layers(self) -> list[nn.Module]:
@@ -165,14 +132,18 @@ class CnnLstmCaptioner(nn.Module):
 
     @property
     def head(self) -> tuple[Tensor, Tensor | None]:
-        """Weight (V, D) of the output layer, tied to the embedding, and its bias (V,)."""
         return self.decoder.embedding.weight, self.decoder.bias
 
-    forward = Captioner.forward
+    @property
+    def start_id(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    def labels(self, captions: Sequence[str], max_tokens: int) -> Tensor:
+        """(N, T) int64: ``lang w_1 ... w_n </s>``, cut to ``max_tokens``, padded with -100."""
+        return encode_labels(captions, max_tokens, self.tokenizer, self.vocabulary)
 
     def states(self, memory: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Teacher forcing up to the output layer: (B, S, D), (B, T) -> states (B, T, D), attention (B, T, S)."""
-        inputs = shift_right(labels, self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        inputs = shift_right(labels, self.tokenizer.pad_token_id, self.start_id)
         states, attention, _ = self.decoder.states(inputs, memory)
         return states, attention
 
@@ -180,32 +151,17 @@ class CnnLstmCaptioner(nn.Module):
         """Train everything whatever ``count`` is: no part is pretrained, so none is held back."""
         self.requires_grad_(True)
 
-    @torch.inference_mode()
-    def generate(self, memory: Tensor, decode: Decode, max_tokens: int) -> tuple[Tensor, Tensor]:
-        """Beam search with the language token forced; see :meth:`bncap.model.Captioner.generate`."""
-        return beam_search(
-            self.decoder,
-            memory,
-            decode,
-            max_tokens,
-            start=self.tokenizer.eos_token_id,
-            end=self.tokenizer.eos_token_id,
-            padding=self.tokenizer.pad_token_id,
-            forced=self.language_id,
-        )
-
-    def save(self, folder: Path, record: dict) -> None:
-        """``decoder/`` with the tokenizer, ``bridge.safetensors``, ``captioner.json``."""
-        _save(self, folder, {"lang": self.tokenizer.tgt_lang, **record})
+    def save_bridges(self, folder: Path, record: dict[str, Any]) -> None:
+        super().save_bridges(folder, {"lang": self.tokenizer.tgt_lang, **record})
 
     @classmethod
     def load(cls, folder: Path) -> CnnLstmCaptioner:
         """What :meth:`save` wrote, in evaluation mode."""
-        record, bridge = _read(folder, "lang")
-        path, vocabulary = str(folder / "decoder"), Vocabulary.load(folder)
+        record, bridges = read_captioner(folder, lang=str)
+        path = str(folder / "decoder")
         tokenizer = load_tokenizer(path, record["lang"])
-        model = cls(load_lstm(path), tokenizer, bridge["projection.weight"].shape[1], vocabulary)
-        _put_bridge(model, folder, bridge)
+        model = cls(load_lstm(path), tokenizer, _channels(bridges), Vocabulary.load(folder))
+        model.load_bridges(folder, bridges)
         return model.eval()
 
 
@@ -272,24 +228,7 @@ def load_baseline(name: str, folder: Path) -> VitGpt2Captioner | CnnLstmCaptione
     return {"vit_gpt2": VitGpt2Captioner, "cnn_lstm": CnnLstmCaptioner}[name].load(folder)
 
 
-def _save(model: VitGpt2Captioner | CnnLstmCaptioner, folder: Path, record: dict) -> None:
-    model.decoder.save_pretrained(folder / "decoder")
-    model.tokenizer.save_pretrained(folder / "decoder")
-    save_file(model.bridge.state_dict(), folder / "bridge.safetensors")
-    if model.vocabulary is not None:
-        model.vocabulary.save(folder)
-    write_json(folder / "captioner.json", record)
-
-
-def _read(folder: Path, needed: str) -> tuple[dict, dict[str, Tensor]]:
-    record, bridge = read_captioner(folder)
-    if "projection.weight" not in bridge or needed not in record:
-        raise BncapError(f"{folder} does not hold the baseline that was asked for; name the folder of a run of it")
-    return record, bridge
-
-
-def _put_bridge(model: VitGpt2Captioner | CnnLstmCaptioner, folder: Path, bridge: dict[str, Tensor]) -> None:
-    wanted = {name: value.shape for name, value in model.bridge.state_dict().items()}
-    if wanted != {name: value.shape for name, value in bridge.items()}:
-        raise BncapError(f"{folder / 'bridge.safetensors'} does not fit the decoder beside it; make the run again")
-    model.bridge.load_state_dict(bridge)
+def _channels(bridges: dict[str, Tensor]) -> int:
+    """C of the encoder that the saved ``bridges`` belong to."""
+    weight = bridges.get("bridge.projection.weight")
+    return 1 if weight is None else weight.shape[1]

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bncap.decoders.vocabulary import WORD_START
-from bncap.head import IGNORED
-from bncap.model import Captioner
-from bncap.precision import autocast
+from bncap.chunked_cross_entropy import IGNORED
+from bncap.decoders.captioner import CaptionModel
+from bncap.decoders.mbart import WORD_START
+from bncap.device import autocast
 from bncap.settings import Decode
 
 
@@ -35,7 +35,7 @@ class Caption:
 
 @torch.no_grad()
 def caption(
-    model: Captioner, features: Tensor, decode: Decode, max_tokens: int, label: str = "captions"
+    model: CaptionModel, features: Tensor, decode: Decode, max_tokens: int, label: str = "captions"
 ) -> list[Caption]:
     """Eq. (1): y = arg max p(y | x), by beam search, for each of the (N, S, C) ``features``, in their order.
 
@@ -64,7 +64,7 @@ def caption(
     return captions
 
 
-def _caption_batch(model: Captioner, features: Tensor, decode: Decode, max_tokens: int) -> list[Caption]:
+def _caption_batch(model: CaptionModel, features: Tensor, decode: Decode, max_tokens: int) -> list[Caption]:
     with autocast(features.device):
         sequences, scores = model.generate(model.bridge(features), decode, max_tokens)
     if model.vocabulary is not None:
@@ -89,7 +89,7 @@ class WordAttention:
     weights: np.ndarray
 
 
-def word_attention(model: Captioner, features: Tensor, text: str, max_tokens: int) -> list[WordAttention]:
+def word_attention(model: CaptionModel, features: Tensor, text: str, max_tokens: int) -> list[WordAttention]:
     """For each word of ``text``, its pieces joined, the tapped cross-attention averaged over its pieces.
 
     Args:
@@ -100,7 +100,7 @@ def word_attention(model: Captioner, features: Tensor, text: str, max_tokens: in
 
 @torch.no_grad()
 def word_attentions(
-    model: Captioner, features: Tensor, texts: Sequence[str], max_tokens: int
+    model: CaptionModel, features: Tensor, texts: Sequence[str], max_tokens: int
 ) -> list[list[WordAttention]]:
     """:func:`word_attention` of N ``texts`` with their (N, S, C) ``features``, all at once."""
     device = model.bridge.projection.weight.device
@@ -112,7 +112,7 @@ def word_attentions(
     return [_words(model, row, own) for row, own in zip(ids.tolist(), maps, strict=True)]
 
 
-def _words(model: Captioner, ids: list[int], maps: np.ndarray) -> list[WordAttention]:
+def _words(model: CaptionModel, ids: list[int], maps: np.ndarray) -> list[WordAttention]:
     """The words of one caption, ``ids`` of the tokenizer, padded; maps: (T, S)."""
     words: list[tuple[str, list[int]]] = []
     special = set(model.tokenizer.all_special_ids)

@@ -6,9 +6,11 @@ It holds, for each set of pictures, ``<set>.npy`` (N, S, C) float16 and ``<set>.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +18,9 @@ from torch import Tensor
 
 from bncap.errors import BncapError
 from bncap.pipeline import artifacts
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 class FeatureStore:
@@ -165,3 +170,22 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     with path.open("r+b") as stream:
         os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
     return array
+
+
+def prefetched(function: Callable[[S], T], items: Iterable[S], threads: int = 1, ahead: int = 4) -> Iterator[T]:
+    """``function`` of each item, in order, with at most ``ahead`` results made before they are asked for.
+
+    What ``function`` raises is raised here in its turn.  The threads end with the iterator, also if that is closed
+    early.
+    """
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[T]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -24,8 +24,7 @@ from tqdm.auto import tqdm
 from bncap.data.corpus import read_corpus
 from bncap.data.images import to_rgb
 from bncap.device import default_device
-from bncap.encoders.feature_store import FeatureWriter
-from bncap.encoders.prefetch import prefetched
+from bncap.encoders.feature_store import FeatureWriter, prefetched
 from bncap.errors import BncapError
 from bncap.pipeline import artifacts, deadline, hub, paths, workers
 from bncap.pipeline.loading import loading

@@ -91,7 +91,7 @@ def read(config: Config, seed: int) -> dict[tuple[str, str], float]:
 @torch.no_grad()
 def terms(model: Captioner, batches: Sequence[Batch], loss: Loss) -> dict[str, float]:
     """Mean over ``batches`` of each raw alignment term that ``loss`` has a weight for."""
-    found = [objective.terms(model, batch, loss) for batch in batches]
+    found = [objective.compute_terms(model, batch, loss) for batch in batches]
     return {name: float(torch.stack([one[name] for one in found]).mean()) for name in TERMS if name in found[0]}
 
 

@@ -182,10 +182,12 @@ def _train(config: Config, step: str, variant: str, seed: int) -> Path:
 
         from bncap.batches import Triplets
         from bncap.encoders.feature_store import FeatureStore
-        from bncap.objective import weights_of
-        from bncap.train import tidy, train, validation_set
+        from bncap.objective import term_weights
+        from bncap.train import remove_checkpoints, train, validation_set
 
-        if not (folder / "best" / "captioner.json").is_file():  # written last: nothing is left to be done but tidying
+        if not (
+            folder / "best" / "captioner.json"
+        ).is_file():  # written last: nothing is left to do but to remove the checkpoints
             store = FeatureStore(data.features)
             torch.manual_seed(seed)
             model = build_model(config, variant, store, data)
@@ -196,7 +198,7 @@ def _train(config: Config, step: str, variant: str, seed: int) -> Path:
                 share=share,
                 share_seed=config.data.seed,
                 penultimate=config.model.multi_scale,
-                paired=len(weights_of(config.loss)) > 1 or config.loss.ce_on == "real+synthetic",
+                paired=len(term_weights(config.loss)) > 1 or config.loss.ce_on == "real+synthetic",
             )
             origin = {"variant": variant, "seed": seed, "profile": config.profile}
             origin |= {"encoder": encoder, "pretrained": decoder}
@@ -205,7 +207,7 @@ def _train(config: Config, step: str, variant: str, seed: int) -> Path:
             validation = validation_set(model, store, data.corpus, config.model.max_tokens)
             record = train(model, triplets, validation, config, seed, folder)
             model.save(folder / "best", {**origin, **record})
-        tidy(folder)
+        remove_checkpoints(folder)
 
     settings = {
         "model": asdict(config.model),

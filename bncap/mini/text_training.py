@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from bncap.head import IGNORED
+from bncap.chunked_cross_entropy import IGNORED
 from bncap.mini.corpus import Texts
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from bncap.config import get_config
 from bncap.data.translate import Seq2SeqTranslator
 from bncap.data.verify import Verifier
 from bncap.decoders.baselines import load_gpt2
-from bncap.decoders.pretrained import load_decoder, load_tokenizer
+from bncap.decoders.mbart import load_decoder, load_tokenizer
 from bncap.encoders.features import Encoder
 from bncap.errors import BncapError
 from bncap.pipeline.loading import loading

@@ -12,14 +12,15 @@ from PIL import Image
 
 from bncap.batches import Batch
 from bncap.bertscore import load_bertscore
+from bncap.chunked_cross_entropy import IGNORED
 from bncap.config import get_config
 from bncap.data.translate import load_translator
 from bncap.data.verify import Verifier
 from bncap.decoders.baselines import BASELINES, build_baseline
 from bncap.encoders.features import Encoder
 from bncap.mini.corpus import parallel_captions
-from bncap.model import IGNORED, build_captioner, load_captioner
-from bncap.objective import terms, weights_of
+from bncap.model import build_captioner, load_captioner
+from bncap.objective import compute_terms, term_weights
 from bncap.pipeline import hub
 from bncap.settings import Decode, override
 from bncap.synthesis.generate import load_synthesiser
@@ -212,8 +213,8 @@ def losses_of_training(model, batch, loss, steps=3):
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     totals = []
     for _ in range(steps):
-        found = terms(model.eval(), batch, loss)  # no dropout: the same batch again must cost less
-        total = sum(weight * found[name] for name, weight in weights_of(loss).items())
+        found = compute_terms(model.eval(), batch, loss)  # no dropout: the same batch again must cost less
+        total = sum(weight * found[name] for name, weight in term_weights(loss).items())
         optimiser.zero_grad()
         total.backward()
         assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
@@ -231,7 +232,7 @@ def test_the_mbart_decoder_learns_captions_in_the_forced_language_and_is_kept(tr
         path_of(config.components.decoder), "bn_IN", channels=64, last_k=2, captions=captions if trimmed else None
     )
     batch = a_batch(model, captions, 64)
-    assert set(terms(model, batch, config.loss)) == {"ce", "pal", "infonce", "ot"}
+    assert set(compute_terms(model, batch, config.loss)) == {"ce", "pal", "infonce", "ot"}
     totals = losses_of_training(model, batch, config.loss)
     assert totals[-1] < totals[0]
     sequences, scores = model.generate(model.bridge(batch.real).detach(), Decode(beams=3), 12)
@@ -247,7 +248,7 @@ def test_the_mbart_decoder_learns_captions_in_the_forced_language_and_is_kept(tr
 
 
 def test_every_language_of_mbart_is_a_token_of_the_decoder():
-    from bncap.decoders.pretrained import load_tokenizer
+    from bncap.decoders.mbart import load_tokenizer
 
     path = path_of("facebook/mbart-large-50")
     ids = set()

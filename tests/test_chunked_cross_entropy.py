@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from bncap.head import BUFFER, IGNORED, linear_nll
+from bncap.chunked_cross_entropy import BUFFER, IGNORED, chunked_cross_entropy
 from bncap.losses import caption_nll
 
 B, T, D, V = 3, 6, 8, 23
@@ -19,7 +19,7 @@ def inputs(dtype=torch.float32, bias=True):
 
 
 def fused(states, weight, bias, labels, **options):
-    return linear_nll(states.flatten(0, 1), weight, bias, labels.flatten(), **options)
+    return chunked_cross_entropy(states.flatten(0, 1), weight, bias, labels.flatten(), **options)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -134,7 +134,7 @@ def test_labels_without_a_real_token_and_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="no label differs from ignore_index = -100"):
         fused(states, weight, bias, torch.full_like(labels, IGNORED))
     with pytest.raises(ValueError, match=r"needs states \(N, D\), weight \(V, D\) and labels \(N,\)"):
-        linear_nll(states, weight, bias, labels)
+        chunked_cross_entropy(states, weight, bias, labels)
     with pytest.raises(ValueError, match="reduction"):
         fused(states, weight, bias, labels, reduction="none")
 

@@ -1,7 +1,7 @@
-"""A decoder's vocabulary trimmed to the pieces that its captions use: 250,054 rows of an embedding become thousands.
+"""mBART-50: loading its decoder and tokenizer, and trimming its vocabulary to the pieces that the captions use.
 
-The tokenizer stays whole.  Its ids are mapped to row numbers of the trimmed embedding on the way in and back on the way
-out, so that the mathematics of the pieces kept is untouched.
+Of 250,054 rows of the embedding thousands are left.  The tokenizer stays whole: its ids are mapped to row numbers of
+the trimmed embedding on the way in and back on the way out, which leaves the mathematics of the kept pieces as it is.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from itertools import chain
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import MBart50Tokenizer, MBartForConditionalGeneration
 
+from bncap.attention import IMPLEMENTATION
+from bncap.chunked_cross_entropy import IGNORED
 from bncap.errors import BncapError
 from bncap.pipeline.artifacts import read_json, write_json
+from bncap.pipeline.loading import has_words, loading, require_weights
+from bncap.text import language_name
 
 FILE = "vocabulary.json"
 SPECIALS = (0, 1, 2, 3)
@@ -32,6 +36,40 @@ ID_SETTINGS = (
     "forced_eos_token_id",
 )  # fmt: skip
 TOKENIZED_AT_ONCE = 10_000
+
+
+def load_decoder(path: str) -> MBartForConditionalGeneration:
+    """An mBART-50 model without the layers of its text encoder (152 M of 611 M), its attention ready to be tapped.
+
+    Raises :class:`BncapError` if the checkpoint cannot be read, is of another model, or lacks any weight of the rest,
+    which would otherwise be left random.
+    """
+    with loading("decoder", path, "mbart"):
+        model, found = MBartForConditionalGeneration.from_pretrained(
+            path,
+            encoder_layers=0,
+            attn_implementation=IMPLEMENTATION,
+            dtype=torch.float32,  # mixed precision wants whole master weights
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    require_weights(path, found)
+    # the published checkpoint stops a search as soon as there are enough captions, and a limit of its own
+    model.generation_config.update(early_stopping=False, max_length=None)
+    return model
+
+
+def load_tokenizer(path: str, lang: str) -> MBart50Tokenizer:
+    """The tokenizer of ``path`` set to an mBART-50 language code.
+
+    Raises :class:`BncapError` for any other code and for a folder without such a tokenizer.
+    """
+    language_name(lang)
+    with loading("tokenizer", path):
+        tokenizer = MBart50Tokenizer.from_pretrained(path, src_lang=lang, tgt_lang=lang)
+    if not has_words(tokenizer):
+        raise BncapError(f"{path}: no tokenizer of mBART-50 is there, or it is damaged; make or fetch it again")
+    return tokenizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +157,41 @@ class Vocabulary:
             found.append(part)
             start = end
         return found
+
+
+def language_row(tokenizer: MBart50Tokenizer, vocabulary: Vocabulary | None, rows: int) -> int:
+    """The target language's token as a row of the decoder's embedding, which has ``rows``.
+
+    Raises :class:`BncapError` if that embedding does not belong to the tokenizer and the vocabulary.
+    """
+    pieces = len(tokenizer) if vocabulary is None else len(vocabulary)
+    if pieces > rows or (vocabulary is not None and (pieces < rows or vocabulary.whole != len(tokenizer))):
+        raise BncapError(
+            f"the decoder has {rows} pieces, its tokenizer {len(tokenizer)}"
+            + (f" and {FILE} {pieces} of {vocabulary.whole}" if vocabulary else f", and there is no {FILE}")
+            + ": they do not belong together; make or fetch all of them again"
+        )
+    token = tokenizer.convert_tokens_to_ids(tokenizer.tgt_lang)
+    return token if vocabulary is None else int(vocabulary.encode(torch.tensor(token)))
+
+
+def encode_labels(
+    captions: Sequence[str], max_tokens: int, tokenizer: MBart50Tokenizer, vocabulary: Vocabulary | None
+) -> Tensor:
+    """(N, T) int64: ``lang w_1 ... w_n </s>``, cut to ``max_tokens``, padded with :data:`IGNORED`.
+
+    A piece that the ``vocabulary`` was trimmed of is written in several that it has.
+    """
+    if vocabulary is None:
+        encoded = tokenizer(
+            text_target=list(captions), max_length=max_tokens, truncation=True, padding=True, return_tensors="pt"
+        )
+        return encoded["input_ids"].masked_fill(encoded["attention_mask"].eq(0), IGNORED)
+    rows = []
+    for ids in tokenizer(text_target=list(captions))["input_ids"]:
+        *body, end = vocabulary.spell(ids, tokenizer)
+        rows.append(vocabulary.encode(torch.tensor([*body[: max_tokens - 1], end])))
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED)
 
 
 @torch.no_grad()

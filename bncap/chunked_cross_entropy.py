@@ -16,7 +16,7 @@ BUFFER = 64 * 2**20
 """Bytes of float32 logits at a time."""
 
 
-def linear_nll(
+def chunked_cross_entropy(
     states: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -42,7 +42,7 @@ def linear_nll(
     """
     if states.ndim != 2 or labels.shape != states.shape[:1] or weight.shape[1:] != states.shape[1:]:
         shapes = ", ".join(str(tuple(t.shape)) for t in (states, weight, labels))
-        raise ValueError(f"linear_nll needs states (N, D), weight (V, D) and labels (N,), got {shapes}")
+        raise ValueError(f"chunked_cross_entropy needs states (N, D), weight (V, D) and labels (N,), got {shapes}")
     if reduction not in ("mean", "sum"):
         raise ValueError(f'reduction must be "mean" or "sum", got {reduction!r}')
     real = labels.ne(IGNORED).nonzero().squeeze(1)
@@ -51,11 +51,11 @@ def linear_nll(
     if len(real) < len(labels):
         states, labels = states.index_select(0, real), labels.index_select(0, real)
     rows = max(1, buffer // (4 * len(weight)))
-    nats = _LinearNll.apply(states, weight, bias, labels, rows, torch.is_grad_enabled())
+    nats = _ChunkedCrossEntropy.apply(states, weight, bias, labels, rows, torch.is_grad_enabled())
     return nats / len(labels) if reduction == "mean" else nats
 
 
-class _LinearNll(torch.autograd.Function):
+class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx, states: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, rows: int, differentiable: bool
@@ -82,7 +82,7 @@ class _LinearNll(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, scale: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
-            raise RuntimeError("the gradients of linear_nll were given out before; compute it again")
+            raise RuntimeError("the gradients of chunked_cross_entropy were given out before; compute it again")
         # Let go of here, so that autograd can make them the parameters' .grad without a copy.
         states, weight, bias = ctx.gradients
         ctx.gradients = None

@@ -10,11 +10,11 @@ import torch
 from transformers import MBart50Tokenizer, MBartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
+from bncap.chunked_cross_entropy import IGNORED
 from bncap.decoders import decode
-from bncap.decoders.pretrained import load_decoder, load_tokenizer
-from bncap.decoders.vocabulary import SPECIALS, UNKNOWN, Vocabulary, trim
+from bncap.decoders.mbart import SPECIALS, UNKNOWN, Vocabulary, load_decoder, load_tokenizer, trim
 from bncap.errors import BncapError
-from bncap.model import IGNORED, Captioner, build_captioner, load_captioner, load_initial, shift_right
+from bncap.model import Captioner, build_captioner, load_captioner, load_initial, shift_right
 from bncap.settings import Decode
 
 CHANNELS, PATCHES = 12, 5

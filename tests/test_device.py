@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from bncap.device import autocast, compute_dtype, gradient_scaler
 from bncap.errors import BncapError
-from bncap.precision import autocast, compute_dtype, gradient_scaler
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

@@ -1,0 +1,206 @@
+"""What every captioner offers to training, decoding and evaluation, and the parts that all captioners share.
+
+:class:`bncap.model.Captioner` is the main one; :mod:`bncap.decoders.baselines` has those that Table 1 compares with.
+Shapes: B batch, T caption tokens, S patches, C channels of the encoder, D decoder width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from bncap.attention import Tap
+from bncap.checkpoints import read_tensors
+from bncap.chunked_cross_entropy import IGNORED
+from bncap.decoders.beam import beam_search
+from bncap.decoders.mbart import Vocabulary
+from bncap.errors import BncapError
+from bncap.pipeline.artifacts import read_json, write_json
+from bncap.settings import Decode
+
+
+class Bridge(nn.Module):
+    """Linear projection and LayerNorm from the encoder's channels to the decoder's width (Sec. 4.5)."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(channels, width, bias=False)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Eq. (3): E(x) = LN(reshape(F(x))^T W_p), with F(x) already flattened to patches.
+
+        Args:
+            features: (B, S, C) patch features of the frozen encoder, any float dtype.
+
+        Returns:
+            (B, S, D) patch tokens in the dtype of the weights, which is the decoder's.
+        """
+        return self.norm(self.projection(features.to(self.projection.weight.dtype)))
+
+
+class CaptionModel(nn.Module):
+    """A bridge and a decoder, the two parts that are trained.
+
+    Args:
+        decoder: a model of the transformers library.
+        tokenizer: the decoder's.
+        bridge: from the encoder's channels to the decoder's width.
+        vocabulary: what the decoder was trimmed to; None for its whole vocabulary.  Token ids are rows of the decoder's
+            embedding throughout.
+
+    Attributes:
+        language_id: the target language's token, forced as the first generated one; :data:`IGNORED` for none.
+        tap: where the cross-attention of Eq. 8 is kept; None if the decoder returns it in any case.
+        penultimate_bridge: a second projection E^(p) (Sec. 4.1); None for none.
+    """
+
+    def __init__(
+        self,
+        decoder: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        bridge: Bridge,
+        vocabulary: Vocabulary | None = None,
+    ) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.tokenizer = tokenizer
+        self.bridge = bridge
+        self.vocabulary = vocabulary
+        self.language_id: int = IGNORED
+        self.tap: Tap | None = None
+        self.penultimate_bridge: Bridge | None = None
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The decoder's layers, the first one lowest."""
+        raise NotImplementedError
+
+    @property
+    def head(self) -> tuple[Tensor, Tensor | None]:
+        """Weight (V, D) of the output layer, tied to the embedding, and its bias (V,) or None."""
+        raise NotImplementedError
+
+    @property
+    def start_id(self) -> int:
+        """The token that stands before every caption in the decoder's input."""
+        raise NotImplementedError
+
+    def labels(self, captions: Sequence[str], max_tokens: int) -> Tensor:
+        """(N, T) int64 token ids of ``captions`` up to the end token, cut to ``max_tokens``, padded with
+        :data:`IGNORED`."""
+        raise NotImplementedError
+
+    def states(self, memory: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Teacher forcing up to the output layer: decoder states and attention at every position.
+
+        Args:
+            memory: (B, S, D) patch tokens E(x), the decoder's key-value memory.
+            labels: (B, T) int64 as :meth:`labels` gives them.
+
+        Returns:
+            states (B, T, D); attention (B, T, S) float32, mean over the last K layers and their heads, or None while
+            the tap is closed.  The values at padded positions have no meaning.
+        """
+        raise NotImplementedError
+
+    def unfreeze_top(self, count: int) -> None:
+        """Train the bridge and the top ``count`` decoder layers; with all of them, the embeddings as well."""
+        raise NotImplementedError
+
+    def forward(self, memory: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Teacher forcing: logits (B, T, V), and the attention of :meth:`states`."""
+        states, attention = self.states(memory, labels)
+        return nn.functional.linear(states, *self.head), attention
+
+    def generate(self, memory: Tensor, decode: Decode, max_tokens: int) -> tuple[Tensor, Tensor]:
+        """Beam search over (B, S, D) ``memory`` with the language token forced (Sec. 4.5).
+
+        Returns:
+            token ids (B, T) padded; log-probability in nats of each caption over its length ** ``length_penalty`` (B,).
+        """
+        return beam_search(
+            self.decoder,
+            memory,
+            decode,
+            max_tokens,
+            start=self.start_id,
+            end=self.tokenizer.eos_token_id,
+            padding=self.tokenizer.pad_token_id,
+            forced=None if self.language_id == IGNORED else self.language_id,
+        )
+
+    def tap_attention(self, modules: Sequence[nn.Module], last_k: int) -> None:
+        """Keep the weights of the last ``last_k`` cross-attentions ``modules``, one a layer; of all of them for 0."""
+        if not 0 <= last_k <= len(modules):
+            raise BncapError(f"model.last_k={last_k}: the decoder has {len(modules)} layers")
+        self.last_k = last_k
+        self.tap = Tap(modules[-last_k:])
+
+    def untapped(self) -> AbstractContextManager[None]:
+        """A context without attention weights, where they are not needed: all attention runs fused."""
+        return nullcontext() if self.tap is None else self.tap.closed()
+
+    def bridges(self) -> dict[str, Tensor]:
+        """The weights beside the decoder's, by name."""
+        return {k: v.contiguous() for k, v in self.state_dict().items() if not k.startswith("decoder.")}
+
+    def save(self, folder: Path, record: dict[str, Any]) -> None:
+        """Write the whole captioner: ``decoder/`` as from the hub, and the files of :meth:`save_bridges`."""
+        self.decoder.save_pretrained(folder / "decoder")
+        self.tokenizer.save_pretrained(folder / "decoder")
+        self.save_bridges(folder, record)
+
+    def save_bridges(self, folder: Path, record: dict[str, Any]) -> None:
+        """Write ``bridge.safetensors``, ``vocabulary.json`` if it was trimmed, and ``record`` as ``captioner.json``."""
+        save_file(self.bridges(), folder / "bridge.safetensors")
+        if self.vocabulary is not None:
+            self.vocabulary.save(folder)
+        write_json(folder / "captioner.json", record)
+
+    def load_bridges(self, folder: Path, bridges: dict[str, Tensor]) -> None:
+        """Take over the ``bridges`` that :meth:`save_bridges` wrote to ``folder``."""
+        own = {name: value.shape for name, value in self.bridges().items()}
+        if own != {name: value.shape for name, value in bridges.items()}:
+            raise BncapError(
+                f"{folder / 'bridge.safetensors'} does not fit the decoder of {folder}; make the run again"
+            )
+        self.load_state_dict(bridges, strict=False)
+
+
+def read_captioner(folder: Path, **fields: type) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """``captioner.json`` and the tensors of ``bridge.safetensors``.
+
+    Args:
+        fields: names that the record must have, with their types.
+
+    Raises :class:`BncapError` if there is no captioner or its record lacks a field, as that of another architecture
+    does.
+    """
+    path = folder / "captioner.json"
+    if not path.is_file():
+        raise BncapError(f"{folder} holds no captioner (no captioner.json); name the folder of a finished run")
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise BncapError(f"{path} is no record of a captioner; name the folder of a finished run")
+    if not all(isinstance(record.get(name), kind) for name, kind in fields.items()):
+        raise BncapError(
+            f"{path} lacks {' or '.join(fields)}, so that {folder} holds a captioner of another architecture; name "
+            "the folder of a finished run of this one"
+        )
+    return record, read_tensors(folder / "bridge.safetensors")
+
+
+def shift_right(labels: Tensor, padding: int, start: int) -> Tensor:
+    """Decoder inputs for ``labels`` (B, T): ``</s> lang w_1 ... w_n`` for ``lang w_1 ... w_n </s>``."""
+    inputs = labels.masked_fill(labels.eq(IGNORED), padding)
+    lengths = labels.ne(IGNORED).sum(1, keepdim=True)  # (B, 1)
+    shifted = torch.cat([torch.full_like(inputs[:, :1], start), inputs[:, :-1]], dim=1)  # (B, T)
+    return shifted.masked_fill(torch.arange(labels.shape[1], device=labels.device) >= lengths, padding)
