@@ -18,7 +18,7 @@ from bncap.commands import check
 from bncap.config import EXTENDED_NOTEBOOKS, OWN_NOTEBOOKS, get_config
 from bncap.errors import BncapError, OutOfTime
 from bncap.experiments import extended
-from bncap.pipeline import artifacts, deadline, locks, paths, trials, warm
+from bncap.pipeline import artifacts, deadline, files, paths, trials, warm
 
 REPORT = "09"
 
@@ -94,8 +94,8 @@ def run(request: Request, notebooks: Sequence[Path], *, force: bool = False) -> 
     checked: dict[Path, str] = {}
     looked = False
     with (
-        locks.locked(_root(request) / "notebooks"),
-        locks.locked(paths.figures_dir(request.profile)),
+        files.locked(_root(request) / "notebooks"),
+        files.locked(paths.figures_dir(request.profile)),
         ExitStack() as warmth,
     ):
         for notebook in notebooks:
@@ -111,7 +111,7 @@ def run(request: Request, notebooks: Sequence[Path], *, force: bool = False) -> 
             print(f"{notebook.stem}: running ...", flush=True)
             start = time.monotonic()
             before = _figures(request.profile)
-            with locks.full_disk_named(executed_path(request, notebook)):
+            with files.full_disk_named(executed_path(request, notebook)):
                 _record_path(request, notebook).unlink(missing_ok=True)  # it would vouch for a half executed notebook
                 _execute(request, notebook)
                 changed = [name for name, stamp in _figures(request.profile).items() if before.get(name) != stamp]
@@ -205,8 +205,8 @@ def _is_current(request: Request, notebook: Path, checked: dict[Path, str]) -> b
 
 @functools.cache
 def _code_hash() -> str:
-    files = sorted([*paths.PACKAGE.rglob("*.py"), *paths.PACKAGE.rglob("*.html")])
-    return hashlib.sha256("".join(artifacts.file_hash(file) for file in files).encode()).hexdigest()
+    sources = sorted([*paths.PACKAGE.rglob("*.py"), *paths.PACKAGE.rglob("*.html")])
+    return hashlib.sha256("".join(artifacts.file_hash(file) for file in sources).encode()).hexdigest()
 
 
 def _turn(notebook: Path) -> tuple[str, bool, str]:
@@ -231,5 +231,5 @@ def _steps_up_to(request: Request, notebook: Path) -> list[Path]:
 
 def _figures(profile: str) -> dict[str, tuple[int, int]]:
     folder = paths.figures_dir(profile)
-    files = (p for p in folder.iterdir() if p.is_file())  # not those of trials in the folders below
-    return {p.name: (p.stat().st_mtime_ns, p.stat().st_size) for p in files}
+    drawn = (p for p in folder.iterdir() if p.is_file())  # not those of trials in the folders below
+    return {p.name: (p.stat().st_mtime_ns, p.stat().st_size) for p in drawn}

@@ -25,7 +25,7 @@ import numpy as np
 from bncap.data.readers import Caption, list_images, read_captions
 from bncap.errors import BncapError
 from bncap.pipeline import artifacts
-from bncap.pipeline.hashes import file_hash
+from bncap.pipeline.files import file_hash
 from bncap.pipeline.paths import data_path, data_paths, dataset_roots
 from bncap.settings import Config
 from bncap.text import language_name, share_in_script

@@ -231,7 +231,9 @@ def _recipe(config: Config, name: str, captions: Sequence[Caption]) -> dict[str,
 def _refuse_foreign(config: Config, recipes: Mapping[str, dict[str, Any]]) -> None:
     """See :func:`build_shards`; only training shards that are translated, as the others are quickly made anew."""
     translated = [name for name in shard_names(config) if recipes[name]["components"]]
-    steps = {name: Step(**recipes[name]) for name in translated if is_finished(_folder(config, name))}
+    steps = {
+        name: Step(**recipes[name], build=_translate_shard) for name in translated if is_finished(_folder(config, name))
+    }
     foreign = [name for name, step in steps.items() if read_manifest(_folder(config, name))["key"] != step.key]
     fits = len(foreign) < len(steps)
     for name in foreign:

@@ -6,7 +6,7 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from bncap.pipeline import artifacts, paths, provenance
+from bncap.pipeline import artifacts, paths
 
 READINGS, ERRORS = "readings", "error_analysis"
 NAMES = (READINGS, ERRORS)
@@ -20,7 +20,7 @@ def write(profile: str, name: str, content: dict[str, Any]) -> Path:
     path = _path(profile, name)
     if path.is_file() and artifacts.read_json(path)["found"] == content:
         return path
-    made = {"date": datetime.date.today().isoformat(), "commit": provenance.git_commit()}
+    made = {"date": datetime.date.today().isoformat(), "commit": artifacts.git_commit()}
     artifacts.write_json(path, {"made": made, "found": content})
     return path
 

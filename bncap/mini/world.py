@@ -27,9 +27,7 @@ from bncap.pipeline.artifacts import (  # fmt: skip
     MANIFEST,
     Step,
     atomic,
-    is_finished,
     read_json,
-    read_manifest,
     run_step,
     write_json,
     write_text,
@@ -227,8 +225,7 @@ def _settings(config: Config, part: str) -> dict[str, Any]:
 
 
 def _is_current(config: Config, part: str, settings: dict[str, Any]) -> bool:
-    folder = _folder(config, part)
-    return is_finished(folder) and read_manifest(folder)["key"] == Step(settings).key
+    return Step(settings, build=_train).is_current(_folder(config, part))
 
 
 def _build_model(config: Config, part: str, settings: dict[str, Any], quiet: bool = True) -> Path:

@@ -1,30 +1,66 @@
-"""Steps and their folders: what is finished is skipped, what is interrupted goes on, what has changed is made again.
+"""Steps and their folders: what is finished is reused, what is interrupted continues, what has changed is made again.
 
-A step writes only its own folder.  ``manifest.json`` is written last and atomically, so its presence means that the
-folder is complete.  ``unfinished.json`` stands in a folder under construction and says for which settings.
+A step writes only its own folder, ``artifacts/<profile>/<NN_step>/<variant>-s<seed>``.  ``manifest.json`` is written
+last and atomically, so that its presence means complete.  ``unfinished.json`` stands in a folder under construction,
+with the key of the work.  The manifest holds
+
+================================  =====================================================================================
+``key``                           SHA-256 over ``settings``, ``inputs``, the components' files and ``code``
+``settings``                      the configuration values that the result depends on
+``inputs``                        step folder or file -> SHA-256 of its content
+``components``                    pretrained part -> ``source``, ``revision`` and ``files`` (path -> SHA-256)
+``code``                          module of bncap -> hash of the code that computed the result (:mod:`.code`)
+``config``, ``config_sha256``     the whole configuration; not part of the key
+``profile step variant seed``     what the folder's path says
+``outputs``                       file -> ``sha256``, ``bytes`` and ``mtime_ns``
+``seconds peak_memory_bytes``     what it cost
+``commit python packages``        versions of the repository, of Python and of the main libraries
+``finished``                      local time, ISO 8601
+``forced``                        only of a step made under ``run --force``: the token of that run
+================================  =====================================================================================
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib.metadata
 import json
+import os
 import platform
-import resource
 import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bncap.errors import BncapError
-from bncap.pipeline.files import atomic, read_csv, read_json, write_csv, write_json, write_text  # noqa: F401  used from here
-from bncap.pipeline.hashes import file_hash, remembered_hash
-from bncap.pipeline.locks import full_disk_named, locked
-from bncap.pipeline.paths import MANIFEST, artifacts_root, input_roots, relative_step, short_name
-from bncap.pipeline.provenance import git_commit, package_versions
+from bncap.pipeline import hub
+from bncap.pipeline.code import SOURCES
+from bncap.pipeline.files import (  # noqa: F401  steps read and write their files by these
+    atomic,
+    file_hash,
+    full_disk_named,
+    locked,
+    read_csv,
+    read_json,
+    remembered_hash,
+    write_csv,
+    write_json,
+    write_text,
+)
+from bncap.pipeline.paths import MANIFEST, ROOT, artifacts_root, input_roots, relative_step, short_name
 from bncap.settings import Config
 
 WORKING = "unfinished.json"
+FORCE_VARIABLE = "BNCAP_FORCE"
+"""Environment variable with the steps that one run makes again: ``<token>:04,06``, its token and their numbers."""
+RECORDED_PACKAGES = (
+    "torch", "torchvision", "timm", "transformers", "diffusers", "sentence-transformers", "bert-score", "sacrebleu",
+    "nltk", "scikit-learn", "umap-learn", "numpy", "matplotlib",
+)  # fmt: skip
 
 
 def run_step(
@@ -41,8 +77,10 @@ def run_step(
 
     ``settings`` are the configuration values that the step depends on; the whole ``config`` that it was made with is
     only recorded.  ``inputs`` are finished step folders or plain files, ``components`` names of pretrained parts, whose
-    bytes count.  Work interrupted under the same settings and inputs is left for ``build`` to go on from; anything else
-    is put aside in ``<folder>.previous`` until the new one is complete.  Two runs on one folder wait for each other.
+    bytes count.  The code that counts is found from ``build``, see :mod:`bncap.pipeline.code`.  Work interrupted under
+    the same key is left for ``build`` to continue; anything else is put aside in ``.<folder>.previous`` until the new
+    one is complete.  Two runs on one folder wait for each other.  ``quiet`` leaves out all but the reason for which a
+    finished step is made again.
 
     Returns the finished folder: ``folder``, or if that lies in a read-only input root and does not match, or was left
     unfinished there, its counterpart in the artefact root.
@@ -50,19 +88,19 @@ def run_step(
     Raises :class:`BncapError` for a missing input, an input or output that changed under its manifest, a full disk, and
     a folder that cannot be written.
     """
-    step = Step(settings, inputs, components, config)
-    if is_finished(folder) and read_manifest(folder)["key"] == step.key and not folder.is_relative_to(artifacts_root()):
+    step = Step(settings, inputs, components, config, build=build)
+    if not folder.is_relative_to(artifacts_root()) and step.is_current(folder):
         return _up_to_date(folder, quiet)  # no lock: an input root cannot be written
     folder = _writable(folder)
     with full_disk_named(folder), locked(folder):
-        if is_finished(folder) and read_manifest(folder)["key"] == step.key:
+        if step.is_current(folder):
             return _up_to_date(folder, quiet)
-        _take_over(folder, step.key)
-        _prepare(folder, step.key, quiet)
+        _take_over(folder, step)
+        _prepare(folder, step)
         start = time.monotonic()
         build(folder)
         seconds = time.monotonic() - start
-        _write_manifest(folder, step.record() | {"seconds": round(seconds, 3)})
+        _write_manifest(folder, step.record(folder) | {"seconds": round(seconds, 3)})
         (folder / WORKING).unlink(missing_ok=True)
         shutil.rmtree(_previous(folder), ignore_errors=True)
     if not quiet:
@@ -73,7 +111,7 @@ def run_step(
 class Step:
     """What a step is made from, and the key that stands for it.
 
-    Arguments as those of :func:`run_step`; naming components needs ``config``.
+    Arguments as those of :func:`run_step`, of which ``build`` is not called; naming components needs ``config``.
     """
 
     def __init__(
@@ -82,23 +120,47 @@ class Step:
         inputs: Sequence[Path] = (),
         components: Sequence[str] = (),
         config: Config | None = None,
+        *,
+        build: Callable[..., None],
     ) -> None:
-        from bncap.pipeline import hub
-
         named = {name: hub.find(config, name) for name in dict.fromkeys(components) if name not in hub.BUILT_IN}
         made = {name: part.folder for name, part in named.items() if part.is_step}
         self.settings, self.config = settings, config
         self.components = {name: part.record() for name, part in named.items() if name not in made}
         self.inputs = _fingerprints([*inputs, *made.values()])
+        self.code = SOURCES.step_code(build)
         files = {name: record["files"] for name, record in self.components.items()}
-        self.key = _digest({"settings": settings, "inputs": self.inputs, "components": files})
+        self.key = _digest({"settings": settings, "inputs": self.inputs, "components": files, "code": self.code})
 
-    def record(self) -> dict[str, Any]:
-        """For the manifest."""
-        parts = {"key": self.key, "settings": self.settings, "inputs": self.inputs, "components": self.components}
+    def is_current(self, folder: Path) -> bool:
+        """Whether ``folder`` is finished, was made from this, and is not to be made again by ``run --force``."""
+        if not is_finished(folder):
+            return False
+        manifest = read_manifest(folder)
+        return manifest["key"] == self.key and _force_token(folder) in (None, manifest.get("forced"))
+
+    def changes(self, manifest: Mapping[str, Any]) -> str:
+        """What differs from a finished step's ``manifest``, in one line; "" for none."""
+        before, now = _flatten(manifest["settings"]), _flatten(self.settings)
+        parts = [f"setting {k} ({before.get(k)!r}, now {now.get(k)!r})" for k in _differing(before, now)]
+        parts += [f"input {name}" for name in _differing(manifest.get("inputs", {}), self.inputs)]
+        files = {name: record["files"] for name, record in self.components.items()}
+        old_files = {name: record["files"] for name, record in manifest.get("components", {}).items()}
+        parts += [f"component {name}" for name in _differing(old_files, files)]
+        modules = _differing(manifest.get("code", {}), self.code)
+        if modules:
+            more = f" and {len(modules) - 3} more modules" if len(modules) > 3 else ""
+            parts.append(f"the code of {', '.join(modules[:3])}{more}")
+        return "; ".join(parts)
+
+    def record(self, folder: Path) -> dict[str, Any]:
+        """For the manifest of ``folder``."""
+        record = {"key": self.key, "settings": self.settings, "inputs": self.inputs}
+        record |= {"components": self.components, "code": self.code}
         if self.config is not None:
-            parts |= {"config": self.config.as_dict(), "config_sha256": _digest(self.config.as_dict())}
-        return parts
+            record |= {"config": self.config.as_dict(), "config_sha256": _digest(self.config.as_dict())}
+        token = _force_token(folder)
+        return record | ({"forced": token} if token else {})
 
 
 def require_step(folder: Path, step: Step, what: str) -> Path:
@@ -108,13 +170,34 @@ def require_step(folder: Path, step: Step, what: str) -> Path:
     """
     manifest = read_manifest(require(folder))
     if manifest["key"] != step.key:
-        differing = [f"{k}={v!r}, not {step.settings[k]!r}" for k, v in manifest["settings"].items()
-                     if k in step.settings and step.settings[k] != v]  # fmt: skip
         raise BncapError(
-            f"{what} is foreign: {short_name(folder)} was made from other settings or inputs"
-            f"{' (' + '; '.join(differing) + ')' if differing else ''}; delete that folder, or use the settings it has"
+            f"{what} is foreign: {short_name(folder)} was made from other settings, inputs or code "
+            f"({step.changes(manifest)}); delete that folder, or use what it was made from"
         )
     return folder
+
+
+@functools.cache
+def git_commit() -> str:
+    """The commit of the working tree, with ``+`` if files of it are changed; "unknown" outside a checkout."""
+    try:
+        run = functools.partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=True)
+        commit = run(["git", "rev-parse", "HEAD"]).stdout.strip()
+        return commit + ("+" if run(["git", "status", "--porcelain", "-uno"]).stdout.strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+@functools.cache
+def package_versions() -> dict[str, str]:
+    """Package -> version of :data:`RECORDED_PACKAGES`; "missing" where it is not installed."""
+    versions = {}
+    for name in RECORDED_PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "missing"
+    return versions
 
 
 def is_finished(folder: Path) -> bool:
@@ -157,7 +240,7 @@ def check_outputs(folder: Path) -> None:
     """Raise :class:`BncapError` if an output is gone or differs from the manifest."""
     for name, record in read_manifest(folder)["outputs"].items():
         path = folder / name
-        remedy = f"delete {short_name(folder)} and start again to make it anew"
+        remedy = f"delete {short_name(folder)} and start again"
         if not path.is_file():
             raise BncapError(f"{short_name(path)} is gone though its manifest lists it; {remedy}")
         stat = path.stat()
@@ -192,15 +275,15 @@ def _writable(folder: Path) -> Path:
     return artifacts_root() / relative if relative is not None else folder
 
 
-def _take_over(folder: Path, key: str) -> None:
-    """Copy work that an earlier session left unfinished for ``key`` in an input root, if ``folder`` is not there."""
+def _take_over(folder: Path, step: Step) -> None:
+    """Copy work that an earlier session left unfinished for ``step`` in an input root, if ``folder`` is not there."""
     relative = relative_step(folder)
     if folder.exists() or relative is None:
         return
     for root in input_roots():
         left = root / relative
-        if _unfinished_key(left) == key:
-            print(f"{short_name(folder)}: going on from the work in {root}")
+        if _can_continue(left, step, folder):
+            print(f"{short_name(folder)}: continuing the work in {root}")
             fresh = folder.with_name(f".{folder.name}.copy")  # half a copy would pass for work that is done
             shutil.rmtree(fresh, ignore_errors=True)
             shutil.copytree(left, fresh)
@@ -208,11 +291,13 @@ def _take_over(folder: Path, key: str) -> None:
             return
 
 
-def _prepare(folder: Path, key: str, quiet: bool) -> None:
-    """Leave in ``folder`` only unfinished work for ``key``; the rest goes to ``.previous``."""
-    if folder.exists() and _unfinished_key(folder) != key:
-        if not quiet and is_finished(folder):
-            print(f"{short_name(folder)}: settings or inputs changed, making it anew")
+def _prepare(folder: Path, step: Step) -> None:
+    """Leave in ``folder`` only unfinished work for ``step``; the rest goes to ``.previous``."""
+    if folder.exists() and not _can_continue(folder, step, folder):
+        if is_finished(folder):
+            changes = step.changes(read_manifest(folder))
+            reason = f"{changes} changed" if changes else "--force asks for it"
+            print(f"{short_name(folder)}: made again because {reason}")
         # an unfinished leftover must not push out the last complete result
         if is_finished(folder) or not _previous(folder).exists():
             shutil.rmtree(_previous(folder), ignore_errors=True)
@@ -220,24 +305,31 @@ def _prepare(folder: Path, key: str, quiet: bool) -> None:
         else:
             shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / WORKING, {"key": key})
+    write_json(folder / WORKING, {"key": step.key, "forced": _force_token(folder)})
 
 
-def _unfinished_key(folder: Path) -> str | None:
-    """The key of the work that ``folder`` was left with; None if it is finished or holds none."""
-    note = folder / WORKING
-    if is_finished(folder) or not note.is_file():
-        return None
+def _can_continue(left: Path, step: Step, folder: Path) -> bool:
+    """Whether ``left`` holds unfinished work for ``step``; a forced step continues only what its own run began."""
+    note = left / WORKING
+    if is_finished(left) or not note.is_file():
+        return False
     content = read_json(note)
     if not isinstance(content, dict) or not isinstance(content.get("key"), str):
-        raise BncapError(f"{short_name(note)} is not what was written there; delete {short_name(folder)} to start anew")
-    return content["key"]
+        raise BncapError(
+            f"{short_name(note)} is not what was written there; delete {short_name(left)} to start from nothing"
+        )
+    return content["key"] == step.key and _force_token(folder) in (None, content.get("forced"))
+
+
+def _force_token(folder: Path) -> str | None:
+    """The token of a run that makes the step in ``folder`` again; None if there is no such run."""
+    token, _, numbers = os.environ.get(FORCE_VARIABLE, "").partition(":")
+    return token if folder.parent.name[:2] in numbers.split(",") and token else None
 
 
 def _write_manifest(folder: Path, record: dict[str, Any]) -> None:
     profile, step = folder.parts[-3], folder.parts[-2]
     variant, _, seed = folder.name.rpartition("-s")
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     outputs = {}
     made = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".") and p != folder / WORKING]
     for path in sorted(made):
@@ -254,7 +346,7 @@ def _write_manifest(folder: Path, record: dict[str, Any]) -> None:
         "variant": variant,
         "seed": int(seed),
         "outputs": outputs,
-        "peak_memory_bytes": peak * 1024,
+        "peak_memory_bytes": _peak_memory(),
         "commit": git_commit(),
         "python": platform.python_version(),
         "packages": package_versions(),
@@ -263,9 +355,30 @@ def _write_manifest(folder: Path, record: dict[str, Any]) -> None:
     write_json(folder / MANIFEST, manifest)
 
 
+def _peak_memory() -> int:
+    """Bytes that this process, or one that it started, had in memory at most."""
+    import resource  # not on native Windows, where the command line has to start to refuse it
+
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 def _previous(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.previous")
 
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as ``section.field`` -> value."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names whose values differ or that are in one of the two alone, as JSON has them."""
+    return sorted(k for k in before.keys() | now.keys() if _digest(before.get(k)) != _digest(now.get(k)))

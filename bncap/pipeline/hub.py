@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bncap.errors import BncapError
-from bncap.pipeline.hashes import remembered_hash
+from bncap.pipeline.files import remembered_hash
 from bncap.pipeline.paths import PACKAGE, model_folders, step_dir
 from bncap.settings import Config
 

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from bncap.data.corpus import Pair, read_corpus
 from bncap.errors import BncapError, OutOfTime
 from bncap.pipeline import artifacts, deadline, paths, workers
-from bncap.pipeline.provenance import package_versions
+from bncap.pipeline.artifacts import package_versions
 from bncap.settings import Config, Synthesis
 from bncap.synthesis.prompts import WINDOW, Prompt, Tokenizer, fit_prompt
 from bncap.synthesis.shards import INDEX, PROMPTS, STEP, TAR, bundle, encode, loose_names, pack, tar_size, unbundle
@@ -89,7 +89,7 @@ class Shard:
 
     def require(self) -> Path:
         """The finished folder; :class:`BncapError` if it is missing, or foreign: drawn from something else."""
-        return artifacts.require_step(self.folder, artifacts.Step(**self.recipe), self.name)
+        return artifacts.require_step(self.folder, artifacts.Step(**self.recipe, build=self._build), self.name)
 
     def is_drawn(self) -> bool:
         """Whether it is there and finished.
@@ -101,7 +101,7 @@ class Shard:
             return False
         if not self.folder.is_relative_to(paths.artifacts_root()):
             return self.require().is_dir()
-        if artifacts.read_manifest(self.folder)["key"] != artifacts.Step(**self.recipe).key:
+        if not artifacts.Step(**self.recipe, build=self._build).is_current(self.folder):
             return False
         artifacts.check_outputs(self.folder)
         return True
@@ -358,7 +358,7 @@ def _is_current(folder: Path, config: Config, shards: Sequence[Shard]) -> bool:
     """Whether the list and all shards are there and match; quicker than counting the tokens of every prompt again."""
     if not all(artifacts.is_finished(path) for path in (folder, *(shard.folder for shard in shards))):
         return False
-    return artifacts.read_manifest(folder)["key"] == artifacts.Step(**_recipe(config, shards)).key
+    return artifacts.Step(**_recipe(config, shards), build=_merge).is_current(folder)
 
 
 def _merge(config: Config, shards: Sequence[Shard], pairs: Sequence[Pair], accepted: int, folder: Path) -> None:

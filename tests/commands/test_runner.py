@@ -13,7 +13,7 @@ from bncap.commands import runner
 from bncap.commands.status import status_table
 from bncap.errors import BncapError
 from bncap.experiments import extended
-from bncap.pipeline import artifacts, locks, paths, warm
+from bncap.pipeline import artifacts, files, paths, warm
 
 PARAMETERS = 'PROFILE = "mini"\nSEED = 42\nOVERRIDES = []'
 STEP = """
@@ -246,7 +246,7 @@ def test_two_runs_over_the_same_folders_wait_and_say_for_whom(series, artifacts_
     marker = context.Event()
 
     def hold(folder):
-        with locks.locked(folder):
+        with files.locked(folder):
             marker.set()
             time.sleep(1)
 

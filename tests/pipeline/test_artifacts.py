@@ -52,6 +52,47 @@ def test_a_changed_input_makes_the_step_anew_and_an_identical_one_does_not(artif
     assert make("up", inputs=[step()], folder=upper) == 1
 
 
+def test_a_step_that_is_made_again_says_what_changed(artifacts_dir, capsys, monkeypatch):
+    make(settings={"loss": {"tau": 1.0, "rho": 0.5}}, inputs=[])
+    make(settings={"loss": {"tau": 0.7, "rho": 0.5}})
+    assert "made again because setting loss.tau (1.0, now 0.7) changed" in capsys.readouterr().out
+    upper = step("upper", "02_synthesis")
+    make(inputs=[step()], folder=upper)
+    make("two", {"loss": 1})
+    make(inputs=[step()], folder=upper)
+    assert "made again because input smoke/01_data_build/a-s42 changed" in capsys.readouterr().out
+    monkeypatch.setattr(artifacts.SOURCES, "step_code", lambda build: {"bncap.losses": "another"})
+    assert make("two", {"loss": 1}) == 1
+    assert "made again because the code of bncap.losses changed" in capsys.readouterr().out
+    assert artifacts.read_manifest(step())["code"] == {"bncap.losses": "another"}
+
+
+def test_a_forced_step_is_made_again_once_in_a_run(artifacts_dir, monkeypatch):
+    lower, upper = step(), step("upper", "02_synthesis")
+    make(folder=lower), make(folder=upper)
+    monkeypatch.setenv("BNCAP_FORCE", "token:02,04")
+    assert [make(folder=folder) for folder in (lower, upper, upper)] == [0, 1, 0]
+    monkeypatch.setenv("BNCAP_FORCE", "another run:02")
+    assert [make(folder=folder) for folder in (upper, upper)] == [1, 0]
+    monkeypatch.delenv("BNCAP_FORCE")
+    assert make(folder=upper) == 0
+
+
+def test_a_forced_step_continues_what_its_own_run_began_and_nothing_else(artifacts_dir, monkeypatch):
+    seen = []
+
+    def stop(folder):
+        seen.append((folder / "part.txt").exists())
+        artifacts.write_text(folder / "part.txt", "kept")
+        raise RuntimeError("stopped")
+
+    for token in ("", "first:01", "first:01", "second:01", ""):
+        monkeypatch.setenv("BNCAP_FORCE", token)
+        with pytest.raises(RuntimeError):
+            artifacts.run_step(step(), settings={"x": 1}, build=stop)
+    assert seen == [False, False, True, False, True]
+
+
 def test_a_plain_file_counts_as_an_input(artifacts_dir, tmp_path):
     source = tmp_path / "data.json"
     source.write_text("1")

@@ -8,7 +8,7 @@ import pytest
 from bncap.config import get_config
 from bncap.errors import BncapError
 from bncap.pipeline import artifacts, hub, paths
-from bncap.pipeline.hashes import file_hash, remembered_hash
+from bncap.pipeline.files import file_hash, remembered_hash
 
 CONFIG = get_config("kaggle")
 
@@ -159,12 +159,12 @@ def test_the_shipped_encoder_is_known_by_its_bytes_and_built_in_parts_have_none(
 
 def test_a_large_files_hash_is_remembered_until_the_file_changes(tmp_path, monkeypatch):
     monkeypatch.setenv("BNCAP_ARTIFACTS", str(tmp_path / "artifacts"))
-    monkeypatch.setattr("bncap.pipeline.hashes.REMEMBERED_FROM", 1)
+    monkeypatch.setattr("bncap.pipeline.files.REMEMBERED_FROM", 1)
     file = tmp_path / "weights"
     file.write_bytes(b"abc")
     first = remembered_hash(file)
     read = []
-    monkeypatch.setattr("bncap.pipeline.hashes.file_hash", lambda path: read.append(path) or "read again")
+    monkeypatch.setattr("bncap.pipeline.files.file_hash", lambda path: read.append(path) or "read again")
     assert remembered_hash(file) == first and not read
     file.write_bytes(b"abcd")
     assert remembered_hash(file) == "read again"

@@ -76,7 +76,9 @@ def test_work_that_an_earlier_session_left_unfinished_goes_on(roots, monkeypatch
 def test_a_copy_of_unfinished_work_that_is_cut_short_is_not_gone_on_from(roots, monkeypatch):
     work, old = roots
     (old / "kaggle/04/run-s1").mkdir(parents=True)
-    artifacts.write_json(old / "kaggle/04/run-s1" / artifacts.WORKING, {"key": artifacts.Step({"a": 1}).key})
+    artifacts.write_json(
+        old / "kaggle/04/run-s1" / artifacts.WORKING, {"key": artifacts.Step({"a": 1}, build=print).key}
+    )
     for name in ("note.txt", "work.txt"):
         artifacts.write_text(old / "kaggle/04/run-s1" / name, "half")
     whole = artifacts.shutil.copytree
