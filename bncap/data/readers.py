@@ -1,32 +1,398 @@
-"""Readers of the files of captions that are published, and of a user's own; one function a format."""
+"""Files of captions: those of published data sets, and a user's own.
+
+To add a format, write one function ``read_<name>(path)`` that yields a :class:`Row` for each caption, and add one line
+to :data:`FORMATS`: its description, a regular expression for the beginning of such a file, the function.
+:func:`read_captions` does the rest for every format: it recognises the file by its content, checks what all formats
+share (an empty caption, a name that comes twice, a path that leads out of the folder, an unknown language), numbers the
+captions and names the pictures.  A function refuses what is broken in its own format alone.
+
+CSV and JSON lines are read by the standard library, not by pandas, which takes 5 of the 9 broken rows of the tests in
+silence (an unclosed quote swallows the row behind it), miscounts lines behind a quoted line break, and names no line of
+a file of JSON lines.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from bncap.errors import BncapError
 from bncap.text import LANGUAGES, iso
 
+FLICKR_COLUMNS = ("image_name", "comment_number", "comment")
+FLICKR_HEADER = "| ".join(FLICKR_COLUMNS)
+PLAIN_COLUMNS = ("image", "caption", "lang", "english", "synthetic")
+BAN_CAP_COLUMNS = ("caption_id", "english_caption", "bengali_caption")
 TYPES = {"id": int, "image_id": int, "category_id": int, "bbox": list, "sentences": list, "sentid": int}
-"""Types of values of COCO's and Karpathy's JSON by their names; the others that are read here are text."""
+"""Types of values of COCO's and Karpathy's JSON by their keys; the others that are read here are text."""
 
-_NEEDED = {*TYPES, "images", "annotations", "categories", "file_name", "caption", "name"} | {
+_JSON_KEYS = {*TYPES, "images", "annotations", "categories", "file_name", "caption", "name"} | {
     "filename", "filepath", "cocoid", "split", "raw",
 }  # fmt: skip
-# A line within a quoted cell that looks like this is the next row: the quote before it was never closed.
+_HEAD = 1 << 16  # bytes of a file by which its format is recognised
+_OUTSIDE = re.compile(r"/|[A-Za-z]:|.*://|(?:.*/)?\.\.(?:/|$)", re.DOTALL)
+# A line within a quoted cell that has this form is the next row: the quote before it was never closed.
 _ROW_START = re.compile(r'[^",]+\.(?:jpe?g|png|gif|bmp|webp|tiff?)(?:\.\d+)?(?:#\d+)?,', re.IGNORECASE)
 
 
-def read_text(path: Path) -> str:
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """A caption of one picture; those of one picture share ``image_id`` and ``image``.
+
+    ``caption_id`` is unique within its file; ``image`` is a path below the root of the data sets, with ``/``; ``lang``
+    is the mBART-50 code of ``text``; ``english`` is its English side where the data set has one; ``split`` is the
+    data set's own ("" where it has none); ``synthetic`` is a synthetic picture that it brings, a path like ``image``.
+    """
+
+    caption_id: int
+    image_id: str
+    image: str
+    text: str
+    lang: str = "en_XX"
+    english: str = ""
+    split: str = ""
+    synthetic: str = ""
+
+
+class Row(NamedTuple):
+    """A caption as it stands in a file, before it is checked.
+
+    ``place`` is where, such as "line 3"; ``image`` is a path below the folder of the pictures; ``key`` names the
+    caption within its file: a number becomes the ``caption_id``, otherwise captions are numbered from 0.  A format
+    gives ``image_id`` for all of its captions or for none; then it is the picture's name.
+    """
+
+    place: str
+    image: str
+    text: str
+    key: int | str | None = None
+    image_id: str = ""
+    lang: str = ""
+    english: str = ""
+    split: str = ""
+    synthetic: str = ""
+
+
+def read_captions(path: Path, images: str = "", lang: str = "") -> list[Caption]:
+    """The captions of a file in any of :data:`FORMATS`, in the order of the file (of COCO's, in that of the ids).
+
+    Runs of white space in texts become single blanks: COCO's annotators left line breaks in some of them.
+
+    Args:
+        path: the file, UTF-8, with or without a byte-order mark.
+        images: folder of the pictures below the root of the data sets, "" for the root itself.
+        lang: mBART-50 or ISO code of the captions where the file does not say it, "" for English.
+
+    Raises :class:`BncapError`, with file, line or record, and remedy, for an unknown format, a file without captions,
+    and whatever is malformed in it.
+    """
+    captions: list[Caption] = []
+    keys: set[int | str] = set()
+    pictures: dict[str, tuple[str, str]] = {}  # as the file names it -> below the folder, and below the root
+    named = True
+    for number, row in enumerate(_recognise_format(path).read(path)):
+        where = f"{path}: {row.place}"
+        if row.key is not None:
+            if row.key in keys:
+                raise BncapError(f"{where}: caption {row.key} comes a second time; delete one of the two")
+            keys.add(row.key)
+        if row.image not in pictures:
+            picture = _check_picture(where, row.image)
+            pictures[row.image] = picture, _join(images, picture)
+        picture, image = pictures[row.image]
+        text = " ".join(row.text.split())
+        if not text:
+            raise BncapError(f"{where}: the caption is empty; fill it in, or delete it")
+        named = bool(row.image_id)
+        captions.append(
+            Caption(
+                caption_id=row.key if isinstance(row.key, int) else number,
+                image_id=row.image_id or picture,
+                image=image,
+                text=text,
+                lang=_parse_language(where, row.lang or lang or "en_XX"),
+                english=" ".join(row.english.split()),
+                split=row.split,
+                synthetic=_join(images, _check_picture(where, row.synthetic)) if row.synthetic else "",
+            )
+        )
+    if not captions:
+        raise BncapError(f"{path} has no captions; fill it, or name another file")
+    if named:
+        return captions
+    ids = _name_images({caption.image_id for caption in captions})
+    return [replace(caption, image_id=ids[caption.image_id]) for caption in captions]
+
+
+def read_coco(path: Path) -> Iterator[Row]:
+    """COCO's ``captions_*.json`` (2014, 2017), in the order of the captions' ids."""
+    content = _read_json(path)
+    pictures: dict[int, tuple[str, str]] = {}  # id -> name of the file, id as text
+    for index, record in enumerate(_list_records(path, content, "images")):
+        image_id, name = (_get_value(path, f"images[{index}]", record, key) for key in ("id", "file_name"))
+        if image_id in pictures:
+            raise BncapError(f"{path}: images[{index}]: image id {image_id} comes a second time; delete one of the two")
+        pictures[image_id] = _check_picture(f"{path}: images[{index}]", name), str(image_id)
+    records = _list_records(path, content, "annotations")
+    ids = [_get_value(path, f"annotations[{index}]", record, "id") for index, record in enumerate(records)]
+    for index in sorted(range(len(ids)), key=ids.__getitem__):
+        place, record = f"annotations[{index}]", records[index]
+        records[index] = None  # COCO's 414,113 records would otherwise be held twice
+        image_id, text = (_get_value(path, place, record, key) for key in ("image_id", "caption"))
+        if image_id not in pictures:
+            raise BncapError(
+                f"{path}: {place}: caption {ids[index]} is of image {image_id}, which images does not list; delete or "
+                "mend this record"
+            )
+        name, image_name = pictures[image_id]
+        yield Row(place, name, text, ids[index], image_name)
+
+
+def read_karpathy(path: Path) -> Iterator[Row]:
+    """``dataset_{coco,flickr30k,flickr8k}.json`` with its splits.
+
+    ``key`` is the sentence's ``sentid``; ``image_id`` is COCO's own id, in Flickr's files the name without suffix, so
+    that ids agree with those of the files that COCO and Flickr30k publish.
+    """
+    pictures: set[str] = set()
+    for index, record in enumerate(_list_records(path, _read_json(path), "images")):
+        place = f"images[{index}]"
+        name, split, sentences = (_get_value(path, place, record, key) for key in ("filename", "split", "sentences"))
+        picture = _check_picture(f"{path}: {place}", f"{record['filepath']}/{name}" if record.get("filepath") else name)
+        if picture in pictures:
+            raise BncapError(f"{path}: {place}: {picture} comes a second time; delete one of the two")
+        pictures.add(picture)
+        image_id = str(record["cocoid"]) if "cocoid" in record else _drop_suffix(picture)
+        for number, sentence in enumerate(sentences):
+            here = f"{place}.sentences[{number}]"
+            key, text = (_get_value(path, here, sentence, key) for key in ("sentid", "raw"))
+            yield Row(here, picture, text, key, image_id, split=sys.intern(split))
+
+
+def read_token(path: Path) -> Iterator[Row]:
+    """Flickr's ``*.token`` files, lines of ``name.jpg#0<TAB>caption``."""
+    for place, line in _read_lines(path):
+        key, tab, text = line.partition("\t")
+        if not tab:
+            raise BncapError(f"{path}: {place} is not name.jpg#0<TAB>caption: {line[:80]!r}; mend or delete it")
+        yield Row(place, _parse_key(f"{path}: {place}", key), text, key)
+
+
+def read_flickr(path: Path) -> Iterator[Row]:
+    """Flickr30k's ``results.csv``, whose cells stand between bars.
+
+    The published file has one row without its second bar (``2199200615.jpg| 4   A dog runs ...``); a row of that form
+    is mended, with a line on stderr.
+    """
+    lines = _read_lines(path)
+    next(lines)  # the header, by which the format was recognised
+    for place, line in lines:
+        cells = [cell.strip() for cell in line.split("|", 2)]
+        if len(cells) == 2 and (mended := re.fullmatch(r"(\d+)\s+(\S.*)", cells[1])):
+            print(f"{path.name}: {place}: mended, a bar is missing after {mended[1]!r}: {line!r}", file=sys.stderr)
+            cells = [cells[0], mended[1], mended[2]]
+        if len(cells) != 3 or not cells[0] or not re.fullmatch(r"[0-9]+", cells[1]) or not cells[2]:
+            raise BncapError(f"{path}: {place} is not {FLICKR_HEADER!r}: {line!r}; mend or delete it")
+        yield Row(place, cells[0], cells[2], f"{cells[0]}| {int(cells[1])}")
+
+
+def read_ban_cap(path: Path) -> Iterator[Row]:
+    """BAN-Cap: Bengali captions with their English ones, named as in Flickr's token files."""
+    for place, cells in _read_rows(path, BAN_CAP_COLUMNS):
+        key, english, bengali = (cells[column].strip() for column in BAN_CAP_COLUMNS)
+        if not english:
+            raise BncapError(f"{path}: {place}: the english_caption is empty; fill it in or delete the line")
+        yield Row(place, _parse_key(f"{path}: {place}", key), bengali, key, lang="bn_IN", english=english)
+
+
+def read_csv(path: Path) -> Iterator[Row]:
+    """CSV with a header: the columns image and caption, and if wanted lang, english and synthetic, in any order.
+
+    Where there are only the first two (Flickr8k's ``captions.txt``), a caption may hold commas and quotes without being
+    quoted itself.
+    """
+    for place, cells in _read_rows(path, PLAIN_COLUMNS):
+        yield _plain_row(place, cells)
+
+
+def read_json_lines(path: Path) -> Iterator[Row]:
+    """One JSON object a line, with the columns of :func:`read_csv` as keys."""
+    unused: set[str] = set()
+    for place, line in _read_lines(path):
+        where = f"{path}: {place}"
+        try:
+            record = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise BncapError(f"{where} is not readable JSON ({error}); mend or delete it") from error
+        if not isinstance(record, dict):
+            raise BncapError(f"{where} is no JSON object with image and caption; mend or delete it")
+        cells = {key: record[key] for key in PLAIN_COLUMNS if record.get(key) is not None}
+        for key in PLAIN_COLUMNS[:2]:
+            if key not in cells:
+                raise BncapError(f"{where}: {key!r} is missing; mend or delete the line")
+        for key, cell in cells.items():
+            if not isinstance(cell, str) or not _is_text(cell):
+                raise BncapError(f"{where}: {key!r} is {cell!r}, expected text; mend or delete the line")
+        unused |= record.keys() - set(PLAIN_COLUMNS)
+        yield _plain_row(place, cells)
+    _report_unused(path, unused)
+
+
+class Format(NamedTuple):
+    """A format: what the user reads of it, a regular expression for its beginning, and its reader."""
+
+    description: str
+    beginning: str
+    read: Callable[[Path], Iterator[Row]]
+
+
+def _header_pattern(*columns: str) -> str:
+    """For the first line of a CSV file that has these columns, in any order and case."""
+    return "(?i)" + "".join(rf'(?=(?:[^\r\n]*,)?\s*"?{column}"?\s*(?:[,\r\n]|\Z))' for column in columns)
+
+
+FORMATS = (  # the first that fits is taken
+    Format("Karpathy JSON (images with sentences)", r'\{.*"(?:sentences|sentids)"\s*:', read_karpathy),
+    Format(
+        "JSON lines with the keys image and caption and, if wanted, lang, english and synthetic",
+        r'\{(?![^\r\n]*"(?:images|annotations|info|licenses)"\s*:)[^\r\n]*"(?:image|caption)"\s*:',
+        read_json_lines,
+    ),
+    Format(
+        "COCO captions JSON (images and annotations)",
+        r'\{.*"(?:images|annotations|info|licenses)"\s*:',
+        read_coco,
+    ),
+    Format(f"Flickr30k CSV ({FLICKR_HEADER})", r"\s*\|\s*".join(FLICKR_COLUMNS) + r"\s*(?:[\r\n]|\Z)", read_flickr),
+    Format("Flickr .token (name.jpg#0<TAB>caption)", r"(?:[^\r\n]*[\r\n]+){0,5}?[^\t\r\n]+#\d+\t", read_token),
+    Format(f"BAN-Cap CSV ({','.join(BAN_CAP_COLUMNS)})", _header_pattern(*BAN_CAP_COLUMNS), read_ban_cap),
+    Format(
+        "plain CSV with a header line, with the columns image and caption and, if wanted, lang, english and synthetic",
+        _header_pattern(*PLAIN_COLUMNS[:2]),
+        read_csv,
+    ),
+)
+
+
+def list_images(captions: Iterable[Caption]) -> list[str]:
+    """The images of ``captions``, each once, sorted."""
+    return sorted({caption.image for caption in captions})
+
+
+def read_boxes(instances: Path) -> dict[str, list[tuple[str, tuple[float, float, float, float]]]]:
+    """Image file name -> its objects (category name, (x, y, width, height) in px) from a COCO ``instances_*.json``.
+
+    Images without objects have an empty list.  Raises :class:`BncapError` for broken JSON, a missing key, and an
+    object of an unlisted image or category.
+    """
+    content = _read_json(instances)
+    names = {}
+    for part, key in (("images", "file_name"), ("categories", "name")):
+        records = [(f"{part}[{i}]", record) for i, record in enumerate(_list_records(instances, content, part))]
+        names[part] = {
+            _get_value(instances, place, record, "id"): _get_value(instances, place, record, key)
+            for place, record in records
+        }
+    boxes: dict[str, list[tuple[str, tuple[float, float, float, float]]]] = {
+        name: [] for name in names["images"].values()
+    }
+    for index, record in enumerate(_list_records(instances, content, "annotations")):
+        place = f"annotations[{index}]"
+        image, category, box = (_get_value(instances, place, record, k) for k in ("image_id", "category_id", "bbox"))
+        if image not in names["images"] or category not in names["categories"]:
+            raise BncapError(
+                f"{instances}: {place}: image {image} or category {category} is not listed; delete or mend this record"
+            )
+        if len(box) != 4:
+            raise BncapError(f"{instances}: {place}: bbox {box} is not [x, y, width, height]; mend it")
+        x, y, width, height = map(float, box)
+        boxes[names["images"][image]].append((names["categories"][category], (x, y, width, height)))
+    return boxes
+
+
+def _recognise_format(path: Path) -> Format:
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD).decode("utf-8", "replace").removeprefix("\ufeff").lstrip()
+    except OSError:
+        _read_text(path)  # names the fault
+        raise
+    for known in FORMATS:
+        if re.match(known.beginning, head, re.DOTALL):
+            return known
+    text = _read_text(path).strip()  # a wrong encoding is the likelier fault of a file of no known format
+    if not text:
+        raise BncapError(f"{path} is empty; fill it, or name another file")
+    listed = ", ".join(known.description for known in FORMATS)
+    raise BncapError(
+        f"{path} is in no format that is known here: its first line is {text.splitlines()[0][:60]!r}; known: {listed}"
+    )
+
+
+def _plain_row(place: str, cells: dict[str, str]) -> Row:
+    image, lang, synthetic = (cells.get(column, "").strip() for column in ("image", "lang", "synthetic"))
+    return Row(place, image, cells["caption"], lang=lang, english=cells.get("english", ""), synthetic=synthetic)
+
+
+def _parse_key(where: str, key: str) -> str:
+    """The picture of the caption named ``name.jpg#0``."""
+    match = re.fullmatch(r"(.+)#(\d+)", key)
+    if match is None:
+        raise BncapError(f"{where}: {key[:80]!r} is not name.jpg#0; mend or delete the line")
+    return match[1]
+
+
+def _check_picture(where: str, name: str) -> str:
+    """``name`` with ``/`` between its parts, without ``.``; refused where it can lead out of the folder."""
+    name = name.replace("\\", "/")
+    if _OUTSIDE.match(name) or "\0" in name:
+        raise BncapError(f"{where}: {name!r} is no path below the folder of the pictures; write it relative to it")
+    picture = str(PurePosixPath(name))
+    if picture == ".":
+        raise BncapError(f"{where}: the picture has no name; fill it in or delete the line")
+    return picture
+
+
+def _name_images(pictures: Collection[str]) -> dict[str, str]:
+    """Picture -> its name without suffix, or with it where two pictures would share that."""
+    count = Counter(map(_drop_suffix, pictures))
+    return {
+        picture: stem if count[stem := _drop_suffix(picture)] == 1 and stem not in pictures else picture
+        for picture in pictures
+    }
+
+
+def _drop_suffix(picture: str) -> str:
+    return str(PurePosixPath(picture).with_suffix(""))
+
+
+def _join(images: str, picture: str) -> str:
+    return f"{images}/{picture}" if images else picture
+
+
+def _parse_language(where: str, lang: str) -> str:
+    try:
+        return _complete_code(lang)
+    except BncapError as error:
+        raise BncapError(f"{where}: {error}") from error
+
+
+@functools.cache
+def _complete_code(lang: str) -> str:
+    """The mBART-50 code of an mBART-50 or ISO code."""
+    return next(code for code in LANGUAGES if code[:2] == iso(lang))
+
+
+def _read_text(path: Path) -> str:
     """The text of a UTF-8 file, with or without a byte-order mark."""
     try:
         content = path.read_bytes()
@@ -51,506 +417,105 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number, line) of the lines of ``path`` that are not blank."""
-    return ((number, line) for number, line in enumerate(_split(read_text(path)), 1) if line.strip())
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file without the keys that nobody here reads: they are most of COCO's and Karpathy's."""
-    try:
-        return json.loads(read_text(path), object_pairs_hook=_needed)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise BncapError(f"{path} is not readable JSON ({error}); fetch it again") from error
-
-
-def records(path: Path, content: Any, part: str) -> list[Any]:
-    """The list ``part`` of a file as COCO or Karpathy publish it."""
-    found = content.get(part) if isinstance(content, dict) else None
-    if not isinstance(found, list):
-        raise BncapError(f"{path} has no list {part!r}; take the file as it is published")
-    return found
-
-
-def value(path: Path, part: str, index: int, record: Any, key: str) -> Any:
-    """``record[key]``, of the type that a value of that name has in :data:`TYPES`."""
-    kind = TYPES.get(key, str)
-    found = record.get(key) if isinstance(record, dict) else None
-    fault = None
-    if not isinstance(found, kind):
-        fault = f"{key!r} is {'missing' if found is None else repr(found)}, expected {kind.__name__}"
-    elif kind is str and not is_text(found):
-        fault = f"{key!r} holds half of a surrogate pair"
-    if fault:
-        raise record_error(path, part, index, fault, "mend or delete this record")
-    return found
-
-
-def record_error(path: Path, part: str, index: int, fault: str, remedy: str) -> BncapError:
-    return BncapError(f"{path}: {part}[{index}]: {fault}; {remedy}")
-
-
-def is_text(text: str) -> bool:
-    """Whether ``text`` can be written as UTF-8: JSON may escape half of a surrogate pair."""
-    return text.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in text)
-
-
-def header_cells(line: str) -> list[str]:
-    """The names of a CSV file's columns, from its first line."""
-    return [cell.strip().casefold() for cell in next(csv.reader([line]), [])]
-
-
-def csv_rows(path: Path, columns: Sequence[str], required: int) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number, cells by column) of a CSV file with a header, which must name the first ``required`` columns.
-
-    Columns that are not in ``columns`` are left out, with a line on stderr.  Where the file has two columns, image and
-    caption, a caption may hold commas and quotes without being quoted.  Raises :class:`BncapError` for a header that
-    lacks a column or names one twice, quotes out of place, and a row of another length.
-    """
-    lines = _split(read_text(path))
-    index = next((n for n, line in enumerate(lines) if line.strip()), 0)
-    header = header_cells(lines[index])
-    known = [name for name in header if name in columns]
-    if len(known) > len(set(known)) or not set(columns[:required]) <= set(known):
-        raise BncapError(
-            f"{path}: line {index + 1} must name the columns {', '.join(columns[:required])}, and each only once"
-        )
-    note_unused(path, set(header) - set(columns))
-    index += 1
-    while index < len(lines):
-        number = index + 1
-        if not lines[index].strip():
-            index += 1
-            continue
-        cells, index = _free_text(lines, index, header) if len(header) == 2 else _record(lines, index)
-        if cells is None:
-            raise BncapError(
-                f"{path}: line {number}: a double quote is out of place or never closed; put the whole cell in "
-                "double quotes and double each one inside it"
-            )
-        if len(cells) != len(header):
-            raise BncapError(
-                f"{path}: line {number} has {len(cells)} of the header's {len(header)} cells; "
-                "put cells that hold commas in double quotes, or delete the line"
-            )
-        yield number, {name: cell for name, cell in zip(header, cells, strict=True) if name in columns}
-
-
-def note_unused(path: Path, names: Collection[str]) -> None:
-    """Say on stderr which columns or keys of a file nobody reads: one of them may be misspelt."""
-    if unused := sorted(name for name in names if name):
-        print(f"{path.name}: not used: {', '.join(unused)}", file=sys.stderr)
-
-
-def _free_text(lines: list[str], start: int, header: list[str]) -> tuple[list[str] | None, int]:
-    """A record of image and caption, whose caption is taken as it stands where its quotes or commas are not CSV's."""
-    cells, end = _record(lines, start)
-    if cells is None and header[0] == "image":
-        return lines[start].split(",", 1), start + 1
-    if cells is not None and len(cells) > 2:
-        cells = [cells[0], ",".join(cells[1:])] if header[0] == "image" else [",".join(cells[:-1]), cells[-1]]
-    return cells, end
-
-
-def _record(lines: list[str], start: int) -> tuple[list[str] | None, int]:
-    """Cells of the CSV record that begins at ``lines[start]`` and the line behind it; None if its quotes are broken."""
-    reader = csv.reader((f"{lines[index]}\n" for index in range(start, len(lines))), strict=True)
-    try:
-        cells = next(reader)
-    except csv.Error:
-        return None, start + 1
-    end = start + reader.line_num
-    swallowed = any(_ROW_START.match(line) for line in lines[start + 1 : end])
-    return (None, start + 1) if swallowed else (cells, end)
-
-
-def _split(text: str) -> list[str]:
+def _split_lines(text: str) -> list[str]:
+    """Lines that end in LF, CR LF or, in a file without either, CR."""
     text = text.replace("\r\n", "\n")
     return text.replace("\r", " " if "\n" in text else "\n").split("\n")
 
 
-def _needed(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {key: content for key, content in pairs if key in _NEEDED}
+def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """(place, line) of the lines that are not blank."""
+    return ((f"line {n}", line) for n, line in enumerate(_split_lines(_read_text(path)), 1) if line.strip())
 
 
-FLICKR_HEADER = "image_name| comment_number| comment"
-FORMATS = (
-    "COCO captions JSON (images and annotations), Karpathy JSON (images with sentences), Flickr .token "
-    "(name.jpg#0<TAB>caption), Flickr30k CSV (image_name| comment_number| comment), BAN-Cap CSV "
-    "(caption_id,english_caption,bengali_caption), and plain CSV with a header line, or JSON lines, with the columns "
-    "image and caption and, if wanted, lang, english and synthetic"
-)
-_HEAD = 1 << 16  # bytes of a file by which its format is recognised
-
-
-@dataclass(frozen=True, slots=True)
-class Caption:
-    """A caption of one picture; those of one picture share ``image_id`` and ``image``.
-
-    ``caption_id`` is unique within its file; ``image`` is a path below the root of the data sets, with ``/``; ``lang``
-    is the mBART-50 code of ``text``; ``english`` is its English side where the data set has one; ``split`` is the
-    data set's own ("" where it has none); ``synthetic`` is a synthetic picture that it brings, a path like ``image``.
-    """
-
-    caption_id: int
-    image_id: str
-    image: str
-    text: str
-    lang: str = "en_XX"
-    english: str = ""
-    split: str = ""
-    synthetic: str = ""
-
-
-def read_captions(path: Path, images: str = "", lang: str = "") -> list[Caption]:
-    """The captions of a file in any of :data:`FORMATS`, which is recognised by its content, not by its name.
-
-    ``images`` is the folder of the pictures below the root of the data sets, "" for the root itself; ``lang`` is what
-    the captions are in where the file does not say so, an mBART-50 or ISO code, "" for English.
-
-    Raises :class:`BncapError` for an unknown format, for a file without captions, and for what its reader refuses.
-    """
-    name = _format(path)
-    if name is None:
-        text = read_text(path).strip()  # a wrong encoding is the likelier fault of a file that looks like nothing
-        if not text:
-            raise BncapError(f"{path} is empty; fill it, or name another file")
-        first = text.splitlines()[0][:60]
-        raise BncapError(f"{path} is in no format that is known here: its first line is {first!r}; known: {FORMATS}")
-    captions = globals()[f"read_{name}"](path, images, lang or "en_XX")
-    if not captions:
-        raise BncapError(f"{path} has no captions; fill it, or name another file")
-    return captions
-
-
-def list_images(captions: Iterable[Caption]) -> list[str]:
-    """The images of ``captions``, each once, sorted."""
-    return sorted({caption.image for caption in captions})
-
-
-def read_boxes(instances: Path) -> dict[str, list[tuple[str, tuple[float, float, float, float]]]]:
-    """Image file name -> its objects (category name, (x, y, width, height) in px) from a COCO ``instances_*.json``.
-
-    Images without objects have an empty list.  Raises :class:`BncapError` for broken JSON, a missing key, and an
-    object of an unlisted image or category.
-    """
-    content = read_json(instances)
-    tables = {}
-    for part, key in (("images", "file_name"), ("categories", "name")):
-        found = enumerate(records(instances, content, part))
-        tables[part] = {
-            value(instances, part, index, record, "id"): value(instances, part, index, record, key)
-            for index, record in found
-        }
-    boxes: dict[str, list[tuple[str, tuple[float, float, float, float]]]] = {
-        name: [] for name in tables["images"].values()
-    }
-    for index, record in enumerate(records(instances, content, "annotations")):
-        image_id, category_id, box = (
-            value(instances, "annotations", index, record, key) for key in ("image_id", "category_id", "bbox")
-        )
-        if image_id not in tables["images"] or category_id not in tables["categories"]:
-            fault = f"image {image_id} or category {category_id} is not listed"
-            raise record_error(instances, "annotations", index, fault, "delete or mend this record")
-        if len(box) != 4:
-            raise record_error(instances, "annotations", index, f"bbox {box} is not [x, y, width, height]", "mend it")
-        x, y, width, height = map(float, box)
-        boxes[tables["images"][image_id]].append((tables["categories"][category_id], (x, y, width, height)))
-    return boxes
-
-
-def _format(path: Path) -> str | None:
-    """The name of the reader in :mod:`bncap.data.readers` for the file at ``path``."""
+def _read_json(path: Path) -> Any:
+    """The content of a JSON file without the keys that nobody here reads: they are most of COCO's and Karpathy's."""
     try:
-        with path.open("rb") as stream:
-            head = stream.read(_HEAD).decode("utf-8", "replace").removeprefix("\ufeff").lstrip()
-    except OSError:
-        read_text(path)  # names the fault
-        raise
-    lines = re.split(r"[\r\n]+", head, maxsplit=5)
-    if head.startswith("{"):
-        return _json_format(head, lines[0])
-    if [cell.strip() for cell in lines[0].split("|")] == FLICKR_HEADER.split("| "):
-        return "flickr_csv"
-    if any(re.match(r"[^\t]+#\d+\t", line) for line in lines):
-        return "token"
-    columns = set(header_cells(lines[0]))
-    if {"caption_id", "english_caption", "bengali_caption"} <= columns:
-        return "ban_cap"
-    return "plain_csv" if {"image", "caption"} <= columns else None
-
-
-def _json_format(head: str, first_line: str) -> str | None:
-    if re.search(r'"(sentences|sentids)"\s*:', head):
-        return "karpathy"
-    document = r'"(images|annotations|info|licenses)"\s*:'
-    if re.search(r'"(image|caption)"\s*:', first_line) and not re.search(document, first_line):
-        return "plain_jsonl"
-    return "coco" if re.search(document, head) else None
-
-
-PLAIN_COLUMNS = ("image", "caption", "lang", "english", "synthetic")
-BAN_CAP_COLUMNS = ("caption_id", "english_caption", "bengali_caption")
-
-_NUMBERED = re.compile(r"(.+)#(\d+)")
-_OUTSIDE = re.compile(r"/|[A-Za-z]:|.*://|(?:.*/)?\.\.(?:/|$)", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A caption of a file that names pictures; ids are given when all of them are known."""
-
-    picture: str
-    text: str
-    lang: str
-    english: str = ""
-    synthetic: str = ""
-
-
-def read_coco(annotations: Path, images: str = "", lang: str = "en_XX") -> list[Caption]:
-    """The captions of a COCO ``captions_*.json`` (2014, 2017) in the order of their ids."""
-    content = read_json(annotations)
-    files: dict[int, tuple[str, str]] = {}
-    for index, record in enumerate(records(annotations, content, "images")):
-        image_id, name = (value(annotations, "images", index, record, key) for key in ("id", "file_name"))
-        if image_id in files:
-            raise record_error(annotations, "images", index, f"image id {image_id} comes a second time", "delete one")
-        picture = _picture(f"{annotations}: images[{index}]", name)
-        files[image_id] = (str(image_id), _below(images, picture))
-    captions: dict[int, Caption] = {}
-    found = records(annotations, content, "annotations")
-    lang = _language(str(annotations), lang)
-    for index, record in enumerate(found):
-        found[index] = None  # COCO's 414,113 records would otherwise be held twice
-        caption_id, image_id, text = (
-            value(annotations, "annotations", index, record, key) for key in ("id", "image_id", "caption")
+        return json.loads(
+            _read_text(path), object_pairs_hook=lambda pairs: {key: v for key, v in pairs if key in _JSON_KEYS}
         )
-        fault = None
-        if caption_id in captions:
-            fault = f"caption id {caption_id} comes a second time"
-        elif image_id not in files:
-            fault = f"caption {caption_id} is of image {image_id}, which images does not list"
-        elif not (text := " ".join(text.split())):
-            fault = f"caption {caption_id} is empty"
-        if fault:
-            raise record_error(annotations, "annotations", index, fault, "delete or mend this record")
-        captions[caption_id] = Caption(caption_id, *files[image_id], text, lang)
-    return [captions[caption_id] for caption_id in sorted(captions)]
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise BncapError(f"{path} is not readable JSON ({error}); fetch it again") from error
 
 
-def read_karpathy(path: Path, images: str = "", lang: str = "en_XX") -> list[Caption]:
-    """The captions of ``dataset_{coco,flickr30k,flickr8k}.json`` in their order, with their splits.
+def _list_records(path: Path, content: Any, part: str) -> list[Any]:
+    """The list ``part`` of a file as COCO or Karpathy publish it."""
+    records = content.get(part) if isinstance(content, dict) else None
+    if not isinstance(records, list):
+        raise BncapError(f"{path} has no list {part!r}; take the file as it is published")
+    return records
 
-    ``caption_id`` is the sentence's ``sentid``; ``image_id`` is COCO's own id, in Flickr's files the name without
-    suffix, so that ids agree with those of the files that COCO and Flickr30k publish.
+
+def _get_value(path: Path, place: str, record: Any, key: str) -> Any:
+    """``record[key]``, of the type that a value of that name has in :data:`TYPES`."""
+    kind = TYPES.get(key, str)
+    value = record.get(key) if isinstance(record, dict) else None
+    if not isinstance(value, kind):
+        fault = f"{key!r} is {'missing' if value is None else repr(value)}, expected {kind.__name__}"
+    elif kind is str and not _is_text(value):
+        fault = f"{key!r} holds half of a surrogate pair"
+    else:
+        return value
+    raise BncapError(f"{path}: {place}: {fault}; mend or delete this record")
+
+
+def _is_text(text: str) -> bool:
+    """Whether ``text`` can be written as UTF-8: JSON may escape half of a surrogate pair."""
+    return text.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
+def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """(place, cells by column) of a CSV file with a header.
+
+    Columns that are not in ``columns`` are left out, with a line on stderr.  Raises :class:`BncapError` for a header
+    that names a column twice, quotes out of place, and a row of another length.
     """
-    lang = _language(str(path), lang)
-    captions: list[Caption] = []
-    seen: set[int] = set()
-    pictures: set[str] = set()
-    for index, record in enumerate(records(path, read_json(path), "images")):
-        name, split, sentences = (
-            value(path, "images", index, record, key) for key in ("filename", "split", "sentences")
-        )
-        where = f"{path}: images[{index}]"
-        picture = _picture(where, f"{record['filepath']}/{name}" if record.get("filepath") else name)
-        if picture in pictures:
-            raise BncapError(f"{where}: {picture} comes a second time; delete one of the two")
-        pictures.add(picture)
-        image_id = str(record["cocoid"]) if "cocoid" in record else _stem(picture)
-        image, split = _below(images, picture), sys.intern(split)
-        for number, sentence in enumerate(sentences):
-            part = f"images[{index}].sentences"
-            caption_id, raw = (value(path, part, number, sentence, key) for key in ("sentid", "raw"))
-            if caption_id in seen:
-                raise record_error(path, part, number, f"sentid {caption_id} comes a second time", "delete one")
-            seen.add(caption_id)
-            text = _text(f"{path}: {part}[{number}]", raw)
-            captions.append(Caption(caption_id, image_id, image, text, lang, split=split))
-    return captions
-
-
-def read_token(path: Path, images: str = "", lang: str = "en_XX") -> list[Caption]:
-    """The captions of Flickr's ``*.token`` files, lines of ``name.jpg#0<TAB>caption``; ``caption_id`` counts them."""
-    lang = _language(str(path), lang)
-    rows = []
-    seen: set[str] = set()
-    for number, line in read_lines(path):
-        where = f"{path}: line {number}"
-        key, tab, text = line.partition("\t")
-        if not tab:
-            raise BncapError(f"{where} is not name.jpg#0<TAB>caption: {line[:80]!r}; mend or delete it")
-        rows.append(_Row(_numbered(where, key, seen), _text(where, text), lang))
-    return _captions(rows, images)
-
-
-def read_flickr_csv(path: Path, images: str = "", lang: str = "en_XX") -> list[Caption]:
-    """The captions of Flickr30k's ``results.csv`` in its order; ``caption_id`` counts them.
-
-    The published file has one row without its second bar (``2199200615.jpg| 4   A dog runs ...``); a row of that form
-    is mended, with a line on stderr.
-    """
-    lang = _language(str(path), lang)
-    lines = read_lines(path)
-    number, header = next(lines, (1, ""))
-    if [cell.strip() for cell in header.split("|")] != FLICKR_HEADER.split("| "):
-        raise BncapError(f"{path}: line {number} is not {FLICKR_HEADER!r}; take results.csv as Flickr30k publishes it")
-    rows = []
-    seen: set[tuple[str, int]] = set()
-    for number, line in lines:
-        name, comment, text = _flickr_row(path, number, line)
-        if (name, comment) in seen:
+    lines = _split_lines(_read_text(path))
+    index = next(n for n, line in enumerate(lines) if line.strip())
+    header = [cell.strip().casefold() for cell in next(csv.reader([lines[index]]))]
+    known = [name for name in header if name in columns]
+    if len(known) > len(set(known)):
+        raise BncapError(f"{path}: line {index + 1} names a column twice: {', '.join(header)}; name each only once")
+    _report_unused(path, set(header) - set(columns))
+    index += 1
+    while index < len(lines):
+        place = f"line {index + 1}"
+        if not lines[index].strip():
+            index += 1
+            continue
+        cells, index = _parse_row(lines, index, header)
+        if cells is None:
             raise BncapError(
-                f"{path}: line {number}: {name} has comment {comment} a second time; delete one of the two"
+                f"{path}: {place}: a double quote is out of place or never closed; put the whole cell in double "
+                "quotes and double each one inside it"
             )
-        seen.add((name, comment))
-        where = f"{path}: line {number}"
-        rows.append(_Row(_picture(where, name), _text(where, text), lang))
-    return _captions(rows, images)
+        if len(cells) != len(header):
+            raise BncapError(
+                f"{path}: {place} has {len(cells)} of the header's {len(header)} cells; put cells that hold commas in "
+                "double quotes, or delete the line"
+            )
+        yield place, {name: cell for name, cell in zip(header, cells, strict=True) if name in columns}
 
 
-def read_ban_cap(path: Path, images: str = "", lang: str = "") -> list[Caption]:
-    """The Bengali captions of BAN-Cap, each with the English one; the file says the language, ``lang`` does not.
+def _parse_row(lines: list[str], start: int, header: list[str]) -> tuple[list[str] | None, int]:
+    """Cells of the record that begins at ``lines[start]``, and the line behind it; None if its quotes are broken.
 
-    ``caption_id`` (``1000268201_693b08cb0e.jpg#0``) names the picture; the record's own id counts the rows.
+    In a file of image and caption alone, a caption whose quotes or commas are not CSV's is taken as it stands.
     """
-    rows = []
-    seen: set[str] = set()
-    for number, cells in csv_rows(path, BAN_CAP_COLUMNS, 3):
-        where = f"{path}: line {number}"
-        picture = _numbered(where, cells["caption_id"].strip(), seen)
-        english = _text(where, cells["english_caption"], "english_caption")
-        rows.append(_Row(picture, _text(where, cells["bengali_caption"], "bengali_caption"), "bn_IN", english))
-    return _captions(rows, images)
+    reader = csv.reader((f"{lines[index]}\n" for index in range(start, len(lines))), strict=True)
+    cells: list[str] | None = None
+    end = start + 1
+    with contextlib.suppress(csv.Error):
+        parsed = next(reader)
+        if not any(_ROW_START.match(line) for line in lines[start + 1 : start + reader.line_num]):
+            cells, end = parsed, start + reader.line_num
+    if len(header) == 2 and (cells is None or len(cells) > 2):
+        line = lines[start]
+        return line.split(",", 1) if header[0] == "image" else line.rsplit(",", 1), start + 1
+    return cells, end
 
 
-def read_plain_csv(path: Path, images: str = "", lang: str = "en_XX") -> list[Caption]:
-    """The captions of a CSV file with the columns image and caption, and if wanted lang, english and synthetic.
-
-    The columns come in any order.  Where there are only the first two (Flickr8k's ``captions.txt``), a caption may
-    hold commas and quotes without being quoted itself.
-    """
-    rows = [_plain_row(f"{path}: line {number}", cells, lang) for number, cells in csv_rows(path, PLAIN_COLUMNS, 2)]
-    return _captions(rows, images)
-
-
-def read_plain_jsonl(path: Path, images: str = "", lang: str = "en_XX") -> list[Caption]:
-    """The captions of a file with one JSON object a line, with the keys of :func:`read_plain_csv`."""
-    rows = []
-    unused: set[str] = set()
-    for number, line in read_lines(path):
-        where = f"{path}: line {number}"
-        try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise BncapError(f"{where} is not readable JSON ({error}); mend or delete it") from error
-        if not isinstance(record, dict):
-            raise BncapError(f"{where} is no JSON object with image and caption; mend or delete it")
-        rows.append(_plain_row(where, _json_cells(where, record), lang))
-        unused |= record.keys() - set(PLAIN_COLUMNS)
-    note_unused(path, unused)
-    return _captions(rows, images)
-
-
-def _json_cells(where: str, record: dict[str, Any]) -> dict[str, str]:
-    cells = {key: record[key] for key in PLAIN_COLUMNS if record.get(key) is not None}
-    for key in ("image", "caption"):
-        if key not in cells:
-            raise BncapError(f"{where}: {key!r} is missing; mend or delete the line")
-    for key, cell in cells.items():
-        if not isinstance(cell, str) or not is_text(cell):
-            raise BncapError(f"{where}: {key!r} is {cell!r}, expected text; mend or delete the line")
-    return cells
-
-
-def _plain_row(where: str, cells: dict[str, str], lang: str) -> _Row:
-    synthetic = cells.get("synthetic", "").strip()
-    return _Row(
-        _picture(where, cells["image"].strip()),
-        _text(where, cells["caption"]),
-        _language(where, cells.get("lang", "").strip() or lang),
-        " ".join(cells.get("english", "").split()),
-        _picture(where, synthetic) if synthetic else "",
-    )
-
-
-def _captions(rows: list[_Row], images: str) -> list[Caption]:
-    """``rows`` numbered; an image's id is its name without suffix, with it where two images would share that."""
-    pictures = dict.fromkeys(row.picture for row in rows)
-    count = Counter(map(_stem, pictures))
-    names = {}
-    for picture in pictures:
-        stem = _stem(picture)
-        alone = count[stem] == 1 and stem not in pictures
-        names[picture] = (stem if alone else picture, _below(images, picture))
-    return [
-        Caption(
-            number,
-            *names[row.picture],
-            row.text,
-            row.lang,
-            row.english,
-            synthetic=_below(images, row.synthetic) if row.synthetic else "",
-        )
-        for number, row in enumerate(rows)
-    ]
-
-
-def _flickr_row(path: Path, number: int, line: str) -> tuple[str, int, str]:
-    cells = [cell.strip() for cell in line.split("|", 2)]
-    if len(cells) == 2 and (mended := re.fullmatch(r"(\d+)\s+(\S.*)", cells[1])):
-        print(f"{path.name}: line {number}: mended, a bar is missing after {mended[1]!r}: {line!r}", file=sys.stderr)
-        cells = [cells[0], mended[1], mended[2]]
-    if len(cells) != 3 or not cells[0] or not re.fullmatch(r"[0-9]+", cells[1]) or not cells[2]:
-        raise BncapError(f"{path}: line {number} is not {FLICKR_HEADER!r}: {line!r}; mend or delete it")
-    return cells[0], int(cells[1]), cells[2]
-
-
-def _numbered(where: str, key: str, seen: set[str]) -> str:
-    """The picture of ``name.jpg#0``; adds it to ``seen``, where it must not be yet."""
-    match = _NUMBERED.fullmatch(key)
-    if match is None:
-        raise BncapError(f"{where}: {key[:80]!r} is not name.jpg#0; mend or delete the line")
-    if key in seen:
-        raise BncapError(f"{where}: {key} comes a second time; delete one of the two")
-    seen.add(key)
-    return _picture(where, match[1])
-
-
-def _text(where: str, text: str, name: str = "caption") -> str:
-    text = " ".join(text.split())
-    if not text:
-        raise BncapError(f"{where}: the {name} is empty; fill it in or delete the line")
-    return text
-
-
-def _picture(where: str, name: str) -> str:
-    """``name`` with ``/`` between its parts, without ``.``; refused where it can lead out of the folder."""
-    name = name.replace("\\", "/")
-    if _OUTSIDE.match(name) or "\0" in name:
-        raise BncapError(f"{where}: {name!r} is no path below the folder of the pictures; write it relative to it")
-    picture = str(PurePosixPath(name))
-    if picture == ".":
-        raise BncapError(f"{where}: the picture has no name; fill it in or delete the line")
-    return picture
-
-
-def _stem(picture: str) -> str:
-    return str(PurePosixPath(picture).with_suffix(""))
-
-
-def _below(images: str, picture: str) -> str:
-    return f"{images}/{picture}" if images else picture
-
-
-@functools.cache
-def _code(lang: str) -> str:
-    return next(code for code in LANGUAGES if code[:2] == iso(lang))
-
-
-def _language(where: str, lang: str) -> str:
-    """The mBART-50 code of an mBART-50 or ISO code."""
-    try:
-        return _code(lang)
-    except BncapError as error:
-        raise BncapError(f"{where}: {error}") from error
+def _report_unused(path: Path, names: Collection[str]) -> None:
+    """Print on stderr which columns or keys of a file nobody reads: one of them may be misspelt."""
+    if unused := sorted(name for name in names if name):
+        print(f"{path.name}: not used: {', '.join(unused)}", file=sys.stderr)

@@ -2,19 +2,11 @@ import csv
 import io
 import json
 import random
+import tracemalloc
 
 import pytest
 
-from bncap.data.readers import (
-    Caption,
-    read_ban_cap,
-    read_coco,
-    read_flickr_csv,
-    read_karpathy,
-    read_plain_csv,
-    read_plain_jsonl,
-    read_token,
-)
+from bncap.data.readers import Caption, read_boxes, read_captions
 from bncap.errors import BncapError
 
 COCO = {
@@ -58,9 +50,28 @@ BAN_CAP = """caption_id,english_caption,bengali_caption
 """
 
 
+ONE_COCO = {
+    "images": [{"id": 7, "file_name": "b.jpg"}],
+    "annotations": [{"id": 21, "image_id": 7, "caption": "A cat."}],
+}
+ONE_KARPATHY = {"images": [{"sentences": [{"raw": "A cat.", "sentid": 0}], "split": "test", "filename": "b.jpg"}]}
+FILES = {
+    "COCO in one line": json.dumps(ONE_COCO),
+    "COCO with its annotations first": json.dumps(dict(reversed(ONE_COCO.items()))),
+    "COCO over many lines": json.dumps({"info": {}, **ONE_COCO}, indent=2),
+    "Karpathy": json.dumps(ONE_KARPATHY),
+    "token": "b.jpg#0\tA cat.\n",
+    "Flickr30k": "image_name| comment_number| comment\nb.jpg| 0| A cat.\n",
+    "Flickr8k of Kaggle": "image,caption\nb.jpg,A cat.\n",
+    "plain, other order": 'lang,"caption",image\nen,A cat.,b.jpg\n',
+    "plain lines": '{"image": "b.jpg", "caption": "A cat."}\n',
+    "plain lines with the words of another format": r'{"image": "b.jpg", "caption": "A cat.", "x": "\"images\": 1"}',
+}
+
+
 def written(tmp_path, content, name="captions.dat"):
     path = tmp_path / name
-    path.write_bytes(content.encode("utf-8"))
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
     return path
 
 
@@ -90,7 +101,7 @@ def karpathy(**changes):
 
 
 def test_coco_captions_come_in_the_order_of_their_ids_with_single_blanks(tmp_path):
-    assert read_coco(coco_file(tmp_path), "train2014") == [
+    assert read_captions(coco_file(tmp_path), "train2014") == [
         Caption(4, "3", "train2014/a.jpg", "Two dogs run."),
         Caption(5, "7", "train2014/b.jpg", "A cat sleeps."),
         Caption(21, "7", "train2014/b.jpg", "A cat."),
@@ -100,9 +111,9 @@ def test_coco_captions_come_in_the_order_of_their_ids_with_single_blanks(tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"annotations": annotation(id=21)}, r"annotations\[1\]: caption id 21 comes a second time"),
+        ({"annotations": annotation(id=21)}, r"annotations\[1\]: .*21 comes a second time"),
         ({"annotations": annotation(image_id=99)}, r"caption 22 is of image 99"),
-        ({"annotations": annotation(caption=" \n")}, r"caption 22 is empty"),
+        ({"annotations": annotation(caption=" \n")}, r"annotations\[1\]: the caption is empty"),
         ({"annotations": annotation(caption=None)}, r"annotations\[1\]: 'caption' is missing, expected str"),
         ({"annotations": annotation(caption="A \ud83d dog")}, r"annotations\[1\]: 'caption' holds half of a surrogate"),
         ({"annotations": annotation(id="22")}, r"annotations\[1\]: 'id' is '22', expected int"),
@@ -116,7 +127,7 @@ def test_coco_captions_come_in_the_order_of_their_ids_with_single_blanks(tmp_pat
 def test_a_broken_coco_record_is_named_with_its_file(tmp_path, changes, message):
     path = coco_file(tmp_path, **changes)
     with pytest.raises(BncapError, match=message) as error:
-        read_coco(path, "train2014")
+        read_captions(path, "train2014")
     assert str(path) in str(error.value)
 
 
@@ -124,16 +135,16 @@ def test_truncated_json_and_a_missing_file_are_named(tmp_path):
     path = coco_file(tmp_path)
     path.write_text(path.read_text("utf-8")[:-10], "utf-8")
     with pytest.raises(BncapError, match="captions.json is not readable JSON"):
-        read_coco(path, "train2014")
+        read_captions(path, "train2014")
     with pytest.raises(BncapError, match="none.json is missing"):
-        read_coco(tmp_path / "none.json", "train2014")
+        read_captions(tmp_path / "none.json", "train2014")
 
 
 # Karpathy -------------------------------------------------------------------------------------------------------------
 
 
 def test_karpathy_captions_have_their_split_and_the_ids_of_coco_and_flickr(tmp_path):
-    assert read_karpathy(written(tmp_path, json.dumps(karpathy())), "pictures") == [
+    assert read_captions(written(tmp_path, json.dumps(karpathy())), "pictures") == [
         Caption(770, "391895", "pictures/val2014/COCO_val2014_000000391895.jpg", "A dog 770.", split="test"),
         Caption(771, "391895", "pictures/val2014/COCO_val2014_000000391895.jpg", "A dog 771.", split="test"),
         Caption(3, "1000092795", "pictures/1000092795.jpg", "A dog 3.", split="train"),
@@ -150,13 +161,13 @@ def test_karpathy_captions_have_their_split_and_the_ids_of_coco_and_flickr(tmp_p
         ({"sentences": {}}, r"images\[1\]: 'sentences' is \{\}, expected list"),
         ({"sentences": ["A dog"]}, r"images\[1\]\.sentences\[0\]: 'sentid' is missing"),
         ({"sentences": [{"raw": " ", "sentid": 4}]}, r"images\[1\]\.sentences\[0\]: the caption is empty"),
-        ({"sentences": [{"raw": "A dog", "sentid": 771}]}, r"images\[1\]\.sentences\[0\]: sentid 771 comes a second"),
+        ({"sentences": [{"raw": "A dog", "sentid": 771}]}, r"images\[1\]\.sentences\[0\]: caption 771 comes a second"),
     ],
 )
 def test_a_broken_karpathy_record_is_named_with_its_file(tmp_path, changes, message):
     path = written(tmp_path, json.dumps(karpathy(**changes)))
     with pytest.raises(BncapError, match=message) as error:
-        read_karpathy(path)
+        read_captions(path)
     assert str(path) in str(error.value)
 
 
@@ -169,7 +180,7 @@ def test_token_files_keep_their_order_and_whole_names(tmp_path):
         "1000092795.jpg#1\tTwo\tmen .\r\n\r\n"
         "2258277193_586949ec62.jpg.1#0\tpeople waiting for the subway\r\n"
     )
-    assert read_token(written(tmp_path, content), "flickr30k_images") == [
+    assert read_captions(written(tmp_path, content), "flickr30k_images") == [
         Caption(0, "1000092795", "flickr30k_images/1000092795.jpg", "Two young guys with shaggy hair , outside ."),
         Caption(1, "1000092795", "flickr30k_images/1000092795.jpg", "Two men ."),
         Caption(
@@ -194,13 +205,13 @@ def test_token_files_keep_their_order_and_whole_names(tmp_path):
 )
 def test_a_broken_line_of_a_token_file_is_named(tmp_path, line, fault):
     with pytest.raises(BncapError, match="captions.dat: line 3") as error:
-        read_token(written(tmp_path, f"1.jpg#0\tA cat .\n1.jpg#1\tCats .\n{line}\n"))
+        read_captions(written(tmp_path, f"1.jpg#0\tA cat .\n1.jpg#1\tCats .\n{line}\n"))
     assert fault in str(error.value)
 
 
 def test_flickr_captions_keep_their_order_bars_and_stem_ids(tmp_path):
     content = BARS + "10.jpg| 0| A dog , runs .\n10.jpg| 1| A | bar\n009.jpg| 0| Cats\n\n"
-    captions = read_flickr_csv(written(tmp_path, content), "flickr30k/flickr30k_images")
+    captions = read_captions(written(tmp_path, content), "flickr30k/flickr30k_images")
     assert [(c.caption_id, c.image_id, c.text) for c in captions] == [
         (0, "10", "A dog , runs ."),
         (1, "10", "A | bar"),
@@ -211,7 +222,7 @@ def test_flickr_captions_keep_their_order_bars_and_stem_ids(tmp_path):
 
 def test_the_row_that_flickr30k_publishes_without_its_bar_is_mended_and_reported(tmp_path, capsys):
     path = written(tmp_path, BARS + "2199200615.jpg| 4   A dog runs across the grass .\n")
-    (caption,) = read_flickr_csv(path, "images")
+    (caption,) = read_captions(path, "images")
     assert (caption.image_id, caption.text) == ("2199200615", "A dog runs across the grass .")
     assert "line 2: mended" in capsys.readouterr().err
 
@@ -222,14 +233,12 @@ def test_the_row_that_flickr30k_publishes_without_its_bar_is_mended_and_reported
 )
 def test_any_other_broken_flickr_row_is_an_error_with_its_line(tmp_path, row):
     with pytest.raises(BncapError, match="results.csv: line 3"):
-        read_flickr_csv(written(tmp_path, f"{BARS}9.jpg| 0| Cats\n{row}\n", "results.csv"), "images")
+        read_captions(written(tmp_path, f"{BARS}9.jpg| 0| Cats\n{row}\n", "results.csv"), "images")
 
 
-def test_a_comment_that_comes_twice_and_a_foreign_header_are_errors(tmp_path):
-    with pytest.raises(BncapError, match="line 3: 9.jpg has comment 0 a second time"):
-        read_flickr_csv(written(tmp_path, BARS + "9.jpg| 0| Cats\n9.jpg| 0| Dogs\n"), "images")
-    with pytest.raises(BncapError, match="line 1 is not"):
-        read_flickr_csv(written(tmp_path, "image,caption\n9.jpg,Cats\n"), "images")
+def test_a_comment_that_comes_twice_is_an_error(tmp_path):
+    with pytest.raises(BncapError, match=r"line 3: .*9\.jpg.* comes a second time"):
+        read_captions(written(tmp_path, BARS + "9.jpg| 0| Cats\n9.jpg| 0| Dogs\n"))
 
 
 # CSV and JSON lines with a column a value -----------------------------------------------------------------------------
@@ -237,7 +246,7 @@ def test_a_comment_that_comes_twice_and_a_foreign_header_are_errors(tmp_path):
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_kaggles_flickr8k_rows_keep_their_commas_and_quotes_quoted_or_not(tmp_path, end):
-    captions = read_plain_csv(written(tmp_path, KAGGLE.replace("\n", end)), "Images")
+    captions = read_captions(written(tmp_path, KAGGLE.replace("\n", end)), "Images")
     assert [caption.text for caption in captions] == KAGGLE_TEXTS
     assert [caption.caption_id for caption in captions] == list(range(8))
     assert captions[1].image == captions[2].image == "Images/1012212859_01547e3f17.jpg"
@@ -245,12 +254,12 @@ def test_kaggles_flickr8k_rows_keep_their_commas_and_quotes_quoted_or_not(tmp_pa
 
 
 def test_commas_of_a_caption_that_stands_before_its_image_are_its_own(tmp_path):
-    (caption,) = read_plain_csv(written(tmp_path, "caption,image\nA dog , two cats , a cow,b.jpg\n"))
+    (caption,) = read_captions(written(tmp_path, "caption,image\nA dog , two cats , a cow,b.jpg\n"))
     assert (caption.text, caption.image) == ("A dog , two cats , a cow", "b.jpg")
 
 
 def test_ban_cap_has_both_languages_and_the_captions_of_a_picture_together(tmp_path):
-    captions = read_ban_cap(written(tmp_path, "\ufeff" + BAN_CAP), "Images")
+    captions = read_captions(written(tmp_path, "\ufeff" + BAN_CAP), "Images")
     picture = ("1000268201_693b08cb0e", "Images/1000268201_693b08cb0e.jpg")
     assert captions[:2] == [
         Caption(0, *picture, "একটি মেয়ে কাঠের ঘরে ঢুকছে।", "bn_IN", "A girl going into a wooden building ."),
@@ -265,7 +274,7 @@ def test_ban_cap_has_both_languages_and_the_captions_of_a_picture_together(tmp_p
         ("1.jpg,A dog,কুকুর", "'1.jpg' is not name.jpg#0"),
         ("1001773457_577c3a7d70.jpg#0,A dog,কুকুর", "comes a second time"),
         ("1.jpg#0,,কুকুর", "the english_caption is empty"),
-        ("1.jpg#0,A dog, ", "the bengali_caption is empty"),
+        ("1.jpg#0,A dog, ", "the caption is empty"),
         ("1.jpg#0,A dog", "has 2 of the header's 3 cells"),
         ("1.jpg#0,A dog, a cat,কুকুর", "has 4 of the header's 3 cells; put cells that hold commas in double quotes"),
         ('1.jpg#0,"A" dog,কুকুর', "a double quote is out of place"),
@@ -274,7 +283,7 @@ def test_ban_cap_has_both_languages_and_the_captions_of_a_picture_together(tmp_p
 )
 def test_a_broken_row_of_ban_cap_is_named(tmp_path, row, fault):
     with pytest.raises(BncapError, match="captions.dat: line 5") as error:
-        read_ban_cap(written(tmp_path, f"{BAN_CAP}{row}\n"))
+        read_captions(written(tmp_path, f"{BAN_CAP}{row}\n"))
     assert fault in str(error.value)
 
 
@@ -285,7 +294,7 @@ def test_plain_csv_has_its_columns_in_any_order_and_cells_of_several_lines(tmp_p
         "fake/1.png,bn,দুটি কুকুর,me,,./a//1.png\r\n\r\n"
         ",,Two dogs,me,,b\\2.png\r\n"
     )  # fmt: skip
-    assert read_plain_csv(written(tmp_path, content), "own", "en") == [
+    assert read_captions(written(tmp_path, content), "own", "en") == [
         Caption(0, "a/1", "own/a/1.png", 'दो "कुत्ते", दौड़ते हैं।', "hi_IN", "Two dogs, running."),
         Caption(1, "a/1", "own/a/1.png", "দুটি কুকুর", "bn_IN", synthetic="own/fake/1.png"),
         Caption(2, "b/2", "own/b/2.png", "Two dogs"),
@@ -299,7 +308,7 @@ def test_plain_lines_have_the_same_keys(tmp_path, capsys):
         {"image": "a/2.png", "caption": "Cats", "lang": None, "synthetic": "fake/2.png"},
     ]
     content = "\n\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
-    assert read_plain_jsonl(written(tmp_path, content), "own") == [
+    assert read_captions(written(tmp_path, content), "own") == [
         Caption(0, "a/1", "own/a/1.png", "दो कुत्ते", "hi_IN", "Two dogs"),
         Caption(1, "a/2", "own/a/2.png", "Cats", synthetic="own/fake/2.png"),
     ]
@@ -316,7 +325,7 @@ def test_whatever_pythons_csv_module_writes_is_read_back(tmp_path, columns, quot
     writer.writeheader()
     for n, text in enumerate(texts):
         writer.writerow({name: {"image": f"{n}.png", "caption": text, "lang": "bn"}[name] for name in columns})
-    captions = read_plain_csv(written(tmp_path, stream.getvalue()), lang="bn_IN")
+    captions = read_captions(written(tmp_path, stream.getvalue()), lang="bn_IN")
     assert [(c.image, c.text) for c in captions] == [(f"{n}.png", " ".join(t.split())) for n, t in enumerate(texts)]
 
 
@@ -341,7 +350,7 @@ def test_whatever_pythons_csv_module_writes_is_read_back(tmp_path, columns, quot
 )
 def test_a_broken_row_of_a_plain_csv_is_named(tmp_path, row, fault):
     with pytest.raises(BncapError, match="captions.dat: line 4") as error:
-        read_plain_csv(written(tmp_path, f'image,caption,lang\na.png,"A\ncat",en\n{row}\n'))
+        read_captions(written(tmp_path, f'image,caption,lang\na.png,"A\ncat",en\n{row}\n'))
     assert fault in str(error.value)
 
 
@@ -363,24 +372,157 @@ def test_a_broken_row_of_a_plain_csv_is_named(tmp_path, row, fault):
 )
 def test_a_broken_plain_line_is_named(tmp_path, line, fault):
     with pytest.raises(BncapError, match="captions.dat: line 2") as error:
-        read_plain_jsonl(written(tmp_path, f'{{"image": "a.png", "caption": "A cat"}}\n{line}\n'))
+        read_captions(written(tmp_path, f'{{"image": "a.png", "caption": "A cat"}}\n{line}\n'))
     assert fault in str(error.value)
 
 
 def test_pictures_that_share_their_name_but_for_the_suffix_keep_it_in_their_id(tmp_path):
     names = ["1.png", "1.jpg", "2.png", "1.png.gif", "a/1.png", "1.png"]
-    captions = read_plain_csv(written(tmp_path, "image,caption\n" + "".join(f"{name},A dog\n" for name in names)))
+    captions = read_captions(written(tmp_path, "image,caption\n" + "".join(f"{name},A dog\n" for name in names)))
     assert [caption.image_id for caption in captions] == ["1.png", "1.jpg", "2", "1.png.gif", "a/1", "1.png"]
 
 
-@pytest.mark.parametrize(
-    "header", ["image,text", "image,caption,caption", "picture,caption", "image,caption,lang,LANG"]
-)
-def test_a_header_without_a_column_or_with_one_twice_is_an_error(tmp_path, header):
-    with pytest.raises(BncapError, match="line 1 must name the columns image, caption, and each only once"):
-        read_plain_csv(written(tmp_path, f"{header}\na.png,A dog\n"))
+@pytest.mark.parametrize("header", ["image,caption,caption", "image,caption,lang,LANG"])
+def test_a_header_that_names_a_column_twice_is_an_error(tmp_path, header):
+    with pytest.raises(BncapError, match=r"captions\.dat: line 1 names a column twice"):
+        read_captions(written(tmp_path, f"{header}\na.png,A dog\n"))
 
 
 def test_files_of_old_macs_end_their_lines_with_a_carriage_return(tmp_path):
-    captions = read_plain_csv(written(tmp_path, "image,caption\ra.png,A dog\rb.png,A cat\r"))
+    captions = read_captions(written(tmp_path, "image,caption\ra.png,A dog\rb.png,A cat\r"))
     assert [caption.image for caption in captions] == ["a.png", "b.png"]
+
+
+# Any format -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("form", ["plain", "byte-order mark", "CRLF"])
+def test_a_format_is_known_by_its_content(tmp_path, name, form):
+    text = {"plain": "", "byte-order mark": "\ufeff", "CRLF": ""}[form] + FILES[name]
+    path = written(tmp_path, text.replace("\n", "\r\n") if form == "CRLF" else text)
+    (caption,) = read_captions(path, "train2014")
+    assert (caption.image, caption.text, caption.lang) == ("train2014/b.jpg", "A cat.", "en_XX")
+
+
+def test_ban_cap_is_known_by_its_header_and_says_its_language_itself(tmp_path):
+    path = written(tmp_path, "caption_id,english_caption,bengali_caption\nb.jpg#0,A cat.,একটি বিড়াল।\n")
+    assert read_captions(path, lang="hi_IN") == [Caption(0, "b", "b.jpg", "একটি বিড়াল।", "bn_IN", "A cat.")]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_language_asked_for_is_that_of_a_file_that_does_not_say(tmp_path, name):
+    (caption,) = read_captions(written(tmp_path, FILES[name]), lang="hi")
+    assert caption.lang == ("en_XX" if name == "plain, other order" else "hi_IN")
+
+
+@pytest.mark.parametrize(
+    "content", ["a cat\n", "image,text\nb.jpg,A cat.\n", "image;caption\nb.jpg;A cat.\n", '{"a": 1}', "[]", "[1, 2]"]
+)
+def test_a_file_in_no_known_format_is_an_error_that_lists_those_that_are(tmp_path, content):
+    path = written(tmp_path, content)
+    with pytest.raises(BncapError) as error:
+        read_captions(path)
+    parts = (
+        str(path),
+        content.splitlines()[0],
+        "COCO",
+        "Karpathy",
+        "token",
+        "Flickr30k",
+        "BAN-Cap",
+        "CSV",
+        "JSON lines",
+    )
+    assert all(part in str(error.value) for part in parts)
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "\ufeff \n"])
+def test_an_empty_file_is_an_error(tmp_path, content):
+    with pytest.raises(BncapError, match=r"captions\.dat is empty"):
+        read_captions(written(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("content", "offset", "line"),
+    [
+        ("image,caption\nb.jpg,A cat.\n".encode("utf-16-le"), 1, 1),
+        (b"image,caption\nb.jpg,A \0cat.\n", 22, 2),
+        (bytes(500), 0, 1),
+    ],
+)
+def test_text_with_zero_bytes_is_taken_for_another_encoding(tmp_path, content, offset, line):
+    with pytest.raises(BncapError, match=rf"no UTF-8 text: byte 0x00 at offset {offset} \(line {line}\); .*UTF-16"):
+        read_captions(written(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    "content", ["image,caption\n", "image_name| comment_number| comment\n", '{"images": [], "annotations": []}']
+)
+def test_a_file_without_captions_is_an_error(tmp_path, content):
+    with pytest.raises(BncapError, match=r"captions\.dat has no captions"):
+        read_captions(written(tmp_path, content))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_text_in_another_encoding_is_an_error_with_offset_line_and_remedy(tmp_path, name):
+    content = FILES[name].replace("A cat", "A café").encode("latin-1").replace(b"\\u00e9", b"\xe9")
+    line, offset = content[: content.index(b"\xe9")].count(b"\n") + 1, content.index(b"\xe9")
+    path = written(tmp_path, content)
+    with pytest.raises(BncapError, match=rf"not UTF-8: byte 0xe9 at offset {offset} \(line {line}\); save it as UTF-8"):
+        read_captions(path)
+
+
+def test_sixteen_bit_text_and_other_binary_files_are_errors_with_a_remedy(tmp_path):
+    path = written(tmp_path, "image,caption\nb.jpg,A cat.\n".encode("utf-16"))
+    with pytest.raises(BncapError, match="byte 0xff at offset 0 .* iconv -f UTF-16"):
+        read_captions(path)
+    with pytest.raises(BncapError, match="is not UTF-8"):
+        read_captions(written(tmp_path, b"\x89PNG\r\n\x1a\n"))
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    with pytest.raises(BncapError, match="none.csv is missing"):
+        read_captions(tmp_path / "none.csv")
+    with pytest.raises(BncapError, match=f"{tmp_path.name} cannot be read"):
+        read_captions(tmp_path)
+
+
+def test_an_unknown_language_is_an_error_with_a_suggestion(tmp_path):
+    for name, content in FILES.items():
+        if name != "plain, other order":
+            with pytest.raises(BncapError, match=r"captions\.dat.*unknown language 'hi_IM'; did you mean hi_IN"):
+                read_captions(written(tmp_path, content), lang="hi_IM")
+
+
+def test_boxes_come_by_file_name_with_the_name_of_their_category(tmp_path):
+    content = {
+        "images": COCO["images"],
+        "categories": [{"id": 18, "name": "dog"}],
+        "annotations": [{"id": 1, "image_id": 3, "category_id": 18, "bbox": [1, 2.5, 30, 40], "segmentation": [[1]]}],
+    }
+    path = written(tmp_path, json.dumps(content))
+    assert read_boxes(path) == {"a.jpg": [("dog", (1.0, 2.5, 30.0, 40.0))], "b.jpg": []}
+    content["annotations"][0]["category_id"] = 5
+    with pytest.raises(BncapError, match=r"annotations\[0\]: image 3 or category 5 is not listed"):
+        read_boxes(written(tmp_path, json.dumps(content)))
+    with pytest.raises(BncapError, match=r"captions\.dat is not readable JSON .*fetch it again"):
+        read_boxes(written(tmp_path, '{"images": ['))
+    with pytest.raises(BncapError, match=f"{tmp_path.name} cannot be read"):
+        read_boxes(tmp_path)
+
+
+def test_a_large_coco_file_takes_no_more_memory_than_its_captions_and_its_text(tmp_path):
+    text = "A man and a woman stand beside a large brown dog in the street ."
+    images = [{"id": n, "file_name": f"{n:012d}.jpg"} for n in range(2_000)]
+    annotations = [
+        {"id": n, "image_id": n % 2_000, "caption": f"{text} {n}", "tokens": text.split()} for n in range(10_000)
+    ]
+    path = written(tmp_path, json.dumps({"images": images, "annotations": annotations}))
+    tracemalloc.start()
+    count = len(read_captions(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # the text once or twice, and half a kilobyte a caption; with the tokens it would be more than a kilobyte
+    assert count == 10_000
+    assert peak < 2 * path.stat().st_size + 500 * count

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from bncap.config import get_config
-from bncap.data.readers import read_boxes, read_coco, read_flickr_csv
+from bncap.data.readers import read_boxes, read_captions
 from bncap.mini import corpus, encoder, sentence_encoder, text_models, world
 from bncap.mini.corpus import Texts, mini_texts
 from bncap.mini.grammar import parse_en
@@ -34,7 +34,7 @@ def root(tmp_path_factory):
 
 @pytest.mark.parametrize(("split", "count"), SPLITS)
 def test_every_picture_has_five_captions_and_is_a_jpeg_of_the_size_it_states(root, split, count):
-    captions = read_coco(root / "annotations" / f"captions_{split}.json", split)
+    captions = read_captions(root / "annotations" / f"captions_{split}.json", split)
     assert len(captions) == 5 * count and len({c.image for c in captions}) == count
     for caption in captions:
         with Image.open(root / caption.image) as picture:
@@ -52,7 +52,7 @@ def test_coco_ids_are_shared_neither_within_nor_between_the_splits(root):
 
 def test_captions_speak_of_objects_that_are_annotated_in_their_picture(root):
     objects = read_boxes(root / "annotations" / "instances_train2014.json")
-    for caption in read_coco(root / "annotations" / "captions_train2014.json", "train2014"):
+    for caption in read_captions(root / "annotations" / "captions_train2014.json", "train2014"):
         kinds = {kind for kind, _ in objects[caption.image.split("/")[1]]}
         mentioned = {mention.kind for mention in parse_en(caption.text).objects}
         assert mentioned and mentioned <= kinds
@@ -75,7 +75,7 @@ def test_boxes_lie_in_the_picture_on_something_of_their_colour(root):
 
 
 def test_flickr_is_out_of_domain_in_its_own_format_with_boxes(root):
-    captions = read_flickr_csv(root / "flickr30k" / "results.csv", "flickr30k/flickr30k_images")
+    captions = read_captions(root / "flickr30k" / "results.csv", "flickr30k/flickr30k_images")
     assert len(captions) == 20 and all((root / c.image).is_file() for c in captions)
     backgrounds = {parse_en(c.text).background for c in captions} - {None}
     assert backgrounds and backgrounds <= set(OOD_BACKGROUNDS)
@@ -95,7 +95,7 @@ def test_a_larger_world_begins_with_the_same_pictures_and_captions(root, tmp_pat
     larger = make_world(tmp_path, monkeypatch, "world.train_images=12")
     for picture in (root / "train2014").iterdir():
         assert (larger / "train2014" / picture.name).read_bytes() == picture.read_bytes()
-    few, many = (read_coco(r / "annotations" / "captions_train2014.json", "train2014") for r in (root, larger))
+    few, many = (read_captions(r / "annotations" / "captions_train2014.json", "train2014") for r in (root, larger))
     assert many[: len(few)] == few
 
 
