@@ -1,41 +1,52 @@
-"""``python -m bncap {run,check,status,translate,synthesise,audit,caption,export,kaggle}``."""
+"""The command line: ``python -m bncap COMMAND``.
+
+Exit status: 0 done; 1 an error that the user can correct, in a few lines; 2 wrong arguments; 75 the time is up.
+
+Commands import what they need themselves, because torch and transformers take seconds and ``--help`` needs neither.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from bncap.config import get_config
 from bncap.errors import BncapError, OutOfTime
-from bncap.pipeline import deadline
+from bncap.pipeline import deadline, paths
+from bncap.pipeline.trials import select_folders
+from bncap.settings import Config
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status 0: done; 1: something the user can mend, said in a few lines; 2: wrong arguments; 75: time is up."""
-    options = _parser().parse_args(arguments)
+    """Run one command; returns the exit status."""
+    options = argparse.Namespace(traceback=False, minutes=None)
     try:
-        if getattr(options, "minutes", None) is not None:
+        _parser().parse_args(arguments, options)
+        if options.minutes is not None:
             deadline.set_minutes(options.minutes)
         return options.command(options) or 0
     except OutOfTime as error:
         print(error, file=sys.stderr)
         return deadline.EXIT_STATUS
-    except BncapError as error:
+    except (BncapError, OSError) as error:
         if options.traceback:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if options.traceback:
-            raise
-        named = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
-        print(f"error: {named}; check that path and its disk, then start again", file=sys.stderr)
+        print(f"error: {_explain(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; everything finished is kept", file=sys.stderr)
         return 130
+
+
+def _explain(error: BncapError | OSError) -> str:
+    if isinstance(error, BncapError):
+        return str(error)
+    name = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
+    return f"{name}; check that path and its disk, then start again"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -46,116 +57,133 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m bncap", description=__doc__)
+    parser = _Parser(
+        prog="python -m bncap", description="Bengali image captioning with cross-attention-guided alignment"
+    )
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = _command(commands, "run", _run, "run the notebooks in order")
-    run.add_argument("--seed", type=int, default=42, help="first seed of the repeated runs (default 42)")
-    run.add_argument("--seeds", help="the seeds themselves, such as 42,43,44")
-    run.add_argument("--from", dest="first", metavar="NN", help="first notebook, such as 04")
-    run.add_argument("--to", dest="last", metavar="NN", help="last notebook")
-    run.add_argument("--only", metavar="NN[,NN]", help="just these notebooks")
-    run.add_argument("--jobs", type=int, help="worker processes (default: one a processor)")
-    run.add_argument("--minutes", type=float, help="stop cleanly after so long; the same command goes on from there")
-    run.add_argument("--retrain-encoder", action="store_true", help="train the mini encoder instead of the shipped one")
-    run.add_argument("--extended", action="store_true", help="other readings of the paper and error analysis as well")
-    run.add_argument("--force", action="store_true", help="run notebooks that are up to date as well")
+    def command(
+        name: str, function: Callable[[argparse.Namespace], int | None], text: str, profile: str | None = None
+    ) -> Callable[..., object]:
+        """Add a command with the options that choose a configuration; returns its ``add_argument``."""
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(command=function)
+        added.add_argument("--profile", default=profile, help="smoke, mini (default), own, kaggle or paper")
+        added.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.FIELD=VALUE")
+        added.add_argument("--captions", type=Path, metavar="FILE", help="your own captions (profile own)")
+        added.add_argument("--images", type=Path, metavar="DIR", help="the folder of their images")
+        added.add_argument("--lang", help="target language, an mBART-50 code such as hi_IN")
+        added.add_argument("--allow-rejected", type=float, metavar="SHARE", help="accepted share of unusable images")
+        return added.add_argument
 
-    check = _command(commands, "check", _check, "is everything here that a profile needs?")
-    check.add_argument("--only", metavar="NN", help="what one notebook needs")
-    check.add_argument("--download", action="store_true", help="fetch the models that are missing first")
-    check.add_argument("--full-size", action="store_true", help="one step and one beam search at the real sizes")
+    minutes = {"type": float, "help": "stop cleanly after this time; the same command continues"}
 
-    _command(commands, "status", _status, "state, time and size of each step")
+    add = command("run", _run, "run the notebooks in order")
+    add("--seed", type=_seed, default=42, help="first seed of the repeated runs (default 42)")
+    add("--seeds", type=_seeds, metavar="N,N", help="explicit seeds, such as 42,43,44")
+    add("--from", dest="first", metavar="NN", help="first notebook, such as 04")
+    add("--to", dest="last", metavar="NN", help="last notebook")
+    add("--only", metavar="NN[,NN]", help="only these notebooks")
+    add("--jobs", type=int, help="worker processes (default: one per processor)")
+    add("--minutes", **minutes)
+    add("--retrain-encoder", action="store_true", help="train the mini encoder instead of using the one in the package")
+    add("--extended", action="store_true", help="also run the other readings of the paper and the error analysis")
+    add("--force", action="store_true", help="also run notebooks that are up to date")
 
-    translate = _command(commands, "translate", _translate, "translate and verify the captions, or some shards of them")
-    translate.add_argument("--shards", metavar="N[,N]", help="only these, counted from 0")
-    translate.add_argument("--minutes", type=float, help="stop cleanly after so long")
+    add = command("check", _check, "check that everything a profile needs is available")
+    add("--only", metavar="NN", help="what one notebook needs")
+    add("--download", action="store_true", help="first download the models that are missing")
+    add("--full-size", action="store_true", help="run one training step and one beam search at the real sizes")
 
-    synthesise = _command(commands, "synthesise", _synthesise, "draw the synthetic pictures, or a part of them")
-    synthesise.add_argument("--shard", metavar="I/N", help="process I of N, from 1: every N-th tar shard")
-    synthesise.add_argument("--minutes", type=float, help="stop cleanly after so long")
+    command("status", _status, "show state, time and size of each step")
 
-    audit = _command(commands, "audit", _audit, "draw some of the synthetic pictures again and compare")
-    audit.add_argument("--n", type=int, default=16, help="how many (default 16)")
-    audit.add_argument("--seed", type=int, default=0, help="which ones (default 0)")
+    add = command("translate", _translate, "translate and verify the captions, all shards or some")
+    add("--shards", type=_shards, metavar="N[,N]", help="only these shards, counted from 0")
+    add("--minutes", **minutes)
 
-    caption = _command(commands, "caption", _caption, "caption pictures with a trained model")
-    caption.add_argument("pictures", nargs="+", type=Path, help="picture files or folders of them")
-    caption.add_argument("--run", type=Path, help="folder of a training run (default: the newest main model)")
-    caption.add_argument("--beams", type=int)
-    caption.add_argument("--attention", type=Path, metavar="PNG", help="draw where each word looks")
-    caption.add_argument("--json", action="store_true", help="one JSON object a line")
-    caption.set_defaults(profile=None)
+    add = command("synthesise", _synthesise, "generate the synthetic images, all or a part")
+    add("--shard", type=_part, metavar="I/N", help="process I of N, from 1: every N-th tar shard")
+    add("--minutes", **minutes)
 
-    export = _command(commands, "export", _export, "write a trained decoder as a plain mBART-50 checkpoint")
-    export.add_argument("--run", type=Path, help="folder of a training run (default: the newest main model)")
-    export.add_argument("--out", type=Path, required=True, help="folder to write to")
+    add = command("audit", _audit, "generate some synthetic images again and compare")
+    add("--n", type=int, default=16, help="number of images (default 16)")
+    add("--seed", type=int, default=0, help="seed of the choice (default 0)")
 
-    kaggle = _command(commands, "kaggle", _kaggle, "write kernel folders for `kaggle kernels push`")
-    kaggle.add_argument("--user", required=True, help="your Kaggle user name")
-    kaggle.add_argument("--out", type=Path, help="folder to write to (default: kaggle_kernels in the artefact root)")
-    kaggle.add_argument("--gpu", default="NvidiaTeslaT4", help="machine shape (default NvidiaTeslaT4, which means two)")
-    kaggle.add_argument("--no-internet", action="store_true", help="kernels without internet: attach the models")
-    kaggle.add_argument("--data", action="append", default=[], metavar="OWNER/SLUG", help="data set to attach")
-    kaggle.add_argument("--models", action="append", default=[], metavar="OWNER/SLUG", help="data set with models")
-    kaggle.add_argument("--translation-kernels", type=int, default=0, metavar="N", help="share 01 among N kernels")
-    kaggle.add_argument("--synthesis-kernels", type=int, default=0, metavar="N", help="share 02 among N kernels")
-    kaggle.add_argument("--minutes", type=int, default=690, help="stop each session cleanly after so long (690)")
-    kaggle.add_argument("--resume", action="store_true", help="attach each kernel's own last output, to go on from it")
-    kaggle.set_defaults(profile="kaggle")
+    add = command("caption", _caption, "caption images with a trained model")
+    add("pictures", nargs="+", type=Path, metavar="IMAGE", help="image files or folders of them")
+    add("--run", type=Path, help="folder of a training run (default: the newest main model)")
+    add("--beams", type=int)
+    add("--attention", type=Path, metavar="PNG", help="draw the attention of each word")
+    add("--json", action="store_true", help="print one JSON object per line")
+
+    add = command("export", _export, "write a trained decoder as a plain mBART-50 checkpoint")
+    add("--run", type=Path, help="folder of a training run (default: the newest main model)")
+    add("--out", type=Path, required=True, help="folder to write to")
+
+    add = command("kaggle", _kaggle, "write kernel folders for `kaggle kernels push`", profile="kaggle")
+    add("--user", required=True, help="your Kaggle user name")
+    add("--out", type=Path, help="folder to write to (default: kaggle_kernels in the artefact root)")
+    add("--gpu", default="NvidiaTeslaT4", help="machine shape (default NvidiaTeslaT4, which means two T4)")
+    add("--no-internet", dest="internet", action="store_false", help="kernels without internet: attach the models")
+    add("--data", action="append", default=[], metavar="OWNER/SLUG", help="data set to attach")
+    add("--models", action="append", default=[], metavar="OWNER/SLUG", help="data set with models to attach")
+    add("--translation-kernels", type=int, default=0, metavar="N", help="split notebook 01 over N kernels")
+    add("--synthesis-kernels", type=int, default=0, metavar="N", help="split notebook 02 over N kernels")
+    add("--minutes", type=int, default=690, help="stop each session cleanly after this time (690)")
+    add("--resume", action="store_true", help="attach each kernel's own last output, to continue from it")
     return parser
 
 
-def _command(commands: argparse._SubParsersAction, name: str, function, text: str) -> argparse.ArgumentParser:
-    """A sub-command with the options that say which configuration is meant."""
-    command = commands.add_parser(name, help=text)
-    command.add_argument("--profile", help="smoke, mini (default), own, kaggle or paper")
-    command.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.FIELD=VALUE")
-    command.add_argument("--captions", metavar="FILE", help="captions of your own (profile own)")
-    command.add_argument("--images", metavar="DIR", help="the folder of their pictures")
-    command.add_argument("--lang", help="target language, an mBART-50 code such as hi_IN")
-    command.add_argument("--allow-rejected", type=float, metavar="SHARE", help="share of unusable pictures to accept")
-    command.set_defaults(command=function)
-    return command
+def _seed(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) >= 2**32:
+        raise BncapError(f"seed {text!r}: seeds are whole numbers from 0 to 2^32 - 1, with commas, such as 42,43,44")
+    return int(text)
 
 
-def _configuration(options: argparse.Namespace) -> tuple[str, list[str]]:
-    """The profile and the overrides that the options of :func:`_command` mean."""
-    named = {
-        "data.captions": options.captions and Path(options.captions).resolve(),
-        "data.images": options.images and Path(options.images).resolve(),
+def _seeds(text: str) -> tuple[int, ...]:
+    return tuple(_seed(number) for number in text.split(","))
+
+
+def _shards(text: str) -> list[int]:
+    if not all(number.strip().isdecimal() for number in text.split(",")):
+        raise BncapError(f"--shards {text}: write numbers with commas, such as 3,4")
+    return [int(number) for number in text.split(",")]
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise BncapError(f"--shard {text}: write I/N with 1 <= I <= N, such as 1/4")
+    return int(number), int(count)
+
+
+def _profile(options: argparse.Namespace) -> tuple[str, list[str]]:
+    """The profile, and the overrides that the options of a command stand for."""
+    values = {
+        "data.captions": options.captions and options.captions.resolve(),
+        "data.images": options.images and options.images.resolve(),
         "data.lang": options.lang,
         "data.max_rejected": options.allow_rejected,
+        "data.source": "own" if options.captions and options.profile not in (None, "own") else None,
     }
-    overrides = [f"{field}={value}" for field, value in named.items() if value is not None]
-    if options.captions and options.profile not in (None, "own"):
-        overrides.append("data.source=own")
+    overrides = [f"{field}={value}" for field, value in values.items() if value is not None]
     return options.profile or ("own" if options.captions else "mini"), overrides + options.overrides
 
 
-def _config(options: argparse.Namespace):
-    from bncap.config import get_config
-    from bncap.pipeline.trials import select_folders
-
-    config = get_config(*_configuration(options))
+def _config(options: argparse.Namespace) -> Config:
+    config = get_config(*_profile(options))
     select_folders(config)
     return config
 
 
 def _run(options: argparse.Namespace) -> None:
     from bncap.commands import runner
-    from bncap.config import get_config
-    from bncap.pipeline import paths
 
-    (profile, overrides), seed = _configuration(options), options.seed
+    (profile, overrides), seed = _profile(options), options.seed
     if options.seeds is not None:
-        seeds = _parse_seeds(options.seeds)
-        seed = seeds[0]
-        overrides.append(f"experiment.seeds={seeds}")
-    if not 0 <= seed < 2**32:
-        raise BncapError(f"--seed {seed}: a seed is a whole number from 0 to 2^32 - 1")
+        seed = options.seeds[0]
+        overrides.append(f"experiment.seeds={options.seeds}")
     if options.retrain_encoder:
         overrides.append("world.retrain_encoder=True")
     if options.jobs is not None:
@@ -169,16 +197,6 @@ def _run(options: argparse.Namespace) -> None:
     print(f"report: {report}" if report.is_file() else f"figures: {report.parent}")
 
 
-def _parse_seeds(text: str) -> tuple[int, ...]:
-    numbers = [number.strip() for number in text.split(",")]
-    if not all(number.isdecimal() and int(number) < 2**32 for number in numbers):
-        raise BncapError(f"--seeds {text}: write whole numbers below 2^32 with commas, such as 42,43,44")
-    seeds = tuple(map(int, numbers))
-    if len(set(seeds)) < len(seeds):
-        raise BncapError(f"--seeds {text}: a seed comes twice; each run has a seed of its own")
-    return seeds
-
-
 def _check(options: argparse.Namespace) -> int:
     if options.full_size:
         from bncap.commands.full_size import full_size_table
@@ -187,9 +205,8 @@ def _check(options: argparse.Namespace) -> int:
         print(text)
         return 0 if agree else 1
     from bncap.commands import check as preflight
-    from bncap.config import get_config
 
-    config = get_config(*_configuration(options))
+    config = get_config(*_profile(options))
     if options.download:
         preflight.download(config, options.only)
     findings = preflight.preflight(config, options.only)
@@ -206,25 +223,13 @@ def _status(options: argparse.Namespace) -> None:
 def _translate(options: argparse.Namespace) -> None:
     from bncap.data import translations
 
-    config = _config(options)
-    numbers = None
-    if options.shards is not None:
-        if not all(n.strip().isdecimal() for n in options.shards.split(",")):
-            raise BncapError(f"--shards {options.shards}: write numbers with commas, such as 3,4")
-        numbers = [int(n) for n in options.shards.split(",")]
-    translations.build_shards(config, numbers)
+    translations.build_shards(_config(options), options.shards)
 
 
 def _synthesise(options: argparse.Namespace) -> None:
     from bncap.synthesis import generate
 
-    part = None
-    if options.shard is not None:
-        one, slash, of = options.shard.partition("/")
-        if not (slash and one.isdecimal() and of.isdecimal() and 1 <= int(one) <= int(of)):
-            raise BncapError(f"--shard {options.shard}: write I/N with 1 <= I <= N, such as 1/4")
-        part = int(one), int(of)
-    generate.draw_shards(_config(options), part)
+    generate.draw_shards(_config(options), options.shard)
 
 
 def _audit(options: argparse.Namespace) -> int:
@@ -238,10 +243,10 @@ def _audit(options: argparse.Namespace) -> int:
 def _caption(options: argparse.Namespace) -> None:
     from bncap.commands.captioning import caption_pictures, report_lines
 
-    found = caption_pictures(
+    captioned = caption_pictures(
         options.pictures, options.profile, options.run, options.beams, options.attention, options.overrides
     )
-    print("\n".join(report_lines(found, as_json=options.json)))
+    print("\n".join(report_lines(captioned, as_json=options.json)))
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -252,15 +257,14 @@ def _export(options: argparse.Namespace) -> None:
 
 def _kaggle(options: argparse.Namespace) -> None:
     from bncap.kaggle.kernels import Export, write_kernels
-    from bncap.pipeline import paths
 
-    profile, overrides = _configuration(options)
+    profile, overrides = _profile(options)
     export = Export(
         user=options.user,
         profile=profile,
         overrides=tuple(overrides),
         gpu=options.gpu,
-        internet=not options.no_internet,
+        internet=options.internet,
         translation_kernels=options.translation_kernels,
         synthesis_kernels=options.synthesis_kernels,
         minutes=options.minutes,

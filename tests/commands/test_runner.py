@@ -206,7 +206,7 @@ def test_a_notebook_with_a_record_of_something_else_runs_again(series, artifacts
         (["run", "--set", "loss.rho=1.5"], "loss.rho=1.5"),
         (["run", "--seeds", "a,b"], "whole numbers"),
         (["run", "--seeds", "42,"], "whole numbers"),
-        (["run", "--seeds", "42,42"], "a seed comes twice"),
+        (["run", "--seeds", "42,42"], "a seed occurs twice"),
         (["run", "--seed", "-1"], "from 0 to 2^32 - 1"),
         (["run", "--from", "02", "--to", "01"], "no notebook from 02 to 01"),
         (["run", "--jobs", "0"], "--jobs"),
