@@ -33,7 +33,7 @@ if [[ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]]; then
     echo "setting up (some minutes the first time) ..."
     if [[ -n "${KAGGLE_KERNEL_RUN_TYPE:-}" ]]; then
         # The torch of a Kaggle image fits its driver and is never replaced.
-        grep -vE '^torch(vision)?==' requirements.txt | "$python" -m pip install --quiet -r /dev/stdin
+        grep -vE '^(torch|torchvision|triton|cuda-.*|nvidia-.*)==' requirements.txt | "$python" -m pip install --quiet -r /dev/stdin
     else
         "$python" -m pip install --quiet --disable-pip-version-check -r requirements.txt
     fi

@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import sys
+import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +26,6 @@ from bncap.settings import Config
 LARGE = 5000
 """Triplets from which the real components are no work for a CPU: at a second a picture and pass, a week."""
 DRIVER = Path("/dev/nvidia0")
-TESTS_ONLY = "# the test suite"
-"""Pins below this line of requirements.txt are not needed by any notebook."""
 
 
 NEEDS: dict[str, Need] = {
@@ -114,10 +114,14 @@ def is_large(config: Config, need: Need) -> bool:
 
 
 def pins() -> dict[str, str]:
-    """Package -> version, as pinned in requirements.txt, without those of the tests; empty if the file is not here."""
-    path = paths.ROOT / "requirements.txt"
-    lines = path.read_text("utf-8").partition(TESTS_ONLY)[0].splitlines() if path.is_file() else []
-    return dict(line.split("==") for line in lines if "==" in line)
+    """Direct dependency of pyproject.toml -> the version that requirements.txt locks; empty if a file is missing."""
+    project, lock = paths.ROOT / "pyproject.toml", paths.ROOT / "requirements.txt"
+    if not (project.is_file() and lock.is_file()):
+        return {}
+    direct = tomllib.loads(project.read_text("utf-8"))["project"]["dependencies"]
+    names = {re.match(r"[\w.-]+", requirement)[0] for requirement in direct}
+    locked = dict(re.findall(r"^([\w.-]+)==([^\s;]+)", lock.read_text("utf-8"), re.MULTILINE))
+    return {name: version for name, version in locked.items() if name in names}
 
 
 def _need(notebook: str | None) -> Need:

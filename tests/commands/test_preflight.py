@@ -290,7 +290,7 @@ def test_another_version_is_said_and_a_missing_package_is_missing(machine, monke
 
 
 def test_what_only_the_tests_use_is_not_needed():
-    assert "torch" in check.pins() and not {"pytest", "ruff", "POT"} & set(check.pins())
+    assert "torch" in check.pins() and not {"pytest", "ruff", "pot", "triton"} & set(check.pins())
 
 
 def test_require_says_one_line_or_all_that_is_missing(machine, capsys):
