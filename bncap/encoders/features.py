@@ -1,7 +1,7 @@
 """Frozen encoder features, computed once and shared by every run.
 
-The sets of pictures are ``train``, ``synthetic``, ``validation``, ``test`` and ``ood``; :mod:`bncap.encoders.feature_store` has
-their files.
+The sets of pictures are ``train``, ``synthetic``, ``validation``, ``test`` and ``ood``;
+:mod:`bncap.encoders.feature_store` reads and writes their files.
 """
 
 from __future__ import annotations
@@ -24,16 +24,14 @@ from tqdm.auto import tqdm
 from bncap.data.corpus import read_corpus
 from bncap.data.images import to_rgb
 from bncap.device import default_device
-from bncap.encoders.feature_store import FeatureWriter, prefetched
-from bncap.errors import BncapError
+from bncap.encoders.feature_store import prefetched, write_set
+from bncap.errors import BncapError, OutOfTime
 from bncap.pipeline import artifacts, deadline, hub, paths, workers
 from bncap.pipeline.loading import loading
 from bncap.settings import Config, Features
 from bncap.synthesis.shards import Member, Pictures
 
 EVALUATION_SETS = ("validation", "test", "ood")
-KEPT_EVERY = 64
-"""Batches after which it is noted how far a set is; what an interruption can cost."""
 MEASURED = 4
 """Pictures by which the time is estimated on a CPU; on a GPU, which is faster with many at once, a batch."""
 
@@ -153,29 +151,29 @@ def _picture_sets(config: Config, corpus: Path, images: Path, with_synthetic: bo
 def extract(model: str, settings: Features, sets: Mapping[str, Mapping[str, Source]], folder: Path) -> None:
     """Write the features of each set (identifier -> picture) that ``folder`` does not hold yet.
 
-    Identifiers of one picture share its row, and an interrupted set goes on where it was kept.  Says beforehand what
-    disk space and time it takes; :class:`BncapError` if there is not as much space.
+    Identifiers of one picture share its row.  Prints beforehand how much disk space and time the sets take;
+    :class:`BncapError` if there is not as much space.
     """
-    left = {name: items for name, items in sets.items() if not (folder / f"{name}.csv").is_file()}
-    pictures = {name: list(dict.fromkeys(items.values())) for name, items in left.items()}
-    writers = {name: FeatureWriter(folder, name, len(p), settings.penultimate) for name, p in pictures.items()}
-    unfinished = [name for name, writer in writers.items() if writer.done < writer.rows]
+    pictures = {
+        name: list(dict.fromkeys(items.values()))
+        for name, items in sets.items()
+        if not (folder / f"{name}.csv").is_file()
+    }
     with workers.one_thread():
-        if unfinished:
+        if any(pictures.values()):
             encoder = Encoder(model, settings.penultimate)
-            some = max((pictures[name] for name in unfinished), key=len)
-            _announce(encoder, some[: settings.batch], [writers[name] for name in unfinished], folder)
-        for name, items in left.items():
-            if name in unfinished:
-                _fill(writers[name], encoder, pictures[name], settings.batch)
-            number = {picture: row for row, picture in enumerate(pictures[name])}
-            writers[name].finish({i: number[picture] for i, picture in items.items()})
+            sample = max(pictures.values(), key=len)[: settings.batch]
+            _announce(encoder, sample, sum(map(len, pictures.values())), folder)
+        for name, sources in pictures.items():
+            number = {picture: row for row, picture in enumerate(sources)}
+            rows = {identifier: number[picture] for identifier, picture in sets[name].items()}
+            write_set(folder, name, rows, _batches(encoder, name, sources, settings.batch) if sources else ())
 
 
-def _announce(encoder: Encoder, batch: list[Source], writers: Sequence[FeatureWriter], folder: Path) -> None:
-    """Print what ``writers`` have left to write; :class:`BncapError` if the disk has no room for it."""
+def _announce(encoder: Encoder, sample: list[Source], rows: int, folder: Path) -> None:
+    """Print what ``rows`` pictures take, by a ``sample``; :class:`BncapError` if the disk has no room for them."""
     cuda, jobs = encoder.device.type == "cuda", workers.default_jobs()
-    some = batch if cuda else batch[:MEASURED]
+    some = sample if cuda else sample[:MEASURED]
     encoder([open_picture(source) for source in some])  # the first time takes longer
     times = [time.perf_counter()]
     pixels = encoder.pixels([open_picture(source) for source in some])
@@ -185,31 +183,30 @@ def _announce(encoder: Encoder, batch: list[Source], writers: Sequence[FeatureWr
     decoding, encoding = ((end - start) / len(some) for start, end in pairwise(times))
     each = max(decoding / jobs, encoding) if cuda else (decoding + encoding) / jobs
 
-    rows = sum(writer.rows - writer.done for writer in writers)
     shapes = " and ".join(f"{m.shape[1]} patches x {m.shape[2]} channels" for m in maps[::-1])
     what = f"{rows:,} pictures, {shapes} in float16"
-    row_bytes = torch.float16.itemsize * sum(m[0].numel() for m in maps)
-    size = sum(writer.rows * row_bytes - writer.allocated() for writer in writers)
+    size = rows * torch.float16.itemsize * sum(m[0].numel() for m in maps)
     free = shutil.disk_usage(folder).free
     if size > free:
         raise BncapError(
             f"{folder}: the features ({what}) take {_bytes(size)} and the disk has {_bytes(free)} free; make room, or "
             "let BNCAP_ARTIFACTS name a folder on a larger disk"
         )
-    print(f"features: {what}: {_bytes(rows * row_bytes)} in {folder}, about {_duration(each * rows)}", flush=True)
+    print(f"features: {what}: {_bytes(size)} in {folder}, about {_duration(each * rows)}", flush=True)
 
 
-def _fill(writer: FeatureWriter, encoder: Encoder, pictures: list[Source], size: int) -> None:
-    """Write the features of ``pictures`` from where ``writer`` stands, in batches of ``size``."""
-    starts = range(writer.done, len(pictures), size)
-    batches = (pictures[start : start + size] for start in starts)
-    with closing(_encoded(encoder, batches)) as found:
-        bar = tqdm(found, desc=f"features: {writer.name}", total=len(starts), unit="batch")
-        for count, maps in enumerate(bar, 1):
-            writer.write([_half(m, pictures[writer.done :]) for m in maps])
-            if count < len(starts) and (deadline.reached() or count % KEPT_EVERY == 0):
-                writer.keep()
-                deadline.check(f"features of the {writer.name} set, {writer.done:,} of {len(pictures):,} pictures")
+def _batches(encoder: Encoder, name: str, pictures: list[Source], size: int) -> Iterator[list[np.ndarray]]:
+    """The float16 maps of ``pictures`` in batches of ``size``, the final stage's first."""
+    starts = range(0, len(pictures), size)
+    with closing(_encoded(encoder, (pictures[start : start + size] for start in starts))) as batches:
+        bar = tqdm(batches, desc=f"features: {name}", total=len(starts), unit="batch")
+        for start, maps in zip(starts, bar, strict=True):
+            if deadline.reached():
+                raise OutOfTime(
+                    f"time is up at features of the {name} set, {start:,} of {len(pictures):,} pictures; the complete "
+                    "sets are kept, start the same command again to make this one from its first picture"
+                )
+            yield [_half(m, pictures[start:]) for m in maps]
 
 
 def _encoded(encoder: Encoder, batches: Iterable[list[Source]]) -> Iterator[list[Tensor]]:

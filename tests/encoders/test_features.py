@@ -1,4 +1,3 @@
-import errno
 import math
 import shutil
 
@@ -8,7 +7,7 @@ import torch
 from PIL import Image
 
 from bncap.config import get_config
-from bncap.encoders import feature_store, features
+from bncap.encoders import features
 from bncap.encoders.feature_store import FeatureStore
 from bncap.encoders.features import Encoder, open_picture
 from bncap.errors import BncapError, OutOfTime
@@ -47,13 +46,7 @@ def test_patches_run_row_by_row(encoder, pictures):
     assert int(change.argmax()) == 6
 
 
-def test_the_encoder_is_frozen_and_in_evaluation_mode(encoder):
-    assert not encoder.model.training and not any(p.requires_grad for p in encoder.model.parameters())
-
-
 def test_a_half_empty_checkpoint_is_an_error(tmp_path):
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(SHIPPED, tmp_path / "half")
@@ -183,37 +176,12 @@ def test_rows_come_in_the_order_and_number_they_are_asked_for(artifacts_dir):
 
 
 def test_features_cut_short_on_disk_are_named(store):
-    opened, reading = FeatureStore(store), FeatureStore(store)
-    reading.take("train", [2])
+    opened = FeatureStore(store)
     (store / "train.npy").write_bytes((store / "train.npy").read_bytes()[:-8])
     with pytest.raises(BncapError, match=r"features-s42/train\.npy cannot be read .*delete"):
         opened.take("train", [0])
-    with pytest.raises(BncapError, match=r"features-s42/train\.npy cannot be read \(it ends before row 2\); delete"):
-        reading.take("train", [0, 2])
     with pytest.raises(BncapError, match=r"features-s42/train\.npy was changed after it was finished; delete"):
         FeatureStore(store)
-
-
-def test_features_that_an_interruption_left_damaged_are_computed_again(pictures, tmp_path):
-    left = tmp_path / "left"
-    for folder in (left, tmp_path / "whole"):
-        folder.mkdir()
-    features.extract(SHIPPED, Features(batch=2), {"train": pictures}, tmp_path / "whole")
-    artifacts.write_json(left / ".train.json", {"done": 2})
-    (left / ".train.npy").write_bytes((tmp_path / "whole" / "train.npy").read_bytes()[:200])
-    features.extract(SHIPPED, Features(batch=2), {"train": pictures}, left)
-    assert (left / "train.npy").read_bytes() == (tmp_path / "whole" / "train.npy").read_bytes()
-
-
-def test_a_disk_without_room_for_the_features_is_an_error_before_any_is_written(pictures, tmp_path, monkeypatch):
-    def full(descriptor, start, length):
-        assert length > 5 * 49 * 128 * 2
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(feature_store.os, "posix_fallocate", full)
-    with pytest.raises(OSError, match="No space left"):
-        features.extract(SHIPPED, Features(batch=2), {"train": pictures}, tmp_path)
-    assert not [p for p in tmp_path.iterdir() if p.name.startswith("train")]
 
 
 def test_a_picture_broken_after_the_corpus_was_made_is_named_and_no_half_set_is_left(pictures, tmp_path):
@@ -229,63 +197,21 @@ def test_sixteen_bits_of_grey_are_not_cut_off_at_255(tmp_path):
     assert np.asarray(open_picture(tmp_path / "deep.png"))[..., 0].tolist() == [[0, 100], [200, 255]]
 
 
-@pytest.fixture
-def opened(monkeypatch):
-    """Names of the pictures that are opened for features; those opened to measure the time by are left out."""
-    names = []
-    monkeypatch.setattr(features, "_announce", lambda *_: None)
-    monkeypatch.setattr(features, "open_picture", lambda path: names.append(path.name) or open_picture(path))
-    return names
-
-
-@pytest.mark.parametrize("penultimate", [False, True])
-def test_a_set_stopped_by_the_clock_goes_on_at_its_next_batch_to_the_same_bytes(
-    pictures, tmp_path, monkeypatch, opened, penultimate
-):
-    settings = Features(batch=2, penultimate=penultimate)
-    for folder in ("whole", "parts"):
-        (tmp_path / folder).mkdir()
-    features.extract(SHIPPED, settings, {"train": pictures}, tmp_path / "whole")
-
+def test_a_set_stopped_by_the_clock_is_made_again_and_complete_sets_are_kept(pictures, tmp_path, monkeypatch):
+    settings, whole, stopped = Features(batch=2), tmp_path / "whole", tmp_path / "stopped"
+    for folder in (whole, stopped):
+        folder.mkdir()
+    sets = {"train": pictures, "test": pictures}
+    features.extract(SHIPPED, settings, sets, whole)
+    features.extract(SHIPPED, settings, {"train": pictures}, stopped)
     monkeypatch.setenv(deadline.VARIABLE, "1")
-    for done in (2, 4):
-        opened.clear()
-        with pytest.raises(OutOfTime, match=f"features of the train set, {done} of 5 pictures"):
-            features.extract(SHIPPED, settings, {"train": pictures}, tmp_path / "parts")
-        assert min(opened) == f"{done - 2}.png"
+    with pytest.raises(OutOfTime, match="features of the test set, 0 of 5 pictures"):
+        features.extract(SHIPPED, settings, sets, stopped)
     monkeypatch.delenv(deadline.VARIABLE)
-    opened.clear()
-    features.extract(SHIPPED, settings, {"train": pictures}, tmp_path / "parts")
-    assert opened == ["4.png"]
-    whole, parts = ({p.name: p.read_bytes() for p in (tmp_path / f).iterdir()} for f in ("whole", "parts"))
-    assert whole == parts and len(whole) == 2 + penultimate
-
-
-def test_a_set_killed_at_work_goes_on_from_the_last_batch_noted(pictures, tmp_path, monkeypatch, opened):
-    class Killed(BaseException):
-        pass
-
-    def die_at_the_fourth(path):
-        if path.name == "3.png":
-            raise Killed
-        return open_picture(path)
-
-    monkeypatch.setattr(features, "KEPT_EVERY", 1)
-    with monkeypatch.context() as patch:
-        patch.setattr(features, "open_picture", die_at_the_fourth)
-        with pytest.raises(Killed):
-            features.extract(SHIPPED, Features(batch=1), {"train": pictures}, tmp_path)
-    features.extract(SHIPPED, Features(batch=1), {"train": pictures}, tmp_path)
-    assert sorted(opened) == ["3.png", "4.png"]
-
-
-def test_a_set_finished_but_for_its_table_is_not_computed_again(pictures, tmp_path, monkeypatch):
-    features.extract(SHIPPED, Features(batch=2), {"train": pictures}, tmp_path)
-    table = (tmp_path / "train.csv").read_bytes()
-    (tmp_path / "train.csv").unlink()
-    monkeypatch.setattr(features, "Encoder", lambda *a: pytest.fail("computed again"))
-    features.extract(SHIPPED, Features(batch=2), {"train": pictures}, tmp_path)
-    assert (tmp_path / "train.csv").read_bytes() == table
+    (stopped / ".test.npy").write_bytes(b"left by an interruption")
+    features.extract(SHIPPED, settings, sets, stopped)
+    found, expected = ({p.name: p.read_bytes() for p in folder.iterdir()} for folder in (stopped, whole))
+    assert found == expected and len(found) == 4
 
 
 def test_the_bytes_do_not_depend_on_how_many_threads_there_are(pictures, tmp_path, monkeypatch):
