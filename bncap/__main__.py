@@ -98,6 +98,10 @@ def _parser() -> argparse.ArgumentParser:
 
     command("status", _status, "show state, time and size of each step")
 
+    publish = commands.add_parser("publish", help="copy finished results to figures/published/, to be committed")
+    publish.add_argument("--profile", default="mini", help="whose results (default mini)")
+    publish.set_defaults(command=_publish)
+
     add = command("translate", _translate, "translate and verify the captions, all shards or some")
     add("--shards", type=_shards, metavar="N[,N]", help="only these shards, counted from 0")
     add("--minutes", **minutes)
@@ -218,6 +222,13 @@ def _status(options: argparse.Namespace) -> None:
     from bncap.commands.status import status_table
 
     print(status_table(_config(options).profile))
+
+
+def _publish(options: argparse.Namespace) -> None:
+    from bncap.commands.publish import PUBLISHED, publish
+
+    publish(options.profile)
+    print(f"published: {PUBLISHED}; look at `git diff`, then commit")
 
 
 def _translate(options: argparse.Namespace) -> None:

@@ -93,7 +93,7 @@ def make_rest(config: Config) -> None:
 
 def committed() -> dict[str, Any]:
     """``results.json`` of the committed miniature."""
-    return artifacts.read_json(paths.ROOT / "figures/mini/results.json")
+    return artifacts.read_json(paths.ROOT / "figures/published/results.json")
 
 
 def patch_evidence(monkeypatch) -> None:

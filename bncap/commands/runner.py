@@ -99,7 +99,7 @@ def run(request: Request, notebooks: Sequence[Path], *, force: bool = False) -> 
         ExitStack() as warmth,
     ):
         for notebook in notebooks:
-            if not force and _is_current(request, notebook, checked):
+            if not force and is_current(request, notebook, checked):
                 print(f"{notebook.stem}: up to date", flush=True)
                 continue
             deadline.check(f"notebook {notebook.stem}, which has not begun")
@@ -181,7 +181,11 @@ def _record(request: Request, notebook: Path, figures: Sequence[str]) -> None:
     )
 
 
-def _is_current(request: Request, notebook: Path, checked: dict[Path, str]) -> bool:
+def is_current(request: Request, notebook: Path, checked: dict[Path, str]) -> bool:
+    """Whether the notebook has run with these settings, this code and these inputs, and its outputs are as it left them.
+
+    ``checked`` remembers the fingerprints of step folders between calls.
+    """
     path = _record_path(request, notebook)
     if not path.is_file() or not executed_path(request, notebook).is_file():
         return False

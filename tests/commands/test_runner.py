@@ -318,6 +318,6 @@ def test_a_change_of_the_packages_code_runs_the_notebooks_again_and_skips_their_
     manifest = artifacts_dir / "smoke/01_first/x-s42/manifest.json"
     before = manifest.stat().st_mtime_ns
     monkeypatch.setattr(runner, "_code_hash", lambda: "other code")
-    assert not runner._is_current(runner.Request("smoke", 42), series / "01_first.ipynb", {})
+    assert not runner.is_current(runner.Request("smoke", 42), series / "01_first.ipynb", {})
     run()
     assert manifest.stat().st_mtime_ns == before

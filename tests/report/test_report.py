@@ -116,14 +116,14 @@ ALLOWED = {"0", "95", "95%", "100", "1000", "2000"}
 
 
 def test_every_number_of_the_committed_report_is_found_in_the_committed_results():
-    folder = paths.ROOT / "figures/mini"
+    folder = paths.ROOT / "figures/published"
     page = (folder / "report.html").read_text("utf-8")
     assert len(numbers_shown(page)) > 800
     assert [n for n in unknown(page, committed()) if n.lstrip("-−+") not in ALLOWED] == []
 
 
 def test_a_number_that_is_not_among_the_results_is_seen():
-    page = (paths.ROOT / "figures/mini/report.html").read_text("utf-8")
+    page = (paths.ROOT / "figures/published/report.html").read_text("utf-8")
     wrong = page.replace('<h2 id="limits">', '<p>It is 14.4142.</p><h2 id="limits">')
     assert "14.4142" in unknown(wrong, committed())
 
