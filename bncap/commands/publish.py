@@ -20,7 +20,7 @@ from bncap.commands import runner
 from bncap.config import BASE, MAIN
 from bncap.errors import BncapError
 from bncap.experiments.records import interval
-from bncap.pipeline import artifacts, paths, provenance
+from bncap.pipeline import artifacts, paths
 
 PUBLISHED = paths.ROOT / "figures" / "published"
 NUMBERS = "numbers.json"
@@ -61,7 +61,7 @@ def publish(profile: str = "mini", folder: Path = PUBLISHED, root: Path = paths.
         if unknown:
             raise BncapError(f"{path.name} quotes {', '.join(unknown)}; {NUMBERS} has {', '.join(numbers)}")
     _copy_figures(figures, folder)
-    commit = provenance.git_commit().replace("+", " with changes")
+    commit = artifacts.git_commit().replace("+", " with changes")
     kind = (
         f"The published report: a run of profile {profile}, copied by <code>python -m bncap publish</code> at {commit}."
     )
