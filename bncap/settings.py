@@ -240,12 +240,12 @@ class Config:
         return self
 
     def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
         """The configuration that :meth:`as_dict` gave, after JSON too; fields that no longer exist are left out."""
-        sections = {
+        sections: dict[str, Any] = {
             name: {field: value for field, value in values.get(name, {}).items() if field in section}
             for name, section in _fields().items()
         }
@@ -277,7 +277,8 @@ def override(config: Config, overrides: str | Iterable[str]) -> Config:
     Raises :class:`BncapError` for an unknown section or field (with the nearest name), a value of the wrong type, or
     one out of its range.
     """
-    known, changes = _fields(), {}
+    known = _fields()
+    changes: dict[str, dict[str, str]] = {}
     for assignment in split_overrides(overrides):
         name, equals, value = assignment.partition("=")
         section, _, field = name.strip().partition(".")
@@ -299,8 +300,8 @@ def override(config: Config, overrides: str | Iterable[str]) -> Config:
 
 def _fields() -> dict[str, tuple[str, ...]]:
     """The names of the fields of each section."""
-    sections = (field for field in dataclasses.fields(Config) if field.name != "profile")
-    return {s.name: tuple(field.name for field in dataclasses.fields(s.default)) for s in sections}
+    sections = {name: section for name, section in vars(Config()).items() if name != "profile"}
+    return {name: tuple(vars(section)) for name, section in sections.items()}
 
 
 def _explain(error: ValidationError) -> str:
