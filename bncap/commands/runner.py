@@ -10,7 +10,6 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from bncap.commands import check
 from bncap.config import EXTENDED_NOTEBOOKS, OWN_NOTEBOOKS, get_config
 from bncap.errors import BncapError, OutOfTime
 from bncap.experiments import extended
-from bncap.pipeline import artifacts, deadline, files, paths, trials, warm
+from bncap.pipeline import artifacts, deadline, files, paths, trials
 
 REPORT = "09"
 
@@ -93,18 +92,13 @@ def run(request: Request, notebooks: Sequence[Path], *, force: bool = False) -> 
     trials.select_folders(config, request.seed)
     checked: dict[Path, str] = {}
     looked = False
-    with (
-        files.locked(_root(request) / "notebooks"),
-        files.locked(paths.figures_dir(request.profile)),
-        ExitStack() as warmth,
-    ):
+    with files.locked(_root(request) / "notebooks"), files.locked(paths.figures_dir(request.profile)):
         for notebook in notebooks:
             if not force and is_current(request, notebook, checked):
                 print(f"{notebook.stem}: up to date", flush=True)
                 continue
             deadline.check(f"notebook {notebook.stem}, which has not begun")
             if not looked:  # not before a notebook has to run: a second start with nothing to do is quick
-                warmth.enter_context(warm.server())
                 for wanted in notebooks:
                     check.ensure(config, wanted.name[:2])
                 looked = True
@@ -128,8 +122,6 @@ def _execute(request: Request, notebook: Path) -> None:
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    from bncap.pipeline.kernels import WarmKernelManager
-
     os.environ.pop("JUPYTER_PATH", None)  # a foreign kernel specification must not take the place of this environment
     output = executed_path(request, notebook)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +140,6 @@ def _execute(request: Request, notebook: Path) -> None:
             progress_bar=sys.stderr.isatty(),
             log_output=False,
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # an error is told below
-            kernel_manager_class=WarmKernelManager,
             shutdown_kernel="immediate",  # when asked politely one with torch in it takes seconds
         )
     except papermill.PapermillExecutionError as error:

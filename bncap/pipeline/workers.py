@@ -1,34 +1,60 @@
-"""Independent jobs side by side, each in a process of its own with one pinned thread.
+"""Independent jobs side by side, each in a worker process with one pinned thread.
 
 On two CPU cores two such workers are about twice as fast as one process with two threads; and as every job has one
 thread whatever the number of workers, its floating-point results do not depend on that number.
+
+On Linux the workers of a process are forked from a server that imports the heavy libraries once, so that starting them
+takes no time after the first.  A fork must not inherit a state of the GPU: where there is one, and on other systems,
+each worker imports for itself.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from functools import partialmethod
-from multiprocessing.connection import wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from bncap.errors import BncapError
-from bncap.pipeline import warm
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-WORKER_ENVIRONMENT = dict.fromkeys(THREAD_VARIABLES, "1") | {"TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
+WORKER_ENVIRONMENT = dict.fromkeys(THREAD_VARIABLES, "1") | {
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",  # bars of several workers would overwrite each other
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+"""Set before a worker imports anything, as the libraries read it when they are loaded."""
+PRELOADED = (
+    "torch", "transformers.models.mbart.modeling_mbart", "transformers.models.mbart50.tokenization_mbart50",
+)  # fmt: skip
+GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
+
+
+def processors() -> list[int]:
+    """Numbers of the processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def default_jobs() -> int:
     """``BNCAP_JOBS``, or else as many as there are processors for this process."""
-    wanted = os.environ.get("BNCAP_JOBS", "0")
-    if not wanted.isdecimal():
-        raise BncapError(f"BNCAP_JOBS={wanted}: write a whole number of worker processes, such as 2")
-    return int(wanted) or len(os.sched_getaffinity(0))
+    jobs = os.environ.get("BNCAP_JOBS", "0")
+    if not jobs.isdecimal():
+        raise BncapError(f"BNCAP_JOBS={jobs}: write a whole number of worker processes, such as 2")
+    return int(jobs) or len(processors())
 
 
 def run_parallel(
@@ -37,53 +63,48 @@ def run_parallel(
     """``[function(*a) for a in arguments]``, by at most ``jobs`` worker processes; results in order.
 
     ``function`` and its arguments must pickle.  Jobs begin in order.  The first exception of a job is raised here,
-    after the jobs that were under way have ended, so that what they made is kept; a worker that is killed is a
-    :class:`BncapError`.
+    after the jobs under way have ended, so that what they made is kept; if a worker is killed, the others end at once
+    and it is a :class:`BncapError`.  An interrupt ends all workers, and so does the end of this process.
     """
     if not arguments:
         return []
     label = label or function.__name__
     jobs = min(jobs or default_jobs(), len(arguments))
-    waiting, results = list(range(len(arguments)))[::-1], {}
-    failure: Exception | None = None
-    with (
-        warm.server(),
-        ExitStack() as ending,
-        tqdm(total=len(arguments), desc=label, unit="job") as bar,
-    ):
-        busy: dict[Any, tuple[warm.Process, int | None]] = {}  # connection -> the worker and its job
-        for turn in range(jobs):
-            worker = ending.enter_context(closing(warm.Process({**os.environ, **WORKER_ENVIRONMENT})))
-            worker.start(_confine, turn if jobs > 1 else None)
-            busy[worker.connection] = worker, None
-        while busy:
-            for connection in wait(list(busy)):
-                worker, job = busy.pop(connection)
-                try:
-                    result = worker.result()
-                except EOFError:
-                    failure = failure or BncapError(
-                        f"{label}: a worker process ended abruptly, most likely for lack of memory; "
-                        f"start again with fewer than {jobs} workers (--jobs) or more memory; finished jobs are kept"
-                    )
-                except Exception as error:
-                    failure = failure or error
-                else:
-                    if job is not None:
-                        results[job] = result
+    waiting, results = list(enumerate(arguments))[::-1], {}
+    failure: BaseException | None = None
+    children = set(multiprocessing.active_children())
+    with _start_pool(jobs) as pool, tqdm(total=len(arguments), desc=label, unit="job") as bar:
+        running: dict[Future, int] = {}
+        try:
+            while running or (waiting and failure is None):
+                while waiting and failure is None and len(running) < jobs:
+                    number, job = waiting.pop()
+                    running[pool.submit(function, *job)] = number
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    number = running.pop(future)
+                    if error := future.exception():
+                        failure = failure or error
+                    else:
+                        results[number] = future.result()
                         bar.update()
-                if waiting and failure is None:
-                    worker.start(function, *arguments[waiting[-1]])
-                    busy[connection] = worker, waiting.pop()
+        except BaseException:  # an interrupt: do not wait for the jobs
+            for child in set(multiprocessing.active_children()) - children:
+                child.kill()
+            raise
+    if isinstance(failure, BrokenProcessPool):
+        raise BncapError(
+            f"{label}: a worker process ended abruptly, most likely for lack of memory; "
+            f"start again with fewer than {jobs} workers (--jobs) or more memory; finished jobs are kept"
+        ) from failure
     if failure is not None:
         raise failure
-    return [results[i] for i in range(len(arguments))]
+    return [results[number] for number in range(len(arguments))]
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
     """One thread in here: the order of a sum, and with it the last bit, depends on how many threads share it."""
-    import torch
+    import torch  # heavy, and not needed to start workers
     from threadpoolctl import threadpool_limits
 
     threads = torch.get_num_threads()
@@ -95,20 +116,40 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _confine(turn: int | None) -> None:
-    """One thread, and on the ``turn``-th processor alone; a worker without others leaves it to the system."""
-    import torch
-    from threadpoolctl import threadpool_limits
+def _start_pool(jobs: int) -> ProcessPoolExecutor:
+    context: BaseContext = multiprocessing.get_context("spawn")
+    if sys.platform == "linux" and not any(driver.exists() for driver in GPU_DRIVERS):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(PRELOADED))
+        before = dict(os.environ)
+        os.environ.update(WORKER_ENVIRONMENT)  # for what the server imports
+        try:
+            forkserver.ensure_running()
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+    turns = None
+    if jobs > 1:  # a worker without others is not pinned
+        turns = context.SimpleQueue()
+        for turn in range(jobs):
+            turns.put(turn)
+    environment = {**os.environ, **WORKER_ENVIRONMENT}
+    return ProcessPoolExecutor(jobs, context, _prepare_worker, (environment, turns))
 
-    if turn is not None:
-        processors = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {processors[turn % len(processors)]})
-    torch.set_num_threads(1)
-    threadpool_limits(1)  # libraries that were loaded before the environment said so
-    # The workers' bars would cross each other; neither the notebook's kind nor transformers', which was imported
-    # before, looks at the environment.
-    tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)
-    if "transformers" in sys.modules:
-        from transformers.utils import logging
 
-        logging.disable_progress_bar()
+def _prepare_worker(environment: dict[str, str], turns: SimpleQueue | None) -> None:
+    """Give a worker its environment and processor, and let it end with the process that started it."""
+    os.environ.clear()
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starting process ends the workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if turns is not None and hasattr(os, "sched_setaffinity"):
+        mine = processors()
+        os.sched_setaffinity(0, {mine[turns.get() % len(mine)]})
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -13,7 +13,7 @@ from bncap.commands import runner
 from bncap.commands.status import status_table
 from bncap.errors import BncapError
 from bncap.experiments import extended
-from bncap.pipeline import artifacts, files, paths, warm
+from bncap.pipeline import artifacts, files, paths
 
 PARAMETERS = 'PROFILE = "mini"\nSEED = 42\nOVERRIDES = []'
 STEP = """
@@ -30,15 +30,6 @@ def notebook(path, *sources):
     book = nbformat.v4.new_notebook(cells=cells)
     book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(book, path)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_server():
-    """Kernels of all tests are copied from one process, which has imported what these small notebooks need."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(warm, "preloaded", lambda: ("ipykernel.kernelapp", "matplotlib", "bncap.pipeline.artifacts"))
-        with warm.server():
-            yield
 
 
 @pytest.fixture
@@ -65,7 +56,7 @@ def test_a_second_start_runs_nothing(series, capsys):
 
 def test_no_process_is_started_where_no_notebook_has_to_run(series, monkeypatch):
     run()
-    monkeypatch.setattr(warm, "server", lambda: pytest.fail("a server was started"))
+    monkeypatch.setattr(runner, "_execute", lambda *_: pytest.fail("a kernel was started"))
     run()
 
 
