@@ -8,18 +8,27 @@ B batch, T caption tokens, S patches, C channels of the encoder, D decoder width
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GPT2LMHeadModel, MBart50Tokenizer, MBartConfig, PreTrainedTokenizerBase
+from transformers import (
+    GenerationMixin,
+    GPT2LMHeadModel,
+    MBart50Tokenizer,
+    MBartConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)  # fmt: skip
+from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 
 from bncap.attention import IMPLEMENTATION
 from bncap.chunked_cross_entropy import IGNORED
 from bncap.config import BASELINES
 from bncap.decoders.captioner import Bridge, CaptionModel, read_captioner, shift_right
-from bncap.decoders.lstm import AttentionLstm, AttentionLstmConfig, load_lstm
 from bncap.decoders.mbart import Vocabulary, encode_labels, language_row, load_tokenizer
 from bncap.errors import BncapError
 from bncap.pipeline import hub
@@ -98,6 +107,121 @@ class VitGpt2Captioner(CaptionModel):
         model = cls(*load_gpt2(str(folder / "decoder")), _channels(bridges), record["last_k"])
         model.load_bridges(folder, bridges)
         return model.eval()
+
+
+class AttentionLstmConfig(PreTrainedConfig):
+    """``vocab_size`` V; ``width`` D of memory, embedding, hidden state and attention; ``dropout`` as mBART-50's."""
+
+    model_type = "attention_lstm"
+
+    def __init__(self, vocab_size: int = 1, width: int = 1, dropout: float = 0.1, **kwargs) -> None:
+        self.vocab_size, self.width, self.dropout = vocab_size, width, dropout
+        self.num_hidden_layers = 1
+        super().__init__(**kwargs)
+
+
+@dataclass
+class State:
+    """Where the LSTM is: ``hidden`` and ``cell`` (B, D), and the attention's keys of the memory (B, S, D)."""
+
+    hidden: Tensor
+    cell: Tensor
+    keys: Tensor
+
+    def reorder_cache(self, rows: Tensor) -> None:
+        """Go on with the beams ``rows``; beams of one image share its keys."""
+        self.hidden, self.cell = self.hidden[rows], self.cell[rows]
+
+
+class AttentionLstm(PreTrainedModel, GenerationMixin):
+    """Show, Attend and Tell (Xu et al. 2015) with soft attention: an LSTM that attends to patches as it writes.
+
+    Embedding, additive attention, one LSTM cell and an output layer tied to the embedding:
+
+        e_s = u^T tanh(W_k a_s + W_q h),  alpha = softmax(e),  z = sigmoid(w_g h) sum_s alpha_s a_s
+        h', c' = LSTM([y, z], h, c),      p(next word) = softmax(Y tanh(W_o [h', z, y]) + b)
+
+    a_s are the patch tokens, y the last word's row of the embedding Y.
+    """
+
+    config_class = AttentionLstmConfig
+
+    def __init__(self, config: AttentionLstmConfig) -> None:
+        super().__init__(config)
+        width = config.width
+        self.embedding = nn.Embedding(config.vocab_size, width)
+        self.first = nn.Linear(width, 2 * width)
+        self.key = nn.Linear(width, width)
+        self.query = nn.Linear(width, width, bias=False)
+        self.energy = nn.Linear(width, 1, bias=False)
+        self.gate = nn.Linear(width, 1)
+        self.cell = nn.LSTMCell(2 * width, width)
+        self.output = nn.Linear(3 * width, width)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.dropout = nn.Dropout(config.dropout)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Embedding):  # torch's own draw, of deviation 1, saturates the tied softmax
+            nn.init.normal_(module.weight, std=self.config.width**-0.5)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        encoder_hidden_states: Tensor,
+        past_key_values: State | None = None,
+        **unused,
+    ) -> CausalLMOutputWithCrossAttentions:
+        """One step for each of the (B, T) ``input_ids`` from ``past_key_values``, or from the start.
+
+        Returns:
+            ``logits`` (B, T, V), ``cross_attentions`` ((B, T, S) float32,), ``past_key_values`` after the last step.
+        """
+        features, attention, state = self.states(input_ids, encoder_hidden_states, past_key_values)
+        return CausalLMOutputWithCrossAttentions(
+            logits=nn.functional.linear(features, self.embedding.weight, self.bias),
+            past_key_values=state,
+            cross_attentions=(attention,),
+        )
+
+    def states(self, input_ids: Tensor, memory: Tensor, state: State | None = None) -> tuple[Tensor, Tensor, State]:
+        """Features for the output layer (B, T, D), attention (B, T, S) float32 and the state after the last step."""
+        memory = memory.float()  # (B, S, D)
+        state = state or self.begin(memory)
+        words = self.dropout(self.embedding(input_ids) * self.config.width**0.5)  # (B, T, D)
+        hidden, cell, keys = (part.float() for part in (state.hidden, state.cell, state.keys))
+        steps = []
+        with torch.autocast(memory.device.type, enabled=False):  # a recurrence in half precision drifts
+            for word in words.float().unbind(1):
+                energy = torch.tanh(keys + self.query(hidden).unsqueeze(1)) @ self.energy.weight[0]  # (B, S)
+                attention = energy.softmax(1)
+                context = torch.bmm(attention.unsqueeze(1), memory).squeeze(1)  # (B, D)
+                gated = torch.sigmoid(self.gate(hidden)) * context
+                hidden, cell = self.cell(torch.cat([word, gated], 1), (hidden, cell))
+                steps.append((hidden, gated, attention))
+        hiddens, contexts, attentions = (torch.stack(part, 1) for part in zip(*steps, strict=True))
+        outputs = self.dropout(torch.cat([hiddens, contexts, words], -1))  # (B, T, 3 D)
+        return self.dropout(torch.tanh(self.output(outputs))), attentions, State(hidden, cell, state.keys)
+
+    def begin(self, memory: Tensor) -> State:
+        """Hidden and cell state read off the mean patch."""
+        hidden, cell = torch.tanh(self.first(memory.mean(1))).chunk(2, -1)
+        return State(hidden, cell, self.key(memory))
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, encoder_hidden_states: Tensor, past_key_values: State | None = None, **unused
+    ) -> dict:
+        """The last word alone once there is a state; called by ``generate``."""
+        words = input_ids if past_key_values is None else input_ids[:, -1:]
+        return {
+            "input_ids": words,
+            "encoder_hidden_states": encoder_hidden_states,
+            "past_key_values": past_key_values,
+        }
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False  # `generate` is to make no key-value cache: a State takes its place
 
 
 class CnnLstmCaptioner(CaptionModel):
@@ -196,6 +320,14 @@ def load_gpt2(path: str) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerBase]:
         with quiet_loading():  # else the library explains how it draws the new rows
             decoder.resize_token_embeddings(len(tokenizer))
     return decoder, tokenizer
+
+
+def load_lstm(path: str) -> AttentionLstm:
+    """The LSTM that its ``save_pretrained`` wrote; :class:`BncapError` if that cannot be read, is not whole or another model."""
+    with loading("LSTM", path, AttentionLstmConfig.model_type):
+        model, found = AttentionLstm.from_pretrained(path, ignore_mismatched_sizes=True, output_loading_info=True)
+    require_weights(path, found)
+    return model
 
 
 def build_baseline(

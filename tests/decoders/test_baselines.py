@@ -14,7 +14,6 @@ from bncap.chunked_cross_entropy import IGNORED
 from bncap.config import get_config
 from bncap.decoders.baselines import BASELINES, build_baseline, load_baseline, load_gpt2
 from bncap.decoders.decode import caption
-from bncap.decoders.lstm import Recurrence
 from bncap.errors import BncapError
 from bncap.objective import compute_terms
 from bncap.settings import Decode, override
@@ -348,34 +347,23 @@ def test_the_lstm_is_twice_as_wide_as_the_main_decoder(settings):
     assert model.bridge.projection.weight.shape == (64, CHANNELS)
 
 
-def recurrence(sizes=(2, 4, 5, 3)):
-    """Random arguments of `Recurrence` in float64 for B, T, S, D."""
-    B, T, S, D = sizes
-    generator = torch.Generator().manual_seed(6)
-    shapes = [(B, T, 4 * D), (B, S, D), (B, S, D), (B, D), (B, D), (4 * D, D), (5 * D + 1, D), (D,), (1,)]
-    return [torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True) for s in shapes]
-
-
-def test_the_recurrence_has_the_gradient_of_finite_differences():
-    assert torch.autograd.gradcheck(Recurrence.apply, (*recurrence(), True))
-
-
-def test_the_recurrence_is_an_lstm_cell_that_attends_step_by_step():
-    gates, memory, keys, hidden, cell, from_seen, from_hidden, energy, gate_bias = recurrence()
-    found = Recurrence.apply(gates, memory, keys, hidden, cell, from_seen, from_hidden, energy, gate_bias, False)
-    width = len(energy)
-    lstm = torch.nn.LSTMCell(5 * width, width, bias=False, dtype=torch.float64)  # of what words give, and what is seen
-    whole = torch.cat([torch.eye(4 * width, dtype=torch.float64), from_seen], 1)
-    weights = {"weight_ih": whole, "weight_hh": from_hidden[: 4 * width]}
-    for t in range(gates.shape[1]):
-        query, gate = (hidden @ from_hidden[4 * width :].T).split([width, 1], 1)
-        attention = (torch.tanh(keys + query[:, None]) * energy).sum(2).softmax(1)
-        seen = torch.sigmoid(gate + gate_bias) * (attention[:, :, None] * memory).sum(1)
-        inputs = torch.cat([gates[:, t], seen], 1), (hidden, cell)
-        hidden, cell = torch.func.functional_call(lstm, weights, inputs)
-        for part, expected in zip(found, (hidden, seen, attention), strict=False):
-            torch.testing.assert_close(part[:, t], expected)
-    torch.testing.assert_close(found[3], cell)
+def test_the_recurrence_is_show_attend_and_tell_written_out_for_one_picture(settings):
+    torch.manual_seed(3)
+    model = build_baseline("cnn_lstm", settings, CHANNELS).eval()
+    lstm, patches, ids = model.decoder, model.bridge(features(1)), torch.tensor([[2, 5, 7, 9]])
+    outputs, attentions, _ = lstm.states(ids, patches)
+    hidden, cell = torch.tanh(lstm.first(patches[0].mean(0))).chunk(2)
+    for t, word in enumerate(lstm.embedding(ids[0]) * lstm.config.width**0.5):
+        energies = [lstm.energy.weight[0] @ torch.tanh(lstm.key(a) + lstm.query(hidden)) for a in patches[0]]
+        attention = torch.stack(energies).softmax(0)
+        context = torch.sigmoid(lstm.gate(hidden)) * (attention @ patches[0])
+        gates = lstm.cell.weight_ih @ torch.cat([word, context]) + lstm.cell.weight_hh @ hidden
+        i, f, g, o = (gates + lstm.cell.bias_ih + lstm.cell.bias_hh).chunk(4)
+        cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
+        hidden = torch.sigmoid(o) * torch.tanh(cell)
+        expected = torch.tanh(lstm.output(torch.cat([hidden, context, word])))
+        torch.testing.assert_close(attentions[0, t], attention)
+        torch.testing.assert_close(outputs[0, t], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_an_unknown_baseline_is_refused(settings):

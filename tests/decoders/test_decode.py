@@ -10,8 +10,7 @@ from test_baselines import make_gpt2
 from transformers.modeling_outputs import BaseModelOutput
 
 from bncap.decoders import beam, decode
-from bncap.decoders.baselines import CnnLstmCaptioner, VitGpt2Captioner, load_gpt2
-from bncap.decoders.lstm import AttentionLstm, AttentionLstmConfig
+from bncap.decoders.baselines import AttentionLstm, AttentionLstmConfig, CnnLstmCaptioner, VitGpt2Captioner, load_gpt2
 from bncap.settings import Decode
 
 CHANNELS, PATCHES, LONGEST = 12, 7, 14
