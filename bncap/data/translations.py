@@ -2,22 +2,19 @@
 
 ``01_data_build/translations.03of10-s42`` holds ``rows.csv``: the fourth tenth of the training captions, in their order,
 with their translations and cosines; ``translations.heldout`` and ``translations.ood`` hold those of the other splits.
-What is accepted is not decided here: another threshold translates nothing anew.
+What is accepted is not decided here: another threshold translates nothing again.
 """
 
 from __future__ import annotations
 
-import csv
 import functools
-import gc
 import hashlib
-import io
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from tqdm.auto import tqdm
 
 from bncap.data.readers import Caption
@@ -25,8 +22,7 @@ from bncap.data.splits import read_splits
 from bncap.data.translate import Translator, load_translator
 from bncap.data.verify import Verifier
 from bncap.errors import BncapError
-from bncap.pipeline import deadline, hub
-from bncap.pipeline.artifacts import Step, atomic, is_finished, read_manifest, require_step, run_step
+from bncap.pipeline import artifacts, deadline, hub
 from bncap.pipeline.paths import MANIFEST, artifacts_root, step_dir
 from bncap.settings import Config
 from bncap.text import iso, language_name
@@ -43,7 +39,7 @@ def shard_names(config: Config) -> list[str]:
     return [f"{number:02d}of{config.data.shards:02d}" for number in range(config.data.shards)]
 
 
-def shards_of(config: Config, splits: Mapping[str, Sequence[Caption]]) -> dict[str, Sequence[Caption]]:
+def assign_shards(config: Config, splits: Mapping[str, Sequence[Caption]]) -> dict[str, Sequence[Caption]]:
     """Shard -> its captions: train in contiguous runs, sizes at most one apart; then "heldout" and "ood", if any.
 
     "heldout" is validation and test together, by caption id.
@@ -58,16 +54,16 @@ def shards_of(config: Config, splits: Mapping[str, Sequence[Caption]]) -> dict[s
 def build_shards(
     config: Config, numbers: Sequence[int] | None = None, splits: Mapping[str, Sequence[Caption]] | None = None
 ) -> list[Path]:
-    """Make the shards ``numbers`` (from 0; None: all of :func:`shards_of`), or find them finished; their folders.
+    """Make the shards ``numbers`` (from 0; None: all of :func:`assign_shards`), or find them finished; their folders.
 
     An interrupted shard goes on after its last chunk.  A number that is named is made for these settings whatever is
     there.  With None, a finished shard of other settings is refused, for hours of work may be in it, unless none fits:
-    then the settings were changed, and all are made anew.  ``splits``: if :func:`read_splits` was called already.
+    then the settings were changed, and all are made again.  ``splits``: if :func:`read_splits` was called already.
 
     Raises :class:`BncapError` for a number that there is not, a foreign shard, and a caption without an English side,
     and :class:`OutOfTime` after a chunk.
     """
-    shards = shards_of(config, splits or read_splits(config))
+    shards = assign_shards(config, splits or read_splits(config))
     if numbers is not None:
         if wrong := [n for n in numbers if n not in range(config.data.shards)]:
             raise BncapError(f"there is no shard {wrong[0]}: with data.shards={config.data.shards} they are numbered "
@@ -79,31 +75,16 @@ def build_shards(
         _refuse_foreign(config, recipes)
     models, folders = _Models(config), []
     for name, captions in shards.items():
-        if folders and not is_finished(_folder(config, name)):
+        if folders and not artifacts.is_finished(_folder(config, name)):
             deadline.check(f"the translations, {len(folders)} of {len(shards)} shards")
         build = functools.partial(_translate_shard, models, name, captions)
-        folders.append(run_step(_folder(config, name), build=build, **recipes[name]))
+        folders.append(artifacts.run_step(_folder(config, name), build=build, **recipes[name]))
     return folders
 
 
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Do not look for cycles meanwhile: among 400,000 records, which have none, that takes a third of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def read_rows(folder: Path) -> Iterator[list[str]]:
-    """The rows of a finished shard, one at a time; cells as in :data:`HEADER`."""
-    with (folder / "rows.csv").open(encoding="utf-8", newline="") as stream:
-        reader = csv.reader(stream)
-        next(reader)
-        yield from reader
+def read_shard(folder: Path) -> pd.DataFrame:
+    """The rows of a finished shard, columns as in :data:`HEADER`, all of them text."""
+    return pd.read_csv(artifacts.require(folder) / "rows.csv", dtype=str, keep_default_na=False)
 
 
 def english_side(caption: Caption) -> str:
@@ -140,64 +121,50 @@ class _Models:
     def verifier(self) -> Verifier:
         return Verifier(hub.path(self.config, self.config.components.verifier))
 
-    def rows(self, captions: Sequence[Caption]) -> list[tuple]:
+    def translate(self, captions: Sequence[Caption]) -> list[tuple]:
         """Rows of :data:`HEADER` for one chunk."""
         lang = self.config.data.lang
-        found: dict[int, tuple[str, str]] = {}
+        translated: dict[int, tuple[str, str]] = {}
         chosen = [i for i, caption in enumerate(captions) if is_translated(caption, lang)]
         if chosen:
             en = [english_side(captions[i]) for i in chosen]
             target = self.translator.translate(en)
             # rounded here, so that every decision follows from the number that is written
             similarity = self.verifier.similarity(en, target).astype(np.float64).round(6)
-            found = {i: (text, f"{s:.6f}") for i, text, s in zip(chosen, target, similarity, strict=True)}
+            translated = {i: (text, f"{s:.6f}") for i, text, s in zip(chosen, target, similarity, strict=True)}
         return [
-            (c.caption_id, c.image_id, c.lang, english_side(c), *found.get(i, (c.text, "")))
+            (c.caption_id, c.image_id, c.lang, english_side(c), *translated.get(i, (c.text, "")))
             for i, c in enumerate(captions)
         ]
 
 
 def _translate_shard(models: _Models, name: str, captions: Sequence[Caption], folder: Path) -> None:
-    chunk = BATCHES * models.config.data.translation_batch
-    path = folder / "rows.csv"
-    done = _whole_chunks(path, chunk, len(captions))
-    slow = any(is_translated(caption, models.config.data.lang) for caption in captions)
-    bar = tqdm(
-        total=len(captions), initial=done, desc=f"translate, verify {name}", unit="caption", leave=False,
-        disable=not slow,
-    )  # fmt: skip
-    with path.open("a", encoding="utf-8", newline="") as stream, bar:
-        for start in range(done, len(captions), chunk):
-            if start > done:
-                deadline.check(f"{_spoken(name)}, {start:,} of {len(captions):,} captions")
-            rows = models.rows(captions[start : start + chunk])
-            stream.write(_csv(rows))
-            stream.flush()
-            bar.update(len(rows))
+    """Write ``rows.csv``, by way of a file for each chunk, from which an interrupted start continues.
 
-
-def _whole_chunks(path: Path, chunk: int, total: int) -> int:
-    """Leave in ``path`` the header and the whole chunks of an earlier start; how many rows these are.
-
-    Only whole ones: batches, and with them the last bits of the cosines, are then those of a run without interruption.
+    Only whole chunks are kept: batches, and with them the last bits of the cosines, are then those of a run without
+    interruption.
     """
-    kept: list[list[str]] = []
-    if path.is_file():
-        content = path.read_bytes()
-        text = content[: content.rfind(b"\n") + 1].decode("utf-8", "replace")
-        rows = list(csv.reader(io.StringIO(text, newline="")))[1:]
-        damaged = (i for i, row in enumerate(rows) if len(row) != len(HEADER) or "\ufffd" in "".join(row))
-        sound = next(damaged, len(rows))
-        kept = rows[: total if sound == total else sound - sound % chunk]
-    with atomic(path) as temporary:
-        temporary.write_text(_csv([HEADER, *kept]), "utf-8", newline="")
-    return len(kept)
-
-
-def _csv(rows: Sequence[Sequence[Any]]) -> str:
-    buffer = io.StringIO(newline="")
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()
+    size = BATCHES * models.config.data.translation_batch
+    chunks = []
+    made = 0
+    slow = any(is_translated(caption, models.config.data.lang) for caption in captions)
+    with tqdm(
+        desc=f"translate, verify {name}", total=len(captions), unit="caption", leave=False, disable=not slow
+    ) as bar:
+        for start in range(0, len(captions), size):
+            chunks.append(folder / f"chunk_{start // size:04d}.csv")
+            if not chunks[-1].is_file():
+                if made:
+                    deadline.check(f"{_title(name)}, {start:,} of {len(captions):,} captions")
+                artifacts.write_csv(chunks[-1], HEADER, models.translate(captions[start : start + size]))
+                made += 1
+            bar.update(min(size, len(captions) - start))
+    with artifacts.atomic(folder / "rows.csv") as temporary, temporary.open("wb") as stream:
+        stream.write(f"{','.join(HEADER)}\n".encode())
+        for chunk in chunks:
+            stream.write(chunk.read_bytes().partition(b"\n")[2])
+    for chunk in chunks:
+        chunk.unlink()
 
 
 def _recipe(config: Config, name: str, captions: Sequence[Caption]) -> dict[str, Any]:
@@ -211,7 +178,7 @@ def _recipe(config: Config, name: str, captions: Sequence[Caption]) -> dict[str,
         "shard": name, "lang": data.lang, "captions": len(captions), "captions_sha256": digest.hexdigest(),
     }  # fmt: skip
     components = []
-    # a list, not any(): each caption is looked at before hours are spent on those before it
+    # a list, not any(): each caption is checked before hours are spent on those before it
     if True in [is_translated(caption, data.lang) for caption in captions]:
         if data.source == "own" and "mini:" in (parts.translator[:5], parts.verifier[:5]):
             raise BncapError(
@@ -232,13 +199,17 @@ def _refuse_foreign(config: Config, recipes: Mapping[str, dict[str, Any]]) -> No
     """See :func:`build_shards`; only training shards that are translated, as the others are quickly made anew."""
     translated = [name for name in shard_names(config) if recipes[name]["components"]]
     steps = {
-        name: Step(**recipes[name], build=_translate_shard) for name in translated if is_finished(_folder(config, name))
+        name: artifacts.Step(**recipes[name], build=_translate_shard)
+        for name in translated
+        if artifacts.is_finished(_folder(config, name))
     }
-    foreign = [name for name, step in steps.items() if read_manifest(_folder(config, name))["key"] != step.key]
+    foreign = [
+        name for name, step in steps.items() if artifacts.read_manifest(_folder(config, name))["key"] != step.key
+    ]
     fits = len(foreign) < len(steps)
     for name in foreign:
         if fits or not _folder(config, name).is_relative_to(artifacts_root()):
-            require_step(_folder(config, name), steps[name], _spoken(name))
+            artifacts.require_step(_folder(config, name), steps[name], _title(name))
     for name in foreign:  # unfinished from here on, so that an interruption does not leave a mixture
         (_folder(config, name) / MANIFEST).unlink()
 
@@ -247,6 +218,6 @@ def _folder(config: Config, name: str) -> Path:
     return step_dir(config.profile, "01_data_build", f"translations.{name}", config.data.seed)
 
 
-def _spoken(name: str) -> str:
+def _title(name: str) -> str:
     number = name.partition("of")[0]
     return f"shard {int(number)} of the translations" if number.isdecimal() else f"the translations of {name}"

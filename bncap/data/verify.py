@@ -1,16 +1,16 @@
 """Which translations keep the meaning: cosine of bilingual sentence embeddings, and how good that filter is.
 
-Where it is known which translations are faulty, the filter is judged as a finder of *good pairs*: precision is the
+Where it is known which translations are faulty, the filter is measured as a detector of *good pairs*: precision is the
 share of accepted pairs without a fault, recall the share of faultless pairs that are accepted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from bncap.errors import BncapError
 from bncap.pipeline.loading import has_words, loading
@@ -61,7 +61,7 @@ class Verifier:
         if not Path(path, "modules.json").is_file():
             raise BncapError(f"verifier {path} is no sentence-transformers model, or not whole: it has no modules.json")
         if isinstance(self.encoder.tokenizer, PreTrainedTokenizerBase) and not has_words(self.encoder.tokenizer):
-            raise BncapError(f"verifier {path} lacks its vocabulary file; fetch it anew, whole")
+            raise BncapError(f"verifier {path} lacks its vocabulary file; fetch it again, whole")
 
     def similarity(self, en: Sequence[str], target: Sequence[str]) -> np.ndarray:
         """Cosine (Eq. 4) of each pair of texts -> (N,) float32; :data:`EMPTY` where one of the two is blank."""
@@ -76,24 +76,14 @@ class Verifier:
         return self.encoder.encode(texts, batch_size=128, convert_to_numpy=True, show_progress_bar=False)
 
 
-@dataclass(frozen=True)
-class Quality:
-    """How well one threshold keeps the good pairs; see the head of the module. Shares in [0, 1]."""
-
-    threshold: float
-    accepted: float
-    precision: float
-    recall: float
-    f1: float
-
-
 def measure_filter(
     similarity: np.ndarray, faulty: np.ndarray, thresholds: Sequence[float] = THRESHOLDS
-) -> list[Quality]:
-    """Quality of the filter at each threshold, for (N,) cosines and (N,) bool, True where the translation is faulty.
+) -> pd.DataFrame:
+    """Quality of the filter at each threshold: columns threshold, accepted, precision, recall, f1; shares in [0, 1].
 
-    Precision is 1 where nothing is accepted (no accepted pair is faulty) and F1 then 0.  Raises ValueError if no pair
-    is without a fault, as recall is then undefined.
+    ``similarity``: (N,) cosines; ``faulty``: (N,) bool, True where the translation is faulty.  Precision is 1 where
+    nothing is accepted (no accepted pair is faulty) and F1 then 0.  Raises ValueError if no pair is without a fault, as
+    recall is then undefined.
     """
     good = ~np.asarray(faulty, dtype=bool)
     if not good.any():
@@ -101,17 +91,21 @@ def measure_filter(
     rows = []
     for threshold in thresholds:
         taken = accept_pairs(similarity, threshold)
-        hits = int((taken & good).sum())
-        precision = hits / int(taken.sum()) if taken.any() else 1.0
-        recall = hits / int(good.sum())
-        f1 = 2 * hits / (int(taken.sum()) + int(good.sum()))
-        rows.append(Quality(threshold, float(taken.mean()), precision, recall, f1))
-    return rows
+        hits, accepted = int((taken & good).sum()), int(taken.sum())
+        rows.append(
+            {
+                "threshold": threshold,
+                "accepted": float(taken.mean()),
+                "precision": hits / accepted if accepted else 1.0,
+                "recall": hits / int(good.sum()),
+                "f1": 2 * hits / (accepted + int(good.sum())),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def calibrate_threshold(similarity: np.ndarray, faulty: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) -> float:
     """The threshold of highest F1; of several equally good ones the middle, farthest from either kind of error."""
-    rows = measure_filter(similarity, faulty, thresholds)
-    best = max(row.f1 for row in rows)
-    ties = [row.threshold for row in rows if row.f1 == best]
+    curve = measure_filter(similarity, faulty, thresholds)
+    ties = curve.threshold[curve.f1 == curve.f1.max()].tolist()
     return ties[len(ties) // 2]

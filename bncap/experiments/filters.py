@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from bncap.config import BASE, FILTERS, Variant
-from bncap.data.corpus import Pair, read_corpus
-from bncap.data.verify import accept_pairs
+from bncap.data.corpus import Pair, find_valid, read_corpus
 from bncap.errors import BncapError
 from bncap.experiments import comparisons, paper, scores
 from bncap.experiments.records import interval
@@ -88,17 +87,10 @@ def read_candidates(corpus: Path) -> list[Pair]:
 
 def accepted_pairs(config: Config, pairs: Sequence[Pair], threshold: float) -> list[Pair]:
     """Those of ``pairs`` that the corpus would hold had ``data.threshold`` been ``threshold``."""
-
-    def copied(pair: Pair) -> bool:
-        return config.data.reject_copies and pair.target.strip() == pair.en.strip()
-
     similarity = np.array([np.nan if pair.similarity is None else pair.similarity for pair in pairs])
-    passed = accept_pairs(similarity, threshold)
-    return [
-        pair
-        for pair, passes in zip(pairs, passed, strict=True)
-        if pair.similarity is None or (passes and pair.target and not copied(pair))
-    ]
+    en, target = [pair.en for pair in pairs], [pair.target for pair in pairs]
+    valid = find_valid(en, target, similarity, threshold, reject_copies=config.data.reject_copies)
+    return [pair for pair, accepted in zip(pairs, valid, strict=True) if accepted]
 
 
 def build_features(config: Config) -> Path:
