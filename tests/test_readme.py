@@ -1,6 +1,7 @@
-"""What the documents say: their numbers are the published ones, their links and settings exist."""
+"""The documents: their numbers are the published ones; their links, settings, functions and modules exist."""
 
 import json
+import pydoc
 import re
 
 import pytest
@@ -9,8 +10,17 @@ from bncap.commands.publish import DOCUMENTS, NUMBERS, PUBLISHED, marked
 from bncap.config import get_config
 from bncap.pipeline import paths
 
-TEXTS = {name: (paths.ROOT / name).read_text("utf-8") for name in DOCUMENTS if (paths.ROOT / name).is_file()}
-SETTING = r"`((?:loss|data|components|synthesis|train|model|features)\.[a-z]\w*)"
+PAGES = (*DOCUMENTS, "bncap/README.md", "bncap/kaggle/README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+TEXTS = {name: (paths.ROOT / name).read_text("utf-8") for name in PAGES if (paths.ROOT / name).is_file()}
+MODULES = {path.stem for path in paths.PACKAGE.iterdir()}
+FILE = re.compile(r"\.(py|csv|json|md|sh|txt|html|png|pdf)$")
+
+
+def dotted_names() -> list[str]:
+    """``section.field`` and ``module.function`` in backticks."""
+    names = set(re.findall(r"`(?:bncap\.)?([a-z_]+(?:\.[A-Za-z_]\w*)+)", "\n".join(TEXTS.values())))
+    first = {*MODULES, *get_config("mini").as_dict()}
+    return sorted(name for name in names if name.partition(".")[0] in first and not FILE.search(name))
 
 
 def test_their_numbers_are_the_published_ones():
@@ -31,7 +41,7 @@ def test_their_links_lead_somewhere(document, link):
     assert (paths.ROOT / document).parent.joinpath(link).exists()
 
 
-@pytest.mark.parametrize("name", sorted({name for text in TEXTS.values() for name in re.findall(SETTING, text)}))
-def test_their_settings_exist(name):
-    section, field = name.split(".")
-    assert hasattr(getattr(get_config("mini"), section), field)
+@pytest.mark.parametrize("name", dotted_names())
+def test_their_settings_and_functions_exist(name):
+    section, _, field = name.partition(".")
+    assert hasattr(getattr(get_config("mini"), section, None), field) or pydoc.locate(f"bncap.{name}")

@@ -7,8 +7,8 @@ The code of a step is found from its ``build`` function, without running anythin
   modules that it imports in turn.
 
 A module is hashed as its syntax tree, without docstrings, comments, layout and the order of its imports.  Files beside
-the modules that are not Python, such as a template, count by their bytes.  A module that is loaded by a computed name
-(``importlib.import_module``) is not found: do not load code of a step that way.
+the modules that are not Python, such as a template, count by their bytes; documentation (``.md``) does not count.  A
+module that is loaded by a computed name (``importlib.import_module``) is not found: do not load code of a step so.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class SourceTree:
             name = ".".join(path.relative_to(folder.parent).with_suffix("").parts)
             if path.name == "__init__.py":
                 name = name.removesuffix(".__init__")
-                self._data[name] = sorted(p for p in path.parent.iterdir() if p.is_file() and p.suffix != ".py")
+                self._data[name] = sorted(
+                    p for p in path.parent.iterdir() if p.is_file() and p.suffix not in (".py", ".md")
+                )
             self._sources[name] = path.read_text("utf-8")
         self._statements: dict[str, list[ast.stmt]] = {}
         self._modules: dict[str, tuple[str, frozenset[str]]] = {}
