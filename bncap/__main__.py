@@ -23,6 +23,9 @@ from bncap.settings import Config
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    if sys.platform == "win32":
+        print("error: bncap runs on Linux and macOS; on Windows use WSL (wsl --install)", file=sys.stderr)
+        return 1
     options = argparse.Namespace(traceback=False, minutes=None)
     try:
         _parser().parse_args(arguments, options)

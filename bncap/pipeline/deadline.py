@@ -1,4 +1,4 @@
-"""Stopping cleanly before a machine's session ends: long steps ask here at every point they can go on from."""
+"""Stopping before a machine's session ends: long steps check the time wherever they can continue later."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from bncap.errors import BncapError, OutOfTime
 
 EXIT_STATUS = 75
-"""Of ``python -m bncap`` when the minutes are used up: nothing failed, and the same command goes on (EX_TEMPFAIL)."""
+"""Exit status of ``python -m bncap`` when the time is up: the same command continues (EX_TEMPFAIL)."""
 VARIABLE = "BNCAP_DEADLINE"
 """Environment variable with the moment to stop, seconds since the epoch; notebooks and worker processes inherit it."""
 
@@ -26,7 +26,9 @@ def reached() -> bool:
 
 
 def check(done: str) -> None:
-    """Raise :class:`OutOfTime` if the time is up; ``done`` says how far the caller is, such as "shard 3: 1,280 of
-    41,412 captions", all of which is on disk."""
+    """Raise :class:`OutOfTime` if the time is up.
+
+    ``done`` is how far the caller is, such as "shard 3: 1,280 of 41,412 captions", all of which is on disk.
+    """
     if reached():
         raise OutOfTime(f"time is up at {done}; everything so far is kept, start the same command again to go on")

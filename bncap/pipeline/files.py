@@ -20,10 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bncap.errors import BncapError
-from bncap.pipeline.paths import artifacts_root, relative_step, short_name
-
-REMEMBERED_FROM = 2**20
-"""Bytes from which a file's hash is worth remembering."""
+from bncap.pipeline.paths import relative_step, short_name
 
 
 def read_json(path: Path) -> Any:
@@ -79,32 +76,20 @@ def file_hash(path: Path) -> str:
 
 
 def remembered_hash(path: Path) -> str:
-    """As :func:`file_hash`; a large file is read again only if its size or time of change differ from the last time.
+    """As :func:`file_hash`; this process reads a file again only if its size or time of change differ.
 
-    The hashes are kept in ``.hashes.json`` in the artefact root.  The hub's cache names a large file by its hash, which
-    is used as it is.
+    The hub's cache names a large file by its hash, which is used as it is.
     """
     real = path.resolve()
     if real.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", real.name):
         return real.name
     stat = real.stat()
-    if stat.st_size < REMEMBERED_FROM:
-        return file_hash(real)
-    stamp = [stat.st_size, stat.st_mtime_ns]
-    memory = artifacts_root() / ".hashes.json"
-    known = _remembered(memory)
-    if known.get(str(real), [])[:2] != stamp:
-        known[str(real)] = [*stamp, file_hash(real)]
-        write_text(memory, json.dumps(known))
-    return known[str(real)][2]
+    return _hash_of_version(real, stat.st_size, stat.st_mtime_ns)
 
 
 @functools.cache
-def _remembered(memory: Path) -> dict[str, list]:
-    try:
-        return json.loads(memory.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
+def _hash_of_version(path: Path, size: int, modified: int) -> str:
+    return file_hash(path)
 
 
 @contextmanager

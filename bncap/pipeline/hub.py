@@ -1,15 +1,14 @@
-"""Pretrained parts by name: where each is taken from, at which revision, with which bytes.
+"""Pretrained components by name: the folder of each, its revision and its files.
 
-A name is looked for in this order: ``mini:<part>`` is made by notebook 00 or ships with the package; a path, absolute
-or beginning with ``./`` or ``../``, is taken as it is; then ``<folder>/<name>`` for each folder of ``BNCAP_MODELS``
-and, on Kaggle, each input; then the hub, or its cache where the hub cannot be reached.  Only safetensors are fetched
-where a repository offers them, and no code from a repository is ever run.
+The first of these that applies gives the folder: ``mini:<part>`` is made by notebook 00 or ships with the package; a
+path, absolute or beginning with ``./`` or ``../``, is used as it is; ``<folder>/<name>`` of each folder of
+``BNCAP_MODELS`` and, on Kaggle, of each input; the hub, or its cache where the hub cannot be reached.  Only safetensors
+are fetched where a repository offers them, and no code from a repository is ever run.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,11 +20,11 @@ from bncap.pipeline.paths import PACKAGE, model_folders, step_dir
 from bncap.settings import Config
 
 BUILT_IN = ("identity", "none", "mini:translator", "mini:synthesiser")
-"""Components that are code of this package, or nothing: no files belong to them."""
+"""Components without files: code of this package, or none at all."""
 MINI_PARTS = ("encoder", "decoder", "verifier", "bertscore", "vit", "gpt2", "cnn")
-"""What follows "mini:" in the names of those that have files."""
+"""The parts of ``mini:<part>`` that have files."""
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
-"""Suffixes of weights that are taken only where their folder has no safetensors."""
+"""Suffixes of weights that are loaded only where their folder has no safetensors."""
 NEVER_LOADED = (
     ".h5", ".msgpack", ".ot", ".onnx", ".onnx_data", ".tflite", ".mlmodel",
     ".md", ".png", ".jpg", ".jpeg", ".gif", ".pdf",
@@ -35,7 +34,7 @@ NO_MODEL_FOLDERS = ("onnx", "openvino", "coreml")
 
 @dataclass(frozen=True)
 class Component:
-    """A pretrained part as found: ``source`` is "mini", "folder", "BNCAP_MODELS" or "hub"."""
+    """A pretrained component and its folder; ``source`` is "mini", "folder", "BNCAP_MODELS" or "hub"."""
 
     name: str
     folder: Path
@@ -43,7 +42,7 @@ class Component:
 
     @property
     def is_step(self) -> bool:
-        """Made by a step of this project, whose manifest speaks for it."""
+        """Whether a step of this project made it, whose manifest has its files."""
         return self.source == "mini" and not self.folder.is_relative_to(PACKAGE)
 
     def files(self) -> dict[str, str]:
@@ -52,19 +51,19 @@ class Component:
         return {name: remembered_hash(self.folder / name) for name in loaded_files(names)}
 
     def revision(self) -> str:
-        """The hub's commit where it is known, else ""."""
+        """The hub's commit; "" if it is not known."""
         if self.folder.parent.name == "snapshots":
             return self.folder.name
         notes = sorted((self.folder / ".cache" / "huggingface" / "download").rglob("*.metadata"))
         return notes[0].read_text("utf-8").splitlines()[0] if notes else ""
 
     def record(self) -> dict[str, Any]:
-        """For a manifest: where the component came from and what was loaded."""
+        """For a manifest: ``source``, ``revision`` and ``files``."""
         return {"source": self.source, "revision": self.revision(), "files": self.files()}
 
 
 def find(config: Config, name: str) -> Component:
-    """Where the component ``name`` lies, fetched if need be; :class:`BncapError` if it is not to be had."""
+    """The component ``name``, fetched from the hub if necessary; :class:`BncapError` if that is not possible."""
     if name.startswith("mini:"):
         part = name.removeprefix("mini:")
         if part not in MINI_PARTS:
@@ -90,14 +89,16 @@ def find_local(name: str) -> Component | None:
 
 def cached(name: str) -> Path | None:
     """The newest snapshot of ``name`` in the hub's cache, if its download was finished."""
-    home = os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE", Path(home) / "hub")) / f"models--{name.replace('/', '--')}"
+    from huggingface_hub import constants  # heavy, and not needed for components in folders
+    from huggingface_hub.file_download import repo_folder_name
+
+    cache = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
     snapshots = sorted(cache.glob("snapshots/*"), key=lambda folder: folder.stat().st_mtime)
     return snapshots[-1] if snapshots and not any(cache.glob("blobs/*.incomplete")) else None
 
 
 def path(config: Config, name: str) -> str:
-    """What ``from_pretrained`` is given for the component ``name``: always a folder."""
+    """The folder of the component ``name``, for ``from_pretrained``."""
     return str(find(config, name).folder)
 
 
@@ -105,7 +106,7 @@ def path(config: Config, name: str) -> str:
 def _fetch(name: str) -> Path:
     """The hub's snapshot of ``name``, from the cache where the hub cannot be reached.
 
-    A revision that is in the cache stays: a newer one would make everything that was made with it foreign.
+    A revision that is in the cache stays in use: with a newer one every step that used it would be made again.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError

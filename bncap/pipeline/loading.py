@@ -1,4 +1,4 @@
-"""Loading checkpoints: quietly where they leave something out on purpose, and with a clear word where they fail."""
+"""Loading of checkpoints: quiet where weights are left out on purpose, with one clear line where it fails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Without the library's bars and its report on unused and missing weights, which the caller has to look at."""
+    """Without transformers' progress bars and its report on unused and missing weights: the caller checks these."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -31,10 +31,10 @@ def quiet_loading() -> Iterator[None]:
 
 @contextmanager
 def loading(what: str, path: str, kind: str | None = None) -> Iterator[None]:
-    """Load ``what`` from the folder ``path``: what the libraries raise meanwhile becomes one line with a remedy.
+    """Turn what the libraries raise while ``what`` is loaded from the folder ``path`` into one line with a remedy.
 
-    ``kind`` is the ``model_type`` that its ``config.json`` must have; the libraries would fill another model's place
-    with random weights.
+    ``kind`` is the ``model_type`` that its ``config.json`` must have: the libraries would load another model with
+    random weights.
     """
     remedy = "make or fetch it again"
     if not Path(path).is_dir():
@@ -57,7 +57,7 @@ def loading(what: str, path: str, kind: str | None = None) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what ``error`` says, or what is meant by it."""
+    """The first line of the error's message, or what it means."""
     text = str(error).strip()
     if isinstance(error, KeyError):
         return f"it has no {text}"
@@ -67,10 +67,10 @@ def _reason(error: Exception) -> str:
 
 
 def require_weights(path: str, found: dict, fresh: tuple[str, ...] = ()) -> None:
-    """:class:`BncapError` if ``from_pretrained`` had to draw any weight, but for those with ``fresh`` in their names.
+    """Raise :class:`BncapError` if the checkpoint in ``path`` lacks weights or has them in other shapes.
 
-    Args:
-        found: its loading information, with ``ignore_mismatched_sizes=True``.
+    ``found`` is the loading information of ``from_pretrained`` with ``ignore_mismatched_sizes=True``; weights with one
+    of ``fresh`` in their names may be missing.
     """
     missing = sorted(name for name in found["missing_keys"] if not any(part in name for part in fresh))
     wrong = sorted(str(key[0]) for key in found["mismatched_keys"])
@@ -81,8 +81,8 @@ def require_weights(path: str, found: dict, fresh: tuple[str, ...] = ()) -> None
 
 
 def has_words(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer knows anything but special tokens.
+    """Whether a tokenizer has tokens other than the special ones.
 
-    Without its vocabulary file a tokenizer of transformers 5 is made all the same, and every text is unknown to it.
+    transformers 5 makes a tokenizer without its vocabulary file all the same, and every text is unknown to it.
     """
     return bool(tokenizer.get_vocab().keys() - {*tokenizer.all_special_tokens, "▁"})

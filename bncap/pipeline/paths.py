@@ -8,7 +8,8 @@
 ``BNCAP_MODELS``     folders with models under their hub names, as on a machine without internet
 ==================  =======================================================================
 
-Several folders stand in one variable with ":" between them, as in PATH.
+Several folders stand in one variable with ":" between them, as in PATH.  An empty variable counts as not set.
+Relative paths are made absolute when this module is imported, for notebooks and workers, which work elsewhere.
 """
 
 from __future__ import annotations
@@ -28,8 +29,25 @@ MANIFEST = "manifest.json"
 """Written last into the folder of a step, so that its presence means complete."""
 TRIAL = "BNCAP_TRIAL"
 """Environment variable with the name of the trial that is under way, see :mod:`bncap.pipeline.trials`; "": none."""
+VARIABLES = ("BNCAP_ARTIFACTS", "BNCAP_FIGURES", "BNCAP_INPUTS", "BNCAP_DATA", "BNCAP_MODELS")
 KAGGLE_INPUT = Path("/kaggle/input")
 KAGGLE_KINDS = ("datasets", "notebooks", "models", "competitions")
+
+
+def resolve_variables() -> None:
+    """Make the folders named in :data:`VARIABLES` absolute, in this process and those that it starts."""
+    for name in VARIABLES:
+        folders = _named(name)
+        os.environ.pop(name, None)
+        if folders:
+            os.environ[name] = os.pathsep.join(str(folder.expanduser().absolute()) for folder in folders)
+
+
+def _named(variable: str) -> list[Path]:
+    return [Path(part) for part in os.environ.get(variable, "").split(os.pathsep) if part]
+
+
+resolve_variables()
 
 
 def artifacts_root() -> Path:
@@ -38,7 +56,7 @@ def artifacts_root() -> Path:
 
 
 def _standard_root() -> Path:
-    return Path(os.environ.get("BNCAP_ARTIFACTS", ROOT / "artifacts"))
+    return Path(os.environ.get("BNCAP_ARTIFACTS") or ROOT / "artifacts")
 
 
 def kaggle_inputs() -> list[Path]:
@@ -64,7 +82,7 @@ def input_roots() -> list[Path]:
 
     In a trial the folders of that trial in them, then the standard root, then the inputs themselves.
     """
-    named = [Path(part) for part in os.environ.get("BNCAP_INPUTS", "").split(os.pathsep) if part]
+    named = _named("BNCAP_INPUTS")
     candidates = [*named, *kaggle_inputs()]
     nested = [folder / "artifacts" if (folder / "artifacts").is_dir() else folder for folder in candidates]
     roots = [folder for folder in nested if folder in named or folder.name == "artifacts"]
@@ -74,8 +92,7 @@ def input_roots() -> list[Path]:
 
 def model_folders() -> list[Path]:
     """Folders that may hold models under their hub names."""
-    named = [Path(part) for part in os.environ.get("BNCAP_MODELS", "").split(os.pathsep) if part]
-    return [*named, *kaggle_inputs()]
+    return [*_named("BNCAP_MODELS"), *kaggle_inputs()]
 
 
 def relative_step(folder: Path) -> Path | None:
@@ -109,7 +126,7 @@ def figures_dir(profile: str) -> Path:
     """``figures/<profile>``, or ``figures/<profile>/trial-<key>`` of a trial, created; :class:`BncapError` if that
     cannot be.
     """
-    folder = Path(os.environ.get("BNCAP_FIGURES", ROOT / "figures")) / profile / os.environ.get(TRIAL, "")
+    folder = Path(os.environ.get("BNCAP_FIGURES") or ROOT / "figures") / profile / os.environ.get(TRIAL, "")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -130,7 +147,7 @@ def dataset_roots(config: Config) -> list[Path]:
         return [step_dir(config.profile, "00_mini_world", "world", config.data.seed)]
     if config.data.source == "own":
         return _own_pictures(config)
-    named = [Path(part) for part in os.environ.get("BNCAP_DATA", "").split(os.pathsep) if part]
+    named = _named("BNCAP_DATA")
     inputs = [] if named else kaggle_inputs()
     roots = named + inputs + [child for folder in inputs for child in _folders_in(folder)]
     if not roots:

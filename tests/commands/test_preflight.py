@@ -21,9 +21,9 @@ Usage = namedtuple("Usage", "total used free")
 @pytest.fixture
 def machine(tmp_path, monkeypatch, artifacts_dir):
     """Sets what the machine pretends to be; by default a Kaggle kernel with two T4."""
-    for name in ("BNCAP_DATA", "BNCAP_MODELS", "BNCAP_INPUTS", "HF_HUB_CACHE"):
+    for name in ("BNCAP_DATA", "BNCAP_MODELS", "BNCAP_INPUTS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
     monkeypatch.setattr(paths, "KAGGLE_INPUT", tmp_path / "no-kaggle")
 
     def pretend(gpus=(("Tesla T4", (7, 5)),) * 2, built=T4_BUILD, memory=31.0, disk=20.9):

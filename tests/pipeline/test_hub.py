@@ -157,9 +157,7 @@ def test_the_shipped_encoder_is_known_by_its_bytes_and_built_in_parts_have_none(
     assert set(hub.BUILT_IN) == {"identity", "none", "mini:translator", "mini:synthesiser"}
 
 
-def test_a_large_files_hash_is_remembered_until_the_file_changes(tmp_path, monkeypatch):
-    monkeypatch.setenv("BNCAP_ARTIFACTS", str(tmp_path / "artifacts"))
-    monkeypatch.setattr("bncap.pipeline.files.REMEMBERED_FROM", 1)
+def test_a_hash_is_remembered_until_the_file_changes(tmp_path, monkeypatch):
     file = tmp_path / "weights"
     file.write_bytes(b"abc")
     first = remembered_hash(file)
@@ -181,7 +179,7 @@ def test_the_hubs_cache_names_a_blob_by_its_hash(tmp_path):
 def test_a_revision_that_is_in_the_cache_stays(tmp_path, monkeypatch):
     import huggingface_hub
 
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     (tmp_path / "models--maker--kept" / "snapshots" / "abc123").mkdir(parents=True)
     asked = []
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, name, revision: ["config.json"])

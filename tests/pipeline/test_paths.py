@@ -187,3 +187,17 @@ def test_own_pictures_may_be_named_from_their_folder_or_from_the_captions_file(t
     config = get_config("own", [f"data.captions={tmp_path / 'mine.csv'}"])
     wanted = {"a.png": "Images/a.png", "Images/a.png": "Images/a.png", "b.png": "b.png", "no.png": "Images/no.png"}
     assert paths.data_paths(config, wanted) == {name: tmp_path / path for name, path in wanted.items()}
+
+
+def test_relative_folders_are_made_absolute_once_and_empty_variables_are_not_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BNCAP_ARTIFACTS", "out")
+    monkeypatch.setenv("BNCAP_FIGURES", "")
+    monkeypatch.setenv("BNCAP_INPUTS", os.pathsep.join(["earlier", "/other"]))
+    paths.resolve_variables()
+    monkeypatch.chdir("/")
+    assert paths.artifacts_root() == tmp_path / "out"
+    assert paths.input_roots() == [tmp_path / "earlier", paths.Path("/other")]
+    assert "BNCAP_FIGURES" not in os.environ
+    monkeypatch.setenv("BNCAP_ARTIFACTS", "")
+    assert paths.artifacts_root() == paths.ROOT / "artifacts"
