@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from bncap.device import default_device
 from bncap.errors import BncapError
+from bncap.mini.translator import MiniTranslator
 from bncap.pipeline import hub
 from bncap.pipeline.loading import has_words, loading, require_weights
 from bncap.settings import Config
@@ -91,8 +92,6 @@ def load_translator(config: Config) -> Translator:
     if name == "identity":
         return Identity()
     if name == "mini:translator":
-        from bncap.mini.translator import MiniTranslator
-
         return MiniTranslator(fault_rate=config.world.fault_rate, seed=data.seed)
     return Seq2SeqTranslator(hub.path(config, name), data.lang, batch=data.translation_batch)
 
@@ -138,7 +137,7 @@ class Seq2SeqTranslator:
         return translations
 
     def _translate_batch(self, texts: list[str]) -> list[str]:
-        import torch
+        import torch  # heavy
 
         limits = {"padding": True, "truncation": True, "max_length": self.longest}
         inputs = self.tokenizer(texts, return_tensors="pt", **limits).to(self.device)
@@ -150,7 +149,7 @@ class Seq2SeqTranslator:
 
 def _load(path: str) -> tuple[PretrainedConfig, PreTrainedTokenizerBase, PreTrainedModel]:
     """Configuration, tokenizer set to English, and model; what the library would only warn of is an error."""
-    import transformers
+    import transformers  # heavy
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
     config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
@@ -165,12 +164,12 @@ def _load(path: str) -> tuple[PretrainedConfig, PreTrainedTokenizerBase, PreTrai
         raise BncapError(f"translator {path} is {other}; name another in components.translator")
     if config.model_type == "m2m_100" and not Path(path, "tokenizer.json").is_file():
         # from the sentencepiece file alone transformers 5 numbers NLLB's languages one too high
-        raise BncapError(f"translator {path} has no tokenizer.json; fetch it anew, whole")
+        raise BncapError(f"translator {path} has no tokenizer.json; fetch it again, whole")
     source: dict[str, Any] = {"m2m_100": {"src_lang": NLLB_CODES["en"]}, "mbart": {"src_lang": "en_XX"}}
     tokenizer_class = getattr(transformers, TOKENIZERS[config.model_type])
     tokenizer = tokenizer_class.from_pretrained(path, **source.get(config.model_type, {}))
     if not has_words(tokenizer):
-        raise BncapError(f"translator {path} lacks its vocabulary file; fetch it anew, whole")
+        raise BncapError(f"translator {path} lacks its vocabulary file; fetch it again, whole")
     model, report = transformers.AutoModelForSeq2SeqLM.from_pretrained(
         path, config=config, dtype="float32", trust_remote_code=False, output_loading_info=True,
         ignore_mismatched_sizes=True,

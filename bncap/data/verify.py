@@ -52,8 +52,8 @@ class Verifier:
     """
 
     def __init__(self, path: str) -> None:
-        from sentence_transformers import SentenceTransformer
-        from transformers import PreTrainedTokenizerBase
+        from sentence_transformers import SentenceTransformer  # heavy
+        from transformers import PreTrainedTokenizerBase  # heavy
 
         with loading("verifier", path):
             self.encoder = SentenceTransformer(path, trust_remote_code=False)

@@ -12,8 +12,8 @@ from PIL import Image
 from bncap.errors import BncapError
 from bncap.pipeline import artifacts, paths
 from bncap.settings import Config, Synthesis, override
-from bncap.synthesis.generate import versions
-from bncap.synthesis.shards import MEMBER, STEP, Pictures, encode
+from bncap.synthesis.generate import drawing_versions
+from bncap.synthesis.shards import MEMBER, STEP, Pictures, encode_picture
 from bncap.synthesis.text_to_image import Synthesiser, load_synthesiser
 
 STEPS = ("prior_steps", "steps", "guidance")
@@ -83,7 +83,7 @@ def regenerate(records: Sequence[dict[str, Any]], synthesiser: Synthesiser, sett
         filler = next(iter(batch.values()))  # for the places that no picture waits for
         full = [records[batch.get(position, filler)] for position in range(settings.batch)]
         again = synthesiser.draw([r["prompt"] for r in full], full[0]["negative_prompt"], [r["seed"] for r in full])
-        drawn |= {i: encode(again[position], settings.stored_side) for position, i in batch.items()}
+        drawn |= {i: encode_picture(again[position], settings.stored_side) for position, i in batch.items()}
     return [drawn[i] for i in range(len(records))]
 
 
@@ -95,7 +95,9 @@ def largest_difference(first: bytes, second: bytes) -> int:
 
 def _circumstances(records: Sequence[dict[str, Any]], synthesiser: Synthesiser) -> list[str]:
     """A line on what differs here from where the pictures were drawn, and may change their bytes; none if all agree."""
-    here = versions() | {name: synthesiser.sampling[name] for name in ("arithmetic",) if name in synthesiser.sampling}
+    here = drawing_versions() | {
+        name: synthesiser.sampling[name] for name in ("arithmetic",) if name in synthesiser.sampling
+    }
     there = [record["packages"] | record["sampling"] for record in records]
     other = {f"{name} {then.get(name)}" for then in there for name in here if then.get(name) != here[name]}
     if not other:

@@ -1,4 +1,4 @@
-"""Synthetic pictures in tar files: how they are kept, packed to the same bytes each time, and read without unpacking.
+"""Tar shards of synthetic pictures: packed to the same bytes each time, and read without unpacking.
 
 A finished shard, the step folder ``02_synthesis/pictures.<k>of<n>-s<seed>``, holds ``pictures.tar`` with
 ``<caption id>.png`` and its sidecar ``<caption id>.json``, and ``index.csv``, which says where in the tar they lie.
@@ -43,7 +43,7 @@ class Member:
 
     def read(self) -> bytes:
         """The PNG file; :class:`BncapError` if it is not the one that was packed."""
-        content = _read(self.tar, self.offset, self.size)
+        content = _read_bytes(self.tar, self.offset, self.size)
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise BncapError(f"{self.name} differs from its hash in {INDEX}; {_remedy(self.tar)}")
         return content
@@ -64,21 +64,22 @@ class Pictures:
         parts = MEMBER.fullmatch(name)
         if not parts:
             return paths.data_path(self.config, name)
-        tar, row = self._row(name)
+        tar, row = self._row(parts)
         return Member(name, tar, int(row["offset"]), int(row["size"]), row["sha256"])
 
     def sidecar(self, name: str) -> dict[str, Any] | None:
         """How the picture ``name`` was drawn; None for one that a data set brought."""
-        if not MEMBER.fullmatch(name):
+        parts = MEMBER.fullmatch(name)
+        if not parts:
             return None
-        tar, row = self._row(name)
+        tar, row = self._row(parts)
         try:
-            return json.loads(_read(tar, int(row["sidecar_offset"]), int(row["sidecar_size"])))
+            return json.loads(_read_bytes(tar, int(row["sidecar_offset"]), int(row["sidecar_size"])))
         except ValueError as error:
             raise BncapError(f"the sidecar of {name} is damaged; {_remedy(tar)}") from error
 
-    def _row(self, name: str) -> tuple[Path, dict[str, str]]:
-        variant, seed, caption_id = MEMBER.fullmatch(name).groups()
+    def _row(self, parts: re.Match[str]) -> tuple[Path, dict[str, str]]:
+        variant, seed, caption_id = parts.groups()
         if variant not in self._shards:
             folder = artifacts.require(paths.step_dir(self.config.profile, STEP, variant, int(seed)))
             rows = {row["caption_id"]: row for row in artifacts.read_csv(folder / INDEX)}
@@ -86,12 +87,12 @@ class Pictures:
         tar, rows = self._shards[variant]
         if caption_id not in rows:
             raise BncapError(
-                f"{paths.short_name(tar.parent)} has no picture {caption_id}.png; make triplets.csv anew: notebook 02"
+                f"{paths.short_name(tar.parent)} has no picture {caption_id}.png; make triplets.csv again: notebook 02"
             )
         return tar, rows[caption_id]
 
 
-def encode(picture: Image.Image, stored_side: int) -> bytes:
+def encode_picture(picture: Image.Image, stored_side: int) -> bytes:
     """The PNG file that is kept of ``picture``: at most ``stored_side`` px wide and high, reduced by Lanczos's filter.
 
     0 keeps the full size.  A picture is never enlarged.
@@ -103,7 +104,7 @@ def encode(picture: Image.Image, stored_side: int) -> bytes:
     return buffer.getvalue()
 
 
-def pack(folder: Path, loose: Path, ids: Iterable[int]) -> None:
+def pack_shard(folder: Path, loose: Path, ids: Iterable[int]) -> None:
     """Put ``<id>.png`` and ``<id>.json`` of ``loose`` into ``folder/pictures.tar``, in this order; then the index.
 
     Neither times nor owners nor rights go into the tar, so the same files give the same bytes.
@@ -115,24 +116,21 @@ def pack(folder: Path, loose: Path, ids: Iterable[int]) -> None:
     ):
         for caption_id in ids:
             content = (loose / f"{caption_id}.png").read_bytes()
-            places = [
-                _add(archive, f"{caption_id}.png", content),
-                _add(archive, f"{caption_id}.json", (loose / f"{caption_id}.json").read_bytes()),
-            ]
-            (offset, size), sidecar = places
+            offset, size = _add(archive, f"{caption_id}.png", content)
+            sidecar = _add(archive, f"{caption_id}.json", (loose / f"{caption_id}.json").read_bytes())
             rows.append((caption_id, offset, size, hashlib.sha256(content).hexdigest(), *sidecar))
     artifacts.write_csv(folder / INDEX, INDEX_HEADER, rows)
 
 
-def bundle(loose: Path) -> None:
+def bundle_pictures(loose: Path) -> None:
     """Put the files of ``loose`` into ``loose.tar`` beside it: what a session leaves should be few files."""
     with artifacts.atomic(loose.with_suffix(".tar")) as temporary, tarfile.open(temporary, "w") as archive:
         archive.add(loose, ".")
     shutil.rmtree(loose)
 
 
-def unbundle(loose: Path) -> None:
-    """Undo :func:`bundle`, if there is such a file; one that was cut short gives what it has."""
+def unbundle_pictures(loose: Path) -> None:
+    """Undo :func:`bundle_pictures`, if there is such a file; one that was cut short gives what it has."""
     packed = loose.with_suffix(".tar")
     if packed.is_file():
         with contextlib.suppress(tarfile.ReadError, EOFError), tarfile.open(packed) as archive:
@@ -140,7 +138,7 @@ def unbundle(loose: Path) -> None:
         packed.unlink()
 
 
-def loose_names(loose: Path) -> set[str]:
+def list_loose(loose: Path) -> set[str]:
     """Names of the files of ``loose``, in the folder or bundled."""
     names, packed = {path.name for path in loose.glob("*")}, loose.with_suffix(".tar")
     if packed.is_file():
@@ -149,7 +147,7 @@ def loose_names(loose: Path) -> set[str]:
     return names
 
 
-def tar_size(sizes: Iterable[int]) -> int:
+def measure_tar(sizes: Iterable[int]) -> int:
     """Bytes that files of these sizes take in a tar: each with a header, in whole blocks."""
     return sum(tarfile.BLOCKSIZE * (1 + -(-size // tarfile.BLOCKSIZE)) for size in sizes)
 
@@ -164,10 +162,10 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> tuple[int, int]
 
 
 def _remedy(tar: Path) -> str:
-    return f"delete {paths.short_name(tar.parent)} and start again to draw its pictures anew"
+    return f"delete {paths.short_name(tar.parent)} and start again to draw its pictures again"
 
 
-def _read(path: Path, offset: int, size: int) -> bytes:
+def _read_bytes(path: Path, offset: int, size: int) -> bytes:
     with path.open("rb") as stream:
         stream.seek(offset)
         return stream.read(size)

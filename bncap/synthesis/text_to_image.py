@@ -1,4 +1,8 @@
-"""The text-to-image models that the configuration can name: how they draw, and how they count a prompt's tokens."""
+"""The text-to-image models that the configuration can name: how they draw, and how they count a prompt's tokens.
+
+Kandinsky 2.1, which the paper uses (Sec. 4.2.3), draws in two stages: from the prompt a prior makes an embedding of a
+picture, and from both a decoder makes the picture.  Any other pipeline of diffusers is given the prompt directly.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from PIL import Image
 
 from bncap.device import default_device
 from bncap.errors import BncapError
+from bncap.mini.synthesiser import MiniSynthesiser
 from bncap.pipeline import hub
 from bncap.pipeline.artifacts import read_json
 from bncap.pipeline.loading import has_words, loading
@@ -25,7 +30,7 @@ from bncap.synthesis.prompts import Tokenizer
 
 NONE, MINI = "none", "mini:synthesiser"
 TWO_STAGES = "KandinskyPipeline"
-"""Class of the pipeline that draws from what a prior pipeline imagines; any other is asked directly."""
+"""Class of the pipeline that draws from the embedding that a prior makes."""
 
 
 @dataclass(frozen=True)
@@ -46,51 +51,83 @@ class PipelineSynthesiser:
 
     Args:
         path: folder in the hub's layout.
-        side: width and height of the pictures, px.
+        side: width and height of the pictures, px, a multiple of 8.
         steps, guidance: denoising steps, and weight of the prompt against the negative one.
         device: "cuda", in fp16, or "cpu", in fp32; None for the first that is there.
     """
 
-    def __init__(self, path: str, side: int, steps: int, guidance: float, device: str | None = None) -> None:
-        from diffusers import AutoPipelineForText2Image
+    def __init__(self, path: str, side: int, *, steps: int, guidance: float, device: str | None = None) -> None:
+        from diffusers import AutoPipelineForText2Image  # heavy
 
         if side % 8:
             raise BncapError(f"synthesis.side={side}: such a pipeline draws sides of a multiple of 8 px; change it")
-        self.side = side
-        self.options = {"num_inference_steps": steps, "guidance_scale": guidance}
-        device, dtype = device_and_dtype(device)
-        with loading_pipeline(path):
-            self.pipeline = AutoPipelineForText2Image.from_pretrained(path, dtype=dtype).to(device)
-        self.pipeline.set_progress_bar_config(disable=True)
-        self.sampling = {"steps": steps, "guidance": guidance, "arithmetic": arithmetic(device, dtype)}
+        self.options = {"num_inference_steps": steps, "guidance_scale": guidance, "height": side, "width": side}
+        self.pipeline, arithmetic = _load_pipeline(AutoPipelineForText2Image, path, device)
+        self.sampling = {"steps": steps, "guidance": guidance, "arithmetic": arithmetic}
 
     def draw(self, prompts: list[str], negative_prompt: str, seeds: list[int]) -> list[Image.Image]:
         """One picture for each prompt, from noise of its own seed."""
-        with deterministic():
+        negative = [negative_prompt] * len(prompts)
+        with _deterministic():
             return self.pipeline(
-                prompts,
-                negative_prompt=[negative_prompt] * len(prompts),
-                height=self.side,
-                width=self.side,
-                generator=generators(seeds),
-                **self.options,
+                prompts, negative_prompt=negative, generator=_make_generators(seeds), **self.options
             ).images
 
 
-@contextmanager
-def loading_pipeline(path: str) -> Iterator[None]:
-    """Load a pipeline from the folder ``path``: quietly, and with a :class:`BncapError` where that fails."""
-    from diffusers.utils import logging
+class KandinskySynthesiser:
+    """Kandinsky 2.1, prior and decoder.
 
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with loading("text-to-image model", path):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()
+    Args:
+        prior_path, decoder_path: folders in the hub's layout.
+        side: width and height of the pictures, px, a multiple of 64.
+        prior_steps, steps: denoising steps of the two.
+        guidance: weight of the prompt against the negative prompt, in both.
+        device: "cuda", in fp16, or "cpu", in fp32; None for the first that is there.
+    """
+
+    def __init__(
+        self,
+        prior_path: str,
+        decoder_path: str,
+        side: int,
+        *,
+        prior_steps: int,
+        steps: int,
+        guidance: float,
+        device: str | None = None,
+    ) -> None:
+        from diffusers import KandinskyPipeline, KandinskyPriorPipeline  # heavy
+
+        if prior_steps < 2 or side % 64:
+            raise BncapError(
+                f"Kandinsky draws sides of a multiple of 64 px in 2 prior steps or more, not synthesis.side={side} in "
+                f"synthesis.prior_steps={prior_steps}; change them"
+            )
+        self.prior_options = {"num_inference_steps": prior_steps, "guidance_scale": guidance}
+        self.options = {"num_inference_steps": steps, "guidance_scale": guidance, "height": side, "width": side}
+        self.prior, _ = _load_pipeline(KandinskyPriorPipeline, prior_path, device)
+        self.decoder, arithmetic = _load_pipeline(KandinskyPipeline, decoder_path, device)
+        self.sampling = {
+            "prior_steps": prior_steps,
+            "steps": steps,
+            "guidance": guidance,
+            "arithmetic": arithmetic,
+        }
+
+    def draw(self, prompts: list[str], negative_prompt: str, seeds: list[int]) -> list[Image.Image]:
+        """One picture for each prompt, from noise of its own seed, whatever its neighbours in the batch."""
+        negative = [negative_prompt] * len(prompts)
+        with _deterministic():
+            # a negative prompt doubles the prior's batch
+            embeddings = self.prior(prompts, negative, generator=_make_generators(seeds + seeds), **self.prior_options)
+            return self.decoder(
+                prompts,
+                embeddings.image_embeds,
+                embeddings.negative_image_embeds,
+                negative_prompt=negative,
+                generator=_make_generators(seeds),
+                **self.options,
+            ).images
 
 
 def component_names(config: Config) -> list[str]:
@@ -102,29 +139,21 @@ def component_names(config: Config) -> list[str]:
 
 
 def load_synthesiser(config: Config) -> Synthesiser:
-    """The synthesiser that the configuration names.  Raises :class:`BncapError` if it is not to be had."""
+    """The synthesiser that the configuration names.  Raises :class:`BncapError` if it cannot be loaded."""
     parts, settings = config.components, config.synthesis
     if parts.synthesiser == MINI:
-        from bncap.mini.synthesiser import MiniSynthesiser
-
         painter = MiniSynthesiser()
         return Synthesiser(painter.draw, {"synthesiser": {"name": painter.name}}, {})
-    named = {"synthesiser": parts.synthesiser}
-    if _has_prior(config):
-        named["synthesiser_prior"] = parts.synthesiser_prior
-        model = KandinskySynthesiser(
-            hub.path(config, parts.synthesiser_prior),
-            hub.path(config, parts.synthesiser),
-            settings.side,
-            prior_steps=settings.prior_steps,
-            steps=settings.steps,
-            guidance=settings.guidance,
-        )
+    paths = [hub.path(config, name) for name in component_names(config)]
+    sampling = {"steps": settings.steps, "guidance": settings.guidance}
+    model: KandinskySynthesiser | PipelineSynthesiser
+    if len(paths) == 2:
+        decoder, prior = paths
+        model = KandinskySynthesiser(prior, decoder, settings.side, prior_steps=settings.prior_steps, **sampling)
     else:
-        model = PipelineSynthesiser(
-            hub.path(config, parts.synthesiser), settings.side, settings.steps, settings.guidance
-        )
-    return Synthesiser(model.draw, {part: _described(config, name) for part, name in named.items()}, model.sampling)
+        model = PipelineSynthesiser(paths[0], settings.side, **sampling)
+    described = zip(("synthesiser", "synthesiser_prior"), component_names(config), strict=False)
+    return Synthesiser(model.draw, {part: _describe(config, name) for part, name in described}, model.sampling)
 
 
 def load_tokenizers(config: Config) -> dict[str, Tokenizer]:
@@ -148,122 +177,73 @@ def count_words(text: str) -> int:
     return len(text.split())
 
 
-def device_and_dtype(device: str | None) -> tuple[str, torch.dtype]:
+def _load_pipeline(kind: Any, path: str, device: str | None) -> tuple[Any, str]:
+    """A pipeline of the class ``kind`` from the folder ``path``, and what decides how its numbers are rounded.
+
+    Such as "torch.float16 on Tesla T4".  Raises :class:`BncapError`, naming the folder, where it cannot be loaded.
+    """
+    from diffusers.utils import logging  # heavy
+
     device = device or str(default_device())
-    return device, torch.float16 if device.startswith("cuda") else torch.float32
-
-
-def arithmetic(device: str, dtype: torch.dtype) -> str:
-    """What decides how numbers are rounded, in words: "torch.float16 on Tesla T4"."""
-    return f"{dtype} on {torch.cuda.get_device_name(device) if device.startswith('cuda') else device}"
+    on_gpu = device.startswith("cuda")
+    dtype = torch.float16 if on_gpu else torch.float32
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with loading("text-to-image model", path):
+            pipeline = kind.from_pretrained(path, dtype=dtype).to(device)
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline, f"{dtype} on {torch.cuda.get_device_name(device) if on_gpu else device}"
 
 
 @contextmanager
-def deterministic() -> Iterator[None]:
+def _deterministic() -> Iterator[None]:
     """cuDNN without its search for the fastest algorithm, which may find another one the next time; one thread, so that
     a CPU with fewer or more cores draws the same picture."""
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True), one_thread():
         yield
 
 
-def generators(seeds: Sequence[int]) -> list[torch.Generator]:
+def _make_generators(seeds: Sequence[int]) -> list[torch.Generator]:
     """Noise is drawn on the CPU, so that a seed means the same on every device."""
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
 
 def _has_prior(config: Config) -> bool:
-    return _index(Path(hub.path(config, config.components.synthesiser)))["_class_name"] == TWO_STAGES
+    return _read_index(Path(hub.path(config, config.components.synthesiser)))["_class_name"] == TWO_STAGES
 
 
-def _index(folder: Path) -> dict[str, Any]:
+def _read_index(folder: Path) -> dict[str, Any]:
     if not (folder / "model_index.json").is_file():
         raise BncapError(f"{folder} has no model_index.json: it is no pipeline of diffusers; name another synthesiser")
     return read_json(folder / "model_index.json")
 
 
 def _pipeline_tokenizers(folder: Path) -> dict[str, Tokenizer]:
-    import transformers
+    import transformers  # heavy
 
-    index = _index(folder)
+    index = _read_index(folder)
     names = [name for name in sorted(index) if name.startswith("tokenizer") and index[name][1]]
     with loading("prompt's tokenizer", str(folder)):
         loaded = {name: getattr(transformers, index[name][1]).from_pretrained(folder / name) for name in names}
     if empty := [name for name, tokenizer in loaded.items() if not has_words(tokenizer)]:
         raise BncapError(f"{folder / empty[0]} lacks its vocabulary file; fetch it again, whole")
     return {
-        name: Tokenizer(partial(_count, tokenizer), len(tokenizer("").input_ids)) for name, tokenizer in loaded.items()
+        name: Tokenizer(partial(_count_tokens, tokenizer), len(tokenizer("").input_ids))
+        for name, tokenizer in loaded.items()
     }
 
 
-def _count(tokenizer: Any, text: str) -> int:
+def _count_tokens(tokenizer: Any, text: str) -> int:
     return len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
 
 
-def _described(config: Config, name: str) -> dict[str, str]:
+def _describe(config: Config, name: str) -> dict[str, str]:
+    """A component for the sidecars."""
     record = hub.find(config, name).record()
     digest = hashlib.sha256(json.dumps(record["files"], sort_keys=True).encode()).hexdigest()
     return {"name": name, "revision": record["revision"], "sha256": digest}
-
-
-class KandinskySynthesiser:
-    """Kandinsky 2.1, prior and decoder, on the GPU in fp16 and on a CPU in fp32.
-
-    Args:
-        prior_path, decoder_path: folders in the hub's layout.
-        side: width and height of the pictures, px, a multiple of 64.
-        device: "cuda" or "cpu"; None for the first that is there.
-        prior_steps, steps: denoising steps of the two.
-        guidance: weight of the prompt against the negative prompt, in both.
-    """
-
-    def __init__(
-        self,
-        prior_path: str,
-        decoder_path: str,
-        side: int,
-        device: str | None = None,
-        *,
-        prior_steps: int,
-        steps: int,
-        guidance: float,
-    ) -> None:
-        from diffusers import KandinskyPipeline, KandinskyPriorPipeline
-
-        if prior_steps < 2 or side % 64:
-            raise BncapError(
-                f"Kandinsky draws sides of a multiple of 64 px in 2 prior steps or more, not synthesis.side={side} in "
-                f"synthesis.prior_steps={prior_steps}; change them"
-            )
-        self.side = side
-        self.prior_options = {"num_inference_steps": prior_steps, "guidance_scale": guidance}
-        self.options = {"num_inference_steps": steps, "guidance_scale": guidance}
-        device, dtype = device_and_dtype(device)
-        with loading_pipeline(prior_path):
-            self.prior = KandinskyPriorPipeline.from_pretrained(prior_path, dtype=dtype).to(device)
-        with loading_pipeline(decoder_path):
-            self.decoder = KandinskyPipeline.from_pretrained(decoder_path, dtype=dtype).to(device)
-        for pipeline in (self.prior, self.decoder):
-            pipeline.set_progress_bar_config(disable=True)
-        self.sampling = {
-            "prior_steps": prior_steps,
-            "steps": steps,
-            "guidance": guidance,
-            "arithmetic": arithmetic(device, dtype),
-        }
-
-    def draw(self, prompts: list[str], negative_prompt: str, seeds: list[int]) -> list[Image.Image]:
-        """One picture for each prompt, from noise of its own seed, whatever its neighbours in the batch."""
-        negative = [negative_prompt] * len(prompts)
-        with deterministic():
-            # a negative prompt doubles the prior's batch
-            embeddings = self.prior(prompts, negative, generator=generators(seeds + seeds), **self.prior_options)
-            return self.decoder(
-                prompts,
-                embeddings.image_embeds,
-                embeddings.negative_image_embeds,
-                negative_prompt=negative,
-                height=self.side,
-                width=self.side,
-                generator=generators(seeds),
-                **self.options,
-            ).images

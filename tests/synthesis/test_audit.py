@@ -12,8 +12,8 @@ from bncap.mini.synthesiser import MiniSynthesiser
 from bncap.pipeline import artifacts, paths
 from bncap.synthesis import generate
 from bncap.synthesis.audit import audit_pictures, largest_difference, regenerate, same_synthesiser
-from bncap.synthesis.generate import versions
-from bncap.synthesis.shards import Pictures, encode
+from bncap.synthesis.generate import drawing_versions
+from bncap.synthesis.shards import Pictures, encode_picture
 
 HEADER = ("caption_id", "image_id", "image", "split", "en", "target", "similarity", "synthetic")
 
@@ -75,9 +75,9 @@ def test_other_models_are_refused_and_named(config, monkeypatch):
 
 
 def test_other_versions_are_named_below_the_table(config, monkeypatch):
-    there = versions()
+    there = drawing_versions()
     assert not any("here:" in line for line in audit_pictures(config, 2)[0])
-    monkeypatch.setattr("bncap.synthesis.audit.versions", lambda: there | {"torch": "0.0"})
+    monkeypatch.setattr("bncap.synthesis.audit.drawing_versions", lambda: there | {"torch": "0.0"})
     lines, same = audit_pictures(config, 2)
     assert same and lines[-1] == f"drawn with torch {there['torch']}; here: torch 0.0"
 
@@ -91,6 +91,6 @@ def test_there_is_nothing_to_audit_where_nothing_was_drawn(config):
 
 
 def test_the_largest_difference_is_in_levels_of_255():
-    black, grey = (encode(Image.new("RGB", (4, 4), (level,) * 3), 0) for level in (0, 77))
+    black, grey = (encode_picture(Image.new("RGB", (4, 4), (level,) * 3), 0) for level in (0, 77))
     assert largest_difference(black, grey) == largest_difference(grey, black) == 77
-    assert largest_difference(black, encode(Image.new("RGB", (5, 5)), 0)) == 255
+    assert largest_difference(black, encode_picture(Image.new("RGB", (5, 5)), 0)) == 255

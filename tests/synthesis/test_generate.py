@@ -22,7 +22,7 @@ from bncap.pipeline import artifacts, paths
 from bncap.pipeline.artifacts import read_csv, read_json
 from bncap.synthesis import generate, shards
 from bncap.synthesis.audit import audit_pictures
-from bncap.synthesis.generate import Estimate, build_images, draw_pairs, draw_shards, image_seed
+from bncap.synthesis.generate import Estimate, build_images, derive_seed, draw_pairs, draw_shards
 from bncap.synthesis.prompts import joint_prompt
 from bncap.synthesis.shards import Pictures
 
@@ -90,7 +90,7 @@ def test_only_training_pairs_are_drawn_and_fewer_if_there_are_no_more():
 
 
 def test_image_seeds_differ_by_caption_and_by_base_seed():
-    seeds = {image_seed(base, caption) for base in (42, 43) for caption in range(500)}
+    seeds = {derive_seed(base, caption) for base in (42, 43) for caption in range(500)}
     assert len(seeds) == 1000 and min(seeds) >= 0 and max(seeds) < 2**32
 
 
@@ -132,7 +132,7 @@ def test_an_interrupted_shard_keeps_whole_pictures_and_mends_the_others(config, 
     shutil.rmtree(shard(0, 1))
     assert len(prompts_drawn) == 3
     with monkeypatch.context() as patch:
-        patch.setattr("bncap.synthesis.generate.pack", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("bncap.synthesis.generate.pack_shard", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             build_images(config)
     loose = sorted((shard(0, 1) / "loose").glob("*.png"), key=lambda path: int(path.stem))
@@ -164,7 +164,7 @@ def test_when_the_time_is_up_the_batch_is_finished_and_the_next_session_goes_on(
         build_images(config)
     assert len(prompts_drawn) == 1
     assert sorted(path.name for path in shard(0).iterdir()) == ["loose.tar", "unfinished.json"]  # few files to carry
-    assert sum(name.endswith(".png") for name in shards.loose_names(shard(0) / "loose")) == 2
+    assert sum(name.endswith(".png") for name in shards.list_loose(shard(0) / "loose")) == 2
     with pytest.raises(OutOfTime, match=r"tar shard 0 of 3 .* finished"):
         build_images(config)
     assert artifacts.is_finished(shard(0)) and not shard(1).exists() and len(prompts_drawn) == 2

@@ -27,7 +27,7 @@ def fill(loose, ids=IDS):
     loose.mkdir(parents=True)
     for i in ids:
         picture = Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8))
-        (loose / f"{i}.png").write_bytes(shards.encode(picture, 0))
+        (loose / f"{i}.png").write_bytes(shards.encode_picture(picture, 0))
         artifacts.write_json(loose / f"{i}.json", {"caption_id": i, "prompt": "একটি বল"})
 
 
@@ -36,7 +36,7 @@ def shard(artifacts_dir, tmp_path):
     """A finished shard of three pictures, packed from ``tmp_path / "loose"``."""
     fill(tmp_path / "loose")
     folder = paths.step_dir("smoke", "02_synthesis", "pictures.0000of0001", 42)
-    return artifacts.run_step(folder, settings={}, build=lambda f: shards.pack(f, tmp_path / "loose", IDS))
+    return artifacts.run_step(folder, settings={}, build=lambda f: shards.pack_shard(f, tmp_path / "loose", IDS))
 
 
 def test_the_tar_is_an_ordinary_one_without_times_and_owners(shard, tmp_path):
@@ -52,7 +52,7 @@ def test_the_same_pictures_make_the_same_tar(shard, tmp_path):
         os.utime(path, (1, 1))
         path.chmod(0o600)
     (tmp_path / "again").mkdir()
-    shards.pack(tmp_path / "again", tmp_path / "loose", IDS)
+    shards.pack_shard(tmp_path / "again", tmp_path / "loose", IDS)
     for name in ("pictures.tar", "index.csv"):
         assert (tmp_path / "again" / name).read_bytes() == (shard / name).read_bytes()
 
@@ -98,19 +98,19 @@ def test_a_picture_that_the_data_set_brings_is_a_file_without_a_sidecar(artifact
 def test_a_picture_is_kept_at_the_side_asked_for_and_never_enlarged():
     rng = np.random.default_rng(0)
     picture = Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
-    sides = {stored: Image.open(io.BytesIO(shards.encode(picture, stored))).size for stored in (0, 24, 64, 224)}
+    sides = {stored: Image.open(io.BytesIO(shards.encode_picture(picture, stored))).size for stored in (0, 24, 64, 224)}
     assert sides == {0: (64, 64), 24: (24, 24), 64: (64, 64), 224: (64, 64)}
-    kept = Image.open(io.BytesIO(shards.encode(picture, 0)))
+    kept = Image.open(io.BytesIO(shards.encode_picture(picture, 0)))
     assert np.array_equal(kept, picture), "a picture kept whole has lost something"
     flat = Image.new("RGB", (64, 64), (10, 200, 30))
-    assert (np.asarray(Image.open(io.BytesIO(shards.encode(flat, 24)))) == (10, 200, 30)).all()
+    assert (np.asarray(Image.open(io.BytesIO(shards.encode_picture(flat, 24)))) == (10, 200, 30)).all()
 
 
 def test_the_size_of_a_tar_is_foretold(shard, tmp_path):
     sizes = [path.stat().st_size for path in (tmp_path / "loose").iterdir()]
     with (shard / "pictures.tar").open("rb") as stream:
         content = stream.read()
-    assert shards.tar_size(sizes) == len(content.rstrip(b"\0")) + -len(content.rstrip(b"\0")) % tarfile.BLOCKSIZE
+    assert shards.measure_tar(sizes) == len(content.rstrip(b"\0")) + -len(content.rstrip(b"\0")) % tarfile.BLOCKSIZE
 
 
 def test_bundled_files_come_back_and_of_a_bundle_that_was_cut_what_is_there(tmp_path):
@@ -119,13 +119,13 @@ def test_bundled_files_come_back_and_of_a_bundle_that_was_cut_what_is_there(tmp_
     contents = {name: name.encode() * 3000 for name in ("1.png", "1.json", "2.png")}
     for name, content in contents.items():
         (loose / name).write_bytes(content)
-    shards.bundle(loose)
+    shards.bundle_pictures(loose)
     assert [path.name for path in tmp_path.iterdir()] == ["loose.tar"]
-    assert shards.loose_names(loose) >= set(contents)
+    assert shards.list_loose(loose) >= set(contents)
     whole = (tmp_path / "loose.tar").read_bytes()
-    shards.unbundle(loose)
+    shards.unbundle_pictures(loose)
     assert {path.name: path.read_bytes() for path in loose.iterdir()} == contents
     assert not (tmp_path / "loose.tar").exists()
     (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2])
-    shards.unbundle(tmp_path / "cut")
+    shards.unbundle_pictures(tmp_path / "cut")
     assert 0 < len(list((tmp_path / "cut").iterdir())) < 3

@@ -33,7 +33,7 @@ def kandinsky(standins):
 
     folder = standins / "kandinsky-community"
     return KandinskySynthesiser(
-        str(folder / "kandinsky-2-1-prior"), str(folder / "kandinsky-2-1"), 64, "cpu",
+        str(folder / "kandinsky-2-1-prior"), str(folder / "kandinsky-2-1"), 64, device="cpu",
         prior_steps=2, steps=2, guidance=4.0,
     )  # fmt: skip
 
