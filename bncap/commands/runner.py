@@ -1,4 +1,4 @@
-"""Notebooks from the command line: papermill runs them in order, and those that are up to date are left out."""
+"""``python -m bncap run``: papermill executes the notebooks in order, without those that are up to date."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ import functools
 import hashlib
 import json
 import os
+import re
+import secrets
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bncap.commands import check
 from bncap.config import EXTENDED_NOTEBOOKS, OWN_NOTEBOOKS, get_config
 from bncap.errors import BncapError, OutOfTime
 from bncap.experiments import extended
 from bncap.pipeline import artifacts, deadline, files, paths, trials
+from bncap.pipeline.code import code_hash, imported_names
+
+if TYPE_CHECKING:
+    from papermill import PapermillExecutionError
 
 REPORT = "09"
 
@@ -35,17 +43,23 @@ class Request:
         seed = [] if self.seed == 42 else ["--seed", str(self.seed)]
         return ["--profile", self.profile, *seed, *(part for o in self.overrides for part in ("--set", o))]
 
-    def digest(self, notebook: Path) -> str:
-        """What the notebook's outputs depend on besides its inputs: settings, its own cells, and the package's code.
+    def key(self, notebook: Path) -> str:
+        """Hash of what the outputs depend on besides the inputs: settings, the notebook, the code that it imports.
 
-        After a change of code a notebook runs again, and leaves out the steps whose settings and inputs are the same.
+        After a change of code the notebook runs again, and skips the steps that do not depend on it.
         """
-        resolved = get_config(self.profile, self.overrides).as_dict()
-        known = [resolved, self.seed, artifacts.file_hash(notebook), _code_hash()]
-        if notebook.name.startswith(REPORT):  # which shows what the notebooks that seldom run have left
-            known += [artifacts.file_hash(path) for path in extended.result_files(self.profile)]
-        source = json.dumps(known, sort_keys=True)
-        return hashlib.sha256(source.encode()).hexdigest()
+        return self._digest(notebook, code_hash(_imports(notebook)))
+
+    def quick_key(self, notebook: Path) -> str:
+        """As :meth:`key`, of every byte of the package: the same only if the key is, and known in no time."""
+        return self._digest(notebook, _package_hash())
+
+    def _digest(self, notebook: Path, code: dict[str, str] | str) -> str:
+        settings = get_config(self.profile, self.overrides).as_dict()
+        parts = [settings, self.seed, artifacts.file_hash(notebook), code]
+        if notebook.name.startswith(REPORT):  # which shows the last results of the extended notebooks
+            parts += [artifacts.file_hash(path) for path in extended.result_files(self.profile)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def select(
@@ -58,60 +72,79 @@ def select(
     """Notebooks whose two-digit numbers lie between ``first`` and ``last``, or are in ``only`` ("04,06").
 
     With ``own`` data those of :data:`bncap.config.OWN_NOTEBOOKS` alone.  Those of
-    :data:`bncap.config.EXTENDED_NOTEBOOKS` run before the report, and only where asked for.
+    :data:`bncap.config.EXTENDED_NOTEBOOKS` run before the report, and only on request.
     """
-    notebooks = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"), key=_turn)
+    notebooks = {path.name[:2]: path for path in sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"), key=_position)}
     if not notebooks:
         raise BncapError(f"no notebooks in {paths.NOTEBOOKS}: run from a clone of the repository")
-    known = [notebook.name[:2] for notebook in notebooks]
-    for number in [first, last, *(only.split(",") if only else [])]:
-        if number is not None and number not in known:
-            raise BncapError(f"there is no notebook {number!r}; there are {', '.join(known)}")
-    wanted = only.split(",") if only else [n for n in known if (first or "00") <= n <= (last or "99")]
-    if not wanted:
+    named = only.split(",") if only else []
+    for number in [first, last, *named]:
+        if number is not None and number not in notebooks:
+            raise BncapError(f"there is no notebook {number!r}; there are {', '.join(notebooks)}")
+    chosen = [n for n in notebooks if (n in named if named else (first or "00") <= n <= (last or "99"))]
+    if not chosen:
         raise BncapError(f"there is no notebook from {first} to {last}; exchange the two")
-    if not (only or extended or first in EXTENDED_NOTEBOOKS or last in EXTENDED_NOTEBOOKS):
-        wanted = [n for n in wanted if n not in EXTENDED_NOTEBOOKS]
-    usual = OWN_NOTEBOOKS if own else known
-    unusable = [n for n in wanted if n not in usual]
-    if unusable and (only or len(unusable) == len(wanted)):
+    if not (named or extended or first in EXTENDED_NOTEBOOKS or last in EXTENDED_NOTEBOOKS):
+        chosen = [n for n in chosen if n not in EXTENDED_NOTEBOOKS]
+    usable = [n for n in chosen if not own or n in OWN_NOTEBOOKS]
+    if len(usable) < len(chosen) and (named or not usable):
+        refused = next(n for n in chosen if n not in usable)
         raise BncapError(
-            f"notebook {unusable[0]} compares variants on a second test set, which data of your own do not have; "
-            f"with these run {', '.join(usual)}"
+            f"notebook {refused} compares variants on a second test set, which data of your own do not have; "
+            f"with these run {', '.join(OWN_NOTEBOOKS)}"
         )
-    return [n for n in notebooks if n.name[:2] in wanted and n.name[:2] in usual]
+    return [notebooks[n] for n in usable]
 
 
 def run(request: Request, notebooks: Sequence[Path], *, force: bool = False) -> None:
-    """Execute ``notebooks`` in order.  The first that fails raises :class:`BncapError` in three lines: where, what,
-    and how to go on.  Two runs over the same executed notebooks or figures wait for each other.
+    """Execute ``notebooks`` in order, without those that are up to date.
 
-    Raises :class:`OutOfTime` when the minutes of the run are used up, between notebooks or within one.
+    ``force`` executes them all and makes the steps of their numbers again.  Two runs over the same executed notebooks
+    or figures wait for each other.
+
+    Raises :class:`BncapError` for the first notebook that fails: which line, which error, and how to continue; and
+    :class:`OutOfTime` when the minutes of the run are used up, between notebooks or within one.
     """
     config = get_config(request.profile, request.overrides)  # a wrong setting stops here, not within a notebook
     trials.select_folders(config, request.seed)
     checked: dict[Path, str] = {}
-    looked = False
-    with files.locked(_root(request) / "notebooks"), files.locked(paths.figures_dir(request.profile)):
+    prepared = False
+    with (
+        files.locked(_root(request) / "notebooks"),
+        files.locked(paths.figures_dir(request.profile)),
+        _forced_steps(notebooks if force else ()),
+    ):
         for notebook in notebooks:
             if not force and is_current(request, notebook, checked):
                 print(f"{notebook.stem}: up to date", flush=True)
                 continue
             deadline.check(f"notebook {notebook.stem}, which has not begun")
-            if not looked:  # not before a notebook has to run: a second start with nothing to do is quick
-                for wanted in notebooks:
-                    check.ensure(config, wanted.name[:2])
-                looked = True
+            if not prepared:  # not before a notebook has to run: a second start with nothing to do is quick
+                for each in notebooks:
+                    check.ensure(config, each.name[:2])
+                prepared = True
             print(f"{notebook.stem}: running ...", flush=True)
             start = time.monotonic()
             before = _figures(request.profile)
             with files.full_disk_named(executed_path(request, notebook)):
-                _record_path(request, notebook).unlink(missing_ok=True)  # it would vouch for a half executed notebook
+                _record_path(request, notebook).unlink(missing_ok=True)  # no record of a half executed notebook
                 _execute(request, notebook)
                 changed = [name for name, stamp in _figures(request.profile).items() if before.get(name) != stamp]
                 _record(request, notebook, changed)
             checked.clear()
             print(f"{notebook.stem}: {time.monotonic() - start:.0f} s", flush=True)
+
+
+@contextmanager
+def _forced_steps(notebooks: Sequence[Path]) -> Iterator[None]:
+    """Within this context the steps of ``notebooks`` are made again, once."""
+    if notebooks:
+        numbers = ",".join(notebook.name[:2] for notebook in notebooks)
+        os.environ[artifacts.FORCE_VARIABLE] = f"{secrets.token_hex(4)}:{numbers}"
+    try:
+        yield
+    finally:
+        os.environ.pop(artifacts.FORCE_VARIABLE, None)
 
 
 def executed_path(request: Request, notebook: Path) -> Path:
@@ -125,9 +158,9 @@ def _execute(request: Request, notebook: Path) -> None:
     os.environ.pop("JUPYTER_PATH", None)  # a foreign kernel specification must not take the place of this environment
     output = executed_path(request, notebook)
     output.parent.mkdir(parents=True, exist_ok=True)
-    how_to_go_on = (
+    remedy = (
         f"everything finished is kept; the executed notebook is {output}; "
-        f"go on with: {shlex.join(['./run_all.sh', *request.arguments(), '--from', notebook.name[:2]])}"
+        f"continue with: {shlex.join(['./run_all.sh', *request.arguments(), '--from', notebook.name[:2]])}"
     )
     parameters = {"PROFILE": request.profile, "SEED": request.seed, "OVERRIDES": list(request.overrides)}
     try:
@@ -139,33 +172,43 @@ def _execute(request: Request, notebook: Path) -> None:
             cwd=str(notebook.parent),
             progress_bar=sys.stderr.isatty(),
             log_output=False,
-            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # an error is told below
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # errors are reported below
             shutdown_kernel="immediate",  # when asked politely one with torch in it takes seconds
         )
     except papermill.PapermillExecutionError as error:
         if error.ename == OutOfTime.__name__:
             raise OutOfTime(f"{notebook.stem}: {error.evalue.strip()}") from None
-        code = [line for line in error.source.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+        message = error.evalue.strip() or "(no message)"
+        if error.ename != BncapError.__name__:
+            message = message.splitlines()[0]
+        cell = error.exec_count - 1  # papermill adds one
         raise BncapError(
-            f"{notebook.name} failed in code cell {error.exec_count - 1}: {code[0].strip()}\n"  # papermill adds one
-            f"{error.ename}: {error.evalue.strip().splitlines()[0] if error.evalue.strip() else '(no message)'}\n"
-            f"{how_to_go_on}"
+            f"{notebook.name} failed in code cell {cell}: {_failing_line(error)}\n{error.ename}: {message}\n{remedy}"
         ) from None
     except DeadKernelError:
         raise BncapError(
-            f"{notebook.name}: its Python process ended abruptly, most likely for lack of memory\n"
-            f"{how_to_go_on} --jobs 1"
+            f"{notebook.name}: its Python process ended abruptly, most likely for lack of memory\n{remedy} --jobs 1"
         ) from None
 
 
+def _failing_line(error: PapermillExecutionError) -> str:
+    """The line of the cell that raised ``error``, from IPython's traceback."""
+    lines = error.source.splitlines()
+    traceback = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.traceback))
+    number = re.search(r"Cell In\[\d+\], line (\d+)", traceback)
+    index = int(number[1]) - 1 if number else 0
+    return lines[index].strip() if index < len(lines) else ""
+
+
 def _record(request: Request, notebook: Path, figures: Sequence[str]) -> None:
-    """Note what the notebook saw and made, so that a later start can tell whether it is up to date."""
+    """Write which steps the notebook could read and which figures it wrote, for :func:`is_current`."""
     steps = {str(f.relative_to(_root(request))): artifacts.fingerprint(f) for f in _steps_up_to(request, notebook)}
     folder = paths.figures_dir(request.profile)
     artifacts.write_json(
         _record_path(request, notebook),
         {
-            "key": request.digest(notebook),
+            "key": request.key(notebook),
+            "quick_key": request.quick_key(notebook),
             "steps": steps,
             "figures": {name: artifacts.file_hash(folder / name) for name in sorted(figures)},
         },
@@ -173,7 +216,7 @@ def _record(request: Request, notebook: Path, figures: Sequence[str]) -> None:
 
 
 def is_current(request: Request, notebook: Path, checked: dict[Path, str]) -> bool:
-    """Whether the notebook has run with these settings, this code and these inputs, and its outputs are as it left them.
+    """Whether the notebook has run with these settings, code and inputs, and its outputs are as it left them.
 
     ``checked`` remembers the fingerprints of step folders between calls.
     """
@@ -181,7 +224,9 @@ def is_current(request: Request, notebook: Path, checked: dict[Path, str]) -> bo
     if not path.is_file() or not executed_path(request, notebook).is_file():
         return False
     record = artifacts.read_json(path)
-    if not isinstance(record, dict) or record.get("key") != request.digest(notebook):
+    if not isinstance(record, dict) or not {"key", "quick_key", "steps", "figures"} <= set(record):
+        return False
+    if record["quick_key"] != request.quick_key(notebook) and record["key"] != request.key(notebook):
         return False
     for name, fingerprint in record["steps"].items():
         folder = _root(request) / name
@@ -199,13 +244,24 @@ def is_current(request: Request, notebook: Path, checked: dict[Path, str]) -> bo
 
 
 @functools.cache
-def _code_hash() -> str:
-    sources = sorted([*paths.PACKAGE.rglob("*.py"), *paths.PACKAGE.rglob("*.html")])
-    return hashlib.sha256("".join(artifacts.file_hash(file) for file in sources).encode()).hexdigest()
+def _package_hash() -> str:
+    sources = sorted(path for path in paths.PACKAGE.rglob("*") if path.suffix in (".py", ".html"))
+    return hashlib.sha256("".join(artifacts.file_hash(path) for path in sources).encode()).hexdigest()
 
 
-def _turn(notebook: Path) -> tuple[str, bool, str]:
-    """What notebooks are sorted by when they run."""
+def _imports(notebook: Path) -> set[str]:
+    """Names of the modules that the notebook's cells import."""
+    names = set()
+    for cell in json.loads(notebook.read_text("utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            source = re.sub(r"^\s*[%!].*$", "", "".join(cell["source"]), flags=re.M)  # IPython's own commands
+            with suppress(SyntaxError):  # reported when the cell is executed
+                names |= imported_names(source)
+    return names
+
+
+def _position(notebook: Path) -> tuple[str, bool, str]:
+    """What notebooks are sorted by when they run: the extended ones come right before the report."""
     number = notebook.name[:2]
     return (REPORT if number in EXTENDED_NOTEBOOKS else number), number == REPORT, number
 

@@ -1,6 +1,7 @@
 import errno
 import json
 import multiprocessing
+import os
 import shutil
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from bncap.commands import runner
 from bncap.commands.status import status_table
 from bncap.errors import BncapError
 from bncap.experiments import extended
-from bncap.pipeline import artifacts, files, paths
+from bncap.pipeline import artifacts, code, files, paths
 
 PARAMETERS = 'PROFILE = "mini"\nSEED = 42\nOVERRIDES = []'
 STEP = """
@@ -110,9 +111,9 @@ def test_an_override_reaches_the_notebook(series, artifacts_dir):
 
 def test_a_failing_notebook_says_where_what_and_how_to_go_on(series, artifacts_dir, monkeypatch, capsys):
     notebook(series / "02_second.ipynb", "x = 1", "# a comment\nraise ValueError('broken thing')")
-    code = cli.main(["run", "--profile", "smoke", "--seed", "7", "--set", "train.epochs=2"])
+    status = cli.main(["run", "--profile", "smoke", "--seed", "7", "--set", "train.epochs=2"])
     error = capsys.readouterr().err.strip().splitlines()[-3:]
-    assert code == 1
+    assert status == 1
     assert error[0].startswith("error: 02_second.ipynb failed in code cell 3")
     assert error[1] == "ValueError: broken thing"
     assert "./run_all.sh --profile smoke --seed 7 --set train.epochs=2 --from 02" in error[2]
@@ -277,7 +278,7 @@ def test_a_notebook_whose_process_is_killed_says_so_and_how_to_go_on(series, art
     assert cli.main(["run", "--profile", "smoke"]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-2:]
     assert error[0].startswith("error: 02_second.ipynb: its Python process ended abruptly")
-    assert error[1].endswith("go on with: ./run_all.sh --profile smoke --from 02 --jobs 1")
+    assert error[1].endswith("continue with: ./run_all.sh --profile smoke --from 02 --jobs 1")
 
 
 def test_a_root_that_cannot_be_written_is_one_line(series, tmp_path, monkeypatch, capsys):
@@ -302,13 +303,43 @@ def test_an_error_of_the_system_is_one_line(series, artifacts_dir, monkeypatch, 
     )
 
 
-def test_a_change_of_the_packages_code_runs_the_notebooks_again_and_skips_their_steps(
-    series, artifacts_dir, monkeypatch
+def test_an_edited_function_runs_the_notebooks_that_import_it_and_an_edited_comment_none(
+    series, artifacts_dir, tmp_path, monkeypatch, capsys
 ):
+    """The notebooks import ``bncap.pipeline`` alone."""
+    package = tmp_path / "bncap"
+    shutil.copytree(paths.PACKAGE, package, ignore=shutil.ignore_patterns("checkpoints"))
+
+    def lines(name, old, new):
+        path = package / name
+        path.write_text(path.read_text("utf-8").replace(old, new), "utf-8")
+        with monkeypatch.context() as patch:
+            patch.setattr(code, "SOURCES", code.SourceTree(package))
+            patch.setattr(runner, "_package_hash", lambda: name + new)
+            capsys.readouterr()
+            run()
+        return [line for line in capsys.readouterr().out.splitlines() if "up to date" not in line]
+
     run()
     manifest = artifacts_dir / "smoke/01_first/x-s42/manifest.json"
     before = manifest.stat().st_mtime_ns
-    monkeypatch.setattr(runner, "_code_hash", lambda: "other code")
-    assert not runner.is_current(runner.Request("smoke", 42), series / "01_first.ipynb", {})
+    assert lines("pipeline/files.py", '"""JSON, CSV', '"""CSV') == []
+    assert lines("losses.py", "import", "from math import pi\nimport") == []
+    assert len(lines("pipeline/files.py", "from __future__", "X = 1\nfrom __future__")) == 4
+    assert manifest.stat().st_mtime_ns == before, "the steps do not depend on it"
+
+
+def test_force_makes_the_steps_of_the_chosen_notebooks_again(series, artifacts_dir):
     run()
-    assert manifest.stat().st_mtime_ns == before
+    manifests = [artifacts_dir / f"smoke/{name}/x-s42/manifest.json" for name in ("01_first", "02_second")]
+    before = [manifest.stat().st_mtime_ns for manifest in manifests]
+    runner.run(runner.Request("smoke", 42), runner.select(only="02"), force=True)
+    after = [manifest.stat().st_mtime_ns for manifest in manifests]
+    assert after[0] == before[0] and after[1] > before[1] and artifacts.FORCE_VARIABLE not in os.environ
+
+
+def test_a_failing_check_quotes_its_own_line(series, capsys):
+    notebook(series / "02_second.ipynb", "x = 1\n\nfor i in range(2):\n    assert i == 0, f'record {i}: delete it'")
+    assert cli.main(["run", "--profile", "smoke"]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-3:]
+    assert error[0].endswith("assert i == 0, f'record {i}: delete it'") and error[1].endswith("record 1: delete it")
