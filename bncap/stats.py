@@ -1,18 +1,15 @@
-"""Spread over seeds, and differences of two systems on the same items and seeds, with intervals."""
+"""Intervals: crossed bootstrap over items and seeds, and Student's t over seeds."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-
-from bncap.errors import BncapError
+import scipy.stats
 
 Scores = Sequence[float] | np.ndarray
-
 
 LEVEL = 0.95
 """Of all intervals."""
@@ -88,44 +85,17 @@ def mean_std(values: Scores) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else float("nan")
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Means of two variants over the same seeds, and the mean difference with its ``LEVEL`` interval (Student's t).
+def student_interval(values: Scores, level: float = LEVEL) -> Interval:
+    """Mean of ``values`` (n,), such as differences over seeds, with its ``level`` interval by Student's t.
 
-    With one seed the deviation and the interval are NaN.
+    The bounds are NaN for a single value.  Raises ValueError for no values or wrong shapes.
     """
-
-    first: float
-    second: float
-    mean: float
-    std: float
-    low: float
-    high: float
-    seeds: int
-
-    def as_record(self, digits: int = 4) -> dict[str, Any]:
-        """For ``results.json``: numbers rounded, None for what one seed cannot tell."""
-        names = {"first": "first", "second": "second", "difference": "mean", "low": "low", "high": "high"}
-        values = {name: getattr(self, own) for name, own in names.items()}
-        rounded = {name: None if math.isnan(value) else round(value, digits) for name, value in values.items()}
-        low, high = rounded["low"], rounded["high"]  # judged as they are shown
-        return {**rounded, "seeds": self.seeds, "excludes_zero": low is not None and (low > 0 or high < 0)}
-
-
-def difference(a: Mapping[int, float], b: Mapping[int, float]) -> Difference:
-    """``a`` minus ``b``, seed by seed.  Raises BncapError where no seed is in both."""
-    seeds = sorted(set(a) & set(b))
-    if not seeds:
-        raise BncapError("no seed has both scores: run both variants with the same seeds")
-    differences = [a[s] - b[s] for s in seeds]
-    mean, std = mean_std(differences)
-    half = math.nan
-    if len(seeds) > 1:
-        from scipy.stats import t as student
-
-        half = float(student.ppf((1 + LEVEL) / 2, len(seeds) - 1)) * std / math.sqrt(len(seeds))
-    first, second = (float(np.mean([x[s] for s in seeds])) for x in (a, b))
-    return Difference(first, second, mean, std, mean - half, mean + half, len(seeds))
+    values = _scores(values)
+    mean = float(values.mean())
+    if len(values) == 1:
+        return Interval(mean, math.nan, math.nan, level)
+    half = float(scipy.stats.t.ppf((1 + level) / 2, len(values) - 1) * scipy.stats.sem(values))
+    return Interval(mean, mean - half, mean + half, level)
 
 
 def _scores(values: Scores) -> np.ndarray:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from bncap.config import BASELINES, MAIN, REFERENCES, SENSITIVITY, VARIANTS
 from bncap.experiments import paper
-from bncap.experiments.caption_scores import COLUMNS
-from bncap.experiments.runs import folder_of
+from bncap.experiments.evaluate import SCORE_COLUMNS
+from bncap.experiments.runs import run_dir
 from bncap.pipeline import artifacts, paths
 from bncap.report import page, report_sections, results
 from bncap.settings import Config
@@ -34,7 +34,7 @@ def make_runs(
     """``nouns``: the splits whose pictures' objects are known."""
     for variant in variants:
         for seed in config.seeds(42):
-            folder = folder_of(config, variant, seed)
+            folder = run_dir(config, variant, seed)
             scores = {split: scores_of(variant, seed, split, score, share, split in nouns) for split in SPLITS}
             items = {f"items_{split}.csv": items_of(scores[split]) for split in SPLITS}
             finish(folder, {"scores.json": scores, "captions_ood.csv": captions_of(variant, seed), **items})
@@ -57,7 +57,7 @@ def items_of(scores: dict) -> list[tuple]:
     for n in (1, 2, 3, 4):  # BLEU-n is the geometric mean of n shares
         shares.append((scores[f"B{n}"] / 100) ** n / product)
         product *= shares[-1]
-    rows = [COLUMNS]
+    rows = [SCORE_COLUMNS]
     for image in range(16):
         factor = 0.9 if image % 2 else 1.1
         matched = [round(100_000 * share * factor) for share in shares]

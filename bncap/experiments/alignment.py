@@ -1,29 +1,39 @@
-"""How far real and synthetic patches lie apart, before and after training: the numbers behind Fig. 3 and Sec. 5.6.
+"""How far real and synthetic patches lie apart before and after training, over all seeds (Fig. 3, Sec. 5.6).
 
 The encoder is frozen and cannot move, so that patches are measured behind the bridge, E(x); the encoder's own F(x)
 stands beside them for reference.  Only training captions have synthetic pictures, so the pairs are drawn from the
 training triplets.  Patches count as text-relevant where the trained main model's w (Eq. 8) keeps them: one choice for
 every state, so that before and after are compared over the same patches.
+
+A distance is compared in three ways: after training with the full objective with before, with cross-entropy alone after
+training, and text-relevant patches with background ones.  As the paper measures on a picture drawn by UMAP, the same
+patches are also measured in UMAPs of other seeds.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
+from scipy.spatial.distance import pdist
 from torch import Tensor
 
 from bncap import analysis
 from bncap.config import BASE, MAIN
 from bncap.encoders.feature_store import FeatureStore
 from bncap.errors import BncapError
-from bncap.experiments import gap
-from bncap.experiments.runs import inputs_of, load_run, weights_of
+from bncap.experiments import estimates, paper
+from bncap.experiments.estimates import rounded
+from bncap.experiments.evaluate import load_run
+from bncap.experiments.runs import inputs_of, weights_dir
 from bncap.losses import pool
 from bncap.model import Captioner
 from bncap.objective import text_weights
@@ -31,6 +41,7 @@ from bncap.pipeline import artifacts, paths
 from bncap.pipeline.workers import one_thread, run_parallel
 from bncap.settings import Config, Loss
 
+STEP = "08_umap_mmd"
 PATCHES = 2
 """Patches drawn of each picture, at the same places in both of a pair.
 
@@ -38,14 +49,26 @@ With 300 pairs the three states are 3,600 points, which UMAP places in seconds; 
 """
 NEIGHBOURS = 10
 ENCODER = "encoder"
-"""What the rows of F(x) have for a model; their moment is ``frozen``."""
+"""The model of the rows of F(x); their moment is ``frozen``."""
 MOMENTS = {"before": "initial", "after": "best"}
 """Moment -> folder of the weights in a training run."""
 POINT_COLUMNS = ("model", "moment", "domain", "relevant", "x", "y")
 ROW_COLUMNS = ("model", "moment", "set", "metric", "value")
+KEY = ["variant", "set", "metric"]
+TABLE_COLUMNS = (*KEY, "seed", "before", "after", "change")
+PRINTED = {"umap_centroid_distance": paper.CENTROID_DISTANCE, "umap_mmd_rbf": paper.MMD}
+"""Metrics that the paper has a number for, on all patches; for the centroids it does not say in which space."""
+SET_DIFFERENCE = "relevant less background"
+"""The set of the differences between the two sets of patches."""
+CHANGES = {"centroid_distance": "centroid_change", "domain_mixing": "mixing_change"}
+"""What is compared between the sets: the relative change of a distance, the change of a share."""
+CHANCE = "_chance"
+"""Suffix of a measure whose points are divided at random (:func:`bncap.analysis.mmd_rbf_chance`)."""
 
 Array = NDArray[np.float64]
 State = tuple[str, str]  # model, moment
+BySeed = Mapping[int, Mapping[str, float]]
+"""Seed -> ``model/moment/set/metric`` -> value."""
 
 
 @dataclass(frozen=True)
@@ -96,39 +119,39 @@ class Sample:
         }
 
 
-def build_all(config: Config, seeds: Sequence[int]) -> list[Path]:
-    """:func:`build_alignment` of every seed, and the first seed's patches on further maps, side by side.
+def build_alignments(config: Config, seeds: Sequence[int]) -> list[Path]:
+    """:func:`build_alignment` of every seed, and of the first seed with each of :func:`umap_seeds`, side by side.
 
-    Returns the seeds' folders; the maps' are those of :func:`bncap.experiments.gap.umap_seeds`.
+    Returns the folders of the seeds.
     """
-    others = gap.umap_seeds(config, seeds[0])[1:]
+    others = umap_seeds(config, seeds[0])[1:]
     jobs = [*((config, seed) for seed in seeds), *((config, seeds[0], umap_seed) for umap_seed in others)]
-    return run_parallel(build_alignment, jobs, label=gap.STEP)[: len(seeds)]
+    return run_parallel(build_alignment, jobs, label=STEP)[: len(seeds)]
 
 
 def build_alignment(config: Config, seed: int, umap_seed: int | None = None) -> Path:
-    """Measure the runs of ``seed`` and draw their patches' UMAP: the step folder ``08_umap_mmd/analysis-s<seed>``.
+    """Measure the runs of ``seed`` and embed their patches by UMAP: the step folder ``08_umap_mmd/analysis-s<seed>``.
 
-    - ``points.csv``: places of the drawn patches in one UMAP fitted to three states at once (before training, after
+    - ``points.csv``: places of the sampled patches in one UMAP fitted to three states at once (before training, after
       CE alone, after the full objective);
     - ``alignment.csv`` and ``summary.json``: for each model, moment and set of patches, distances in D dimensions and,
       prefixed ``umap_``, in the two of the picture.  The summary's keys are ``model/moment/set/metric``.
 
-    UMAP's seed is that of the runs.  With another ``umap_seed`` the same patches are only drawn anew:
-    ``08_umap_mmd/map<umap_seed>-s<seed>`` has the same files with the distances of the picture alone.
+    UMAP's seed is that of the runs.  With another ``umap_seed`` the same patches are only embedded again:
+    ``08_umap_mmd/map<umap_seed>-s<seed>`` has the same files with the distances in two dimensions alone.
     """
     umap_seed = seed if umap_seed is None else umap_seed
     inputs = [
         paths.step_dir(config.profile, "02_synthesis", "images", config.data.seed),
         paths.step_dir(config.profile, "02_synthesis", "features", config.data.seed),
-        *(weights_of(config, variant, seed) for variant in (BASE, MAIN)),
+        *(weights_dir(config, variant, seed) for variant in (BASE, MAIN)),
     ]
     names = ("tau", "rho", "domain", "keep", "language_token")
     settings = {name: getattr(config.loss, name) for name in names}
     settings |= {"pairs": config.experiment.umap_pairs, "patches": PATCHES, "max_tokens": config.model.max_tokens}
     return artifacts.run_step(
-        gap.folder_of(config, seed, umap_seed),
-        settings=settings | {"umap_seed": umap_seed, "by_chance": True},  # what an older summary has not
+        analysis_dir(config, seed, umap_seed),
+        settings=settings | {"umap_seed": umap_seed, "by_chance": True},
         inputs=inputs,
         build=functools.partial(_build, config, seed, umap_seed),
         config=config,
@@ -136,7 +159,7 @@ def build_alignment(config: Config, seed: int, umap_seed: int | None = None) -> 
     )
 
 
-def draw(config: Config, seed: int) -> Pairs:
+def draw_pairs(config: Config, seed: int) -> Pairs:
     """The pairs of ``seed``, and which of their patches are measured."""
     images = inputs_of(config, MAIN).triplets
     paired = [row for row in artifacts.read_csv(artifacts.require(images) / "triplets.csv") if row["synthetic"]]
@@ -157,20 +180,20 @@ def caption_weights(model: Captioner, features: Tensor, captions: list[str], los
     return text_weights(model, attention, labels, loss)
 
 
-def measure(x: Array, y: Array, bandwidth: float) -> dict[str, float]:
+def measure_distances(x: Array, y: Array, bandwidth: float) -> dict[str, float]:
     """Distances of two sets of points (N, D), (M, D).
 
     ``spread`` is the points' root mean square distance from their common mean.  ``relative_centroid_distance`` is in
     units of it, and ``mmd_rbf_fixed`` has the kernel of width ``bandwidth``: both compare states whose scales differ.
-    What ends in ``_chance`` is what the same points give when they are parted at random.
+    What ends in ``_chance`` is what the same points give when they are divided at random.
     """
     both = np.concatenate([x, y])
     spread = float(np.sqrt(((both - both.mean(0)) ** 2).sum(1).mean()))
-    apart = _apart(x, y)
+    distances = _domain_distances(x, y)
     return {
-        **apart,
+        **distances,
         "spread": spread,
-        "relative_centroid_distance": apart["centroid_distance"] / spread if spread else 0.0,
+        "relative_centroid_distance": distances["centroid_distance"] / spread if spread else 0.0,
         "mmd_rbf_fixed": analysis.mmd_rbf(x, y, bandwidth),
         "domain_mixing": analysis.domain_mixing(x, y, min(NEIGHBOURS, len(both) - 1)),
     }
@@ -178,12 +201,10 @@ def measure(x: Array, y: Array, bandwidth: float) -> dict[str, float]:
 
 def median_distance(x: Array, y: Array) -> float:
     """Median distance over the pairs of the pooled points, the kernel width of :func:`bncap.analysis.mmd_rbf`."""
-    from scipy.spatial.distance import pdist
-
     return float(np.median(pdist(np.concatenate([x, y]))))
 
 
-def _apart(x: Array, y: Array) -> dict[str, float]:
+def _domain_distances(x: Array, y: Array) -> dict[str, float]:
     return {
         "centroid_distance": analysis.centroid_distance(x, y),
         "centroid_distance_chance": analysis.centroid_distance_chance(x, y),
@@ -201,23 +222,23 @@ def _build(config: Config, seed: int, umap_seed: int, folder: Path) -> None:
     drawn = {state: pair for state, pair in embedded.items() if state != (BASE, "before")}
     rows += _embedded_distances(embedded, sample)
     artifacts.write_csv(folder / "points.csv", POINT_COLUMNS, _point_rows(drawn, sample))
-    rounded = [[*row[:-1], round(row[-1], 6)] for row in rows]
-    artifacts.write_csv(folder / "alignment.csv", ROW_COLUMNS, rounded)
-    artifacts.write_json(folder / "summary.json", {"/".join(row[:-1]): row[-1] for row in rounded})
+    rows = [[*names, round(value, 6)] for *names, value in rows]
+    artifacts.write_csv(folder / "alignment.csv", ROW_COLUMNS, rows)
+    artifacts.write_json(folder / "summary.json", {"/".join(names): value for *names, value in rows})
 
 
 def _states(config: Config, seed: int) -> tuple[dict[State, Patches], Sample]:
     """Descriptors of the drawn pairs in every state, and which of their patches are measured."""
-    drawn = draw(config, seed)
+    drawn = draw_pairs(config, seed)
     real, synthetic = drawn.features(FeatureStore(inputs_of(config, MAIN).features))  # (N, S, C)
     states = {(ENCODER, "frozen"): Patches(real.float(), synthetic.float())}
     for variant in (BASE, MAIN):
         for moment, weights in MOMENTS.items():
-            model = load_run(config, variant, weights_of(config, variant, seed), weights)
+            model = load_run(config, variant, weights_dir(config, variant, seed), weights)
             with torch.no_grad():
                 states[variant, moment] = Patches(model.bridge(real).float(), model.bridge(synthetic).float())
     if not torch.equal(states[BASE, "before"].real, states[MAIN, "before"].real):
-        raise BncapError(f"{BASE} and {MAIN} of seed {seed} start from different weights: train both anew")
+        raise BncapError(f"{BASE} and {MAIN} of seed {seed} start from different weights: train both again")
     # the model is the main one after training, the last that the loop has loaded
     w = caption_weights(model, real, drawn.captions(), config.loss, config.model.max_tokens)
     return states, Sample(drawn.places, w.gather(1, drawn.places).gt(0), w)
@@ -234,10 +255,10 @@ def _distances(
             if not members.any():
                 continue  # rho = 1 leaves no background
             width = median_distance(reference[0][members], reference[1][members])
-            found = measure(x[members], y[members], width)
+            distances = measure_distances(x[members], y[members], width)
             pooled = pool(patches.real, weights), pool(patches.synthetic, weights)
-            found["paired_cosine"] = float(analysis.paired_cosine(*pooled).mean())
-            rows += [[model, moment, name, metric, value] for metric, value in found.items()]
+            distances["paired_cosine"] = float(analysis.paired_cosine(*pooled).mean())
+            rows += [[model, moment, name, metric, value] for metric, value in distances.items()]
     return rows
 
 
@@ -255,8 +276,8 @@ def _embedded_distances(embedded: Mapping[State, tuple[Array, Array]], sample: S
     for (model, moment), (x, y) in embedded.items():
         for name, (members, _) in sample.sets().items():
             if members.any():
-                found = _apart(x[members], y[members])
-                rows += [[model, moment, name, f"umap_{metric}", value] for metric, value in found.items()]
+                distances = _domain_distances(x[members], y[members])
+                rows += [[model, moment, name, f"umap_{metric}", value] for metric, value in distances.items()]
     return rows
 
 
@@ -266,3 +287,128 @@ def _point_rows(drawn: Mapping[State, tuple[Array, Array]], sample: Sample) -> I
         for domain, side in zip(("real", "synthetic"), sides, strict=True):
             for flag, (x, y) in zip(relevant, side, strict=True):
                 yield [model, moment, domain, flag, f"{x:.4f}", f"{y:.4f}"]
+
+
+def analysis_dir(config: Config, seed: int, umap_seed: int | None = None) -> Path:
+    """Where :func:`build_alignment` puts the runs of ``seed``, or their map of another UMAP seed."""
+    name = "analysis" if umap_seed in (None, seed) else f"map{umap_seed}"
+    return paths.step_dir(config.profile, STEP, name, seed)
+
+
+def umap_seeds(config: Config, first_seed: int) -> tuple[int, ...]:
+    """The UMAP seeds that the first seed's patches are drawn with; the first of them gives Fig. 3."""
+    return tuple(range(first_seed, first_seed + config.experiment.umap_seeds))
+
+
+def summarise_alignment(config: Config, first_seed: int) -> dict[str, Any]:
+    """The numbers of notebook 08, as far as it has been run; all are rounded, an unknown one is None.
+
+    - ``by_seed``: seed -> ``model/moment/set/metric`` -> value;
+    - ``summary``: for each variant, set and metric the means over seeds before and after training with their standard
+      deviations, the relative ``change`` of the means, the least and the most change of a seed (``change_low``,
+      ``change_high``), and in how many seeds the value ``fell``;
+    - ``differences``: ``variant`` after training less ``against``, which is "before" or CE after training, with the
+      95 % interval over seeds (Student's t); those of the full objective come first.  The set
+      :data:`SET_DIFFERENCE` has the differences of two changes in training: ``centroid_change``, relative, and
+      ``mixing_change``;
+    - ``umap_seeds``: the same patches of the first seed under each UMAP seed, in two dimensions;
+    - ``umap_range``: over those, the least and the most ``change`` in training, the ``span`` between them, which is
+      the share ``span_of_paper`` of the change that the paper reports, and the least and the most of what they show of
+      the patches ``before`` training.
+    """
+    seeds = config.seeds(first_seed)
+    by_seed = _read_summaries({seed: analysis_dir(config, seed) for seed in seeds})
+    maps = _read_summaries({s: analysis_dir(config, seeds[0], s) for s in umap_seeds(config, seeds[0])})
+    moments, drawn = _moments(by_seed), _moments(maps)
+    drawn = drawn[drawn["metric"].isin(list(PRINTED))]
+    return {
+        "by_seed": {str(seed): values for seed, values in by_seed.items()},
+        "summary": [_summarise(key, runs) for key, runs in moments.groupby(KEY)],
+        "differences": [*_differences(moments), *_set_differences(moments)],
+        "umap_seeds": [
+            {name: rounded(value) if isinstance(value, float) else value for name, value in record.items()}
+            for record in drawn.rename(columns={"seed": "umap_seed"}).to_dict("records")
+        ],
+        "umap_range": [_umap_range(key, runs) for key, runs in drawn.groupby(KEY)],
+    }
+
+
+def write_alignment(config: Config, content: Mapping[str, Any]) -> Path:
+    """``figures/<profile>/alignment.csv``: before, after and relative change of each measure, a row for each seed."""
+    path = paths.figures_dir(config.profile) / "alignment.csv"
+    return estimates.write_csv(path, _moments(content["by_seed"]).to_dict("records"), TABLE_COLUMNS)
+
+
+def _read_summaries(folders: Mapping[int, Path]) -> BySeed:
+    finished = {seed: folder for seed, folder in folders.items() if artifacts.is_finished(folder)}
+    return {seed: artifacts.read_json(folder / "summary.json") for seed, folder in finished.items()}
+
+
+def _moments(by_seed: Mapping[Any, Mapping[str, float]]) -> pd.DataFrame:
+    """A row for each variant, set, metric and seed measured at both moments: ``before``, ``after``, ``change``."""
+    rows = [
+        (variant, part, metric, seed, before, after, _relative(before, after))
+        for seed, values in by_seed.items()
+        for name, after in values.items()
+        for variant, moment, part, metric in [name.split("/")]
+        if moment == "after" and (before := values.get(f"{variant}/before/{part}/{metric}")) is not None
+    ]
+    return pd.DataFrame(rows, columns=list(TABLE_COLUMNS)).sort_values(KEY, kind="stable")
+
+
+def _summarise(key: tuple[str, str, str], runs: pd.DataFrame) -> dict[str, Any]:
+    before, after = runs["before"].mean(), runs["after"].mean()
+    numbers = {
+        "before": before,
+        "before_std": runs["before"].std(),
+        "after": after,
+        "after_std": runs["after"].std(),
+        "change": _relative(before, after),
+        "change_low": runs["change"].min(),
+        "change_high": runs["change"].max(),
+    }
+    counts = {"fell": int((runs["after"] < runs["before"]).sum()), "seeds": len(runs)}
+    return {**dict(zip(KEY, key, strict=True)), **{name: rounded(value) for name, value in numbers.items()}, **counts}
+
+
+def _differences(moments: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """After training less before, and the full objective less cross-entropy alone, by set and metric."""
+    runs = dict(iter(moments.set_index("seed").groupby(KEY)))
+    for variant, against in ((MAIN, "before"), (MAIN, BASE), (BASE, "before")):
+        for (name, part, metric), own in runs.items():
+            other, moment = (variant, "before") if against == "before" else (against, "after")
+            if name == variant and (other, part, metric) in runs and not metric.endswith(CHANCE):
+                difference = estimates.seed_difference(dict(own["after"]), dict(runs[other, part, metric][moment]))
+                yield {"variant": variant, "against": against, "set": part, "metric": metric, **difference}
+
+
+def _set_differences(moments: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """What training changes in text-relevant patches less what it changes in background ones."""
+    runs = dict(iter(moments.set_index("seed").groupby(KEY)))
+    for variant in (MAIN, BASE):
+        for metric, name in CHANGES.items():
+            sides = [runs.get((variant, part, metric)) for part in ("relevant", "background")]
+            if all(side is not None for side in sides):
+                relative = name == "centroid_change"
+                changes = [side["change"] if relative else side["after"] - side["before"] for side in sides]
+                same = {"variant": variant, "against": "background", "set": SET_DIFFERENCE, "metric": name}
+                yield {**same, **estimates.seed_difference(*map(dict, changes))}
+
+
+def _umap_range(key: tuple[str, str, str], maps: pd.DataFrame) -> dict[str, Any]:
+    low, high, printed = maps["change"].min(), maps["change"].max(), PRINTED[key[2]].relative
+    numbers = {
+        "change_low": low,
+        "change_high": high,
+        "span": high - low,
+        "before_low": maps["before"].min(),
+        "before_high": maps["before"].max(),
+        "paper_change": printed,
+        "span_of_paper": (high - low) / abs(printed),
+    }
+    same = {**dict(zip(KEY, key, strict=True)), "umap_seeds": len(maps)}
+    return same | {name: rounded(value) for name, value in numbers.items()}
+
+
+def _relative(before: float, after: float) -> float:
+    return after / before - 1 if before else math.nan

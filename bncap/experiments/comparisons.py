@@ -1,4 +1,4 @@
-"""Differences of two systems on the same pictures and seeds, with intervals over both."""
+"""Scores of finished runs, and differences of two systems on the same pictures and seeds, with intervals over both."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from bncap import stats
 from bncap.config import BASE, BASELINES, PART_BASE, SENSITIVITY, VARIANTS
 from bncap.errors import BncapError
-from bncap.experiments import caption_scores, paper
-from bncap.experiments.runs import folder_of
-from bncap.experiments.scores import DIGITS, TABLES, read_scores, spread
+from bncap.experiments import estimates, paper
+from bncap.experiments.estimates import DIGITS
+from bncap.experiments.evaluate import read_caption_scores
+from bncap.experiments.runs import TABLES, run_dir
 from bncap.pipeline import artifacts, paths
 from bncap.settings import Config
 
@@ -34,14 +34,32 @@ Pair = tuple[str, str, str]
 """(variant, against, split)."""
 
 
-def compare(
-    config: Config, first_seed: int, variant: str, against: str, split: str, purpose: str = "scores"
+def read_scores(config: Config, variant: str, seed: int) -> dict[str, Any]:
+    """``scores.json`` of a finished run, by split, NaN for what is not known.
+
+    Raises BncapError with the command that makes it if there is none.
+    """
+    saved = artifacts.read_json(artifacts.require(run_dir(config, variant, seed)) / "scores.json")
+    return {
+        split: {name: math.nan if value is None else value for name, value in scores.items()}
+        for split, scores in saved.items()
+    }
+
+
+def seed_mean_std(scores: Sequence[float]) -> tuple[float, float]:
+    """Mean and deviation over seeds, rounded once, so that tables and ``results.json`` cannot differ in a last digit.
+
+    Scores are rounded before they are averaged, as they stand in the files.  NaN where one of them is not known.
+    """
+    if any(math.isnan(score) for score in scores):
+        return math.nan, math.nan
+    mean, std = stats.mean_std([round(score, DIGITS) for score in scores])
+    return round(mean, DIGITS), round(std, DIGITS)
+
+
+def compare_pairs(
+    config: Config, first_seed: int, pairs: Iterable[Pair], purpose: str = "scores"
 ) -> list[dict[str, Any]]:
-    """How far ``variant`` scores above ``against`` on ``split``: a record a metric, as :func:`of_pairs` has them."""
-    return of_pairs(config, first_seed, [(variant, against, split)], purpose)
-
-
-def of_pairs(config: Config, first_seed: int, pairs: Iterable[Pair], purpose: str = "scores") -> list[dict[str, Any]]:
     """A record for each pair and each of :data:`METRICS` that both were scored with, with the keys :data:`COLUMNS`.
 
     ``first`` and ``second`` are the means over the seeds as the tables have them, ``difference`` theirs, 0 to 100, four
@@ -53,66 +71,59 @@ def of_pairs(config: Config, first_seed: int, pairs: Iterable[Pair], purpose: st
 
     Raises BncapError for a run that is missing, was not scored on the split, or has other images than its counterpart.
     """
-    seeds, read = config.seeds(first_seed), {}
+    seeds, systems = config.seeds(first_seed), {}
     records = []
     for variant, against, split in pairs:
         for name in (variant, against):
-            if (name, split) not in read:
-                read[name, split] = _system(config, name, seeds, split, purpose)
-        records += _differences((variant, against, split), read[variant, split], read[against, split])
+            if (name, split) not in systems:
+                systems[name, split] = _read_system(config, name, seeds, split, purpose)
+        records += _compare((variant, against, split), systems[variant, split], systems[against, split])
     return records
 
 
-def of_table(config: Config, first_seed: int, name: str, variants: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """:func:`of_pairs` of a table's rows, or those of other ``variants``, each record with ``table`` and ``relation``.
+def compare_table(config: Config, first_seed: int, name: str, variants: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """:func:`compare_pairs` of a table's rows, or of other ``variants``, each record with ``table`` and ``relation``.
 
     ``relation`` is ``"base"`` for the comparison with cross-entropy alone on the same data and split, and ``"above"``
     for that with the row above in the same split.
     """
     variants = variants or TABLES[name].variants
-    splits = [split for split in TABLES[name].splits if _scored(config, first_seed, variants[0], split)]
-    pairs, relations = [], []
-    for split in splits:
+    scored = read_scores(config, variants[0], first_seed)  # data of one's own have one test set
+    relations: list[tuple[str, Pair]] = []
+    for split in (split for split in TABLES[name].splits if split in scored):
         for above, variant in zip((None, *variants), variants, strict=False):
             base = PART_BASE if variant in SENSITIVITY else BASE
             for relation, against in ((TO_BASE, base), (TO_ABOVE, above)):
                 if against not in (None, variant):
-                    pairs.append((variant, against, split))
-                    relations.append(relation)
-    records = of_pairs(config, first_seed, dict.fromkeys(pairs))
-    by_pair = {pair: [r for r in records if (r["variant"], r["against"], r["split"]) == pair] for pair in pairs}
+                    relations.append((relation, (variant, against, split)))
+    records = compare_pairs(config, first_seed, dict.fromkeys(pair for _, pair in relations))
     return [
         {"table": name, "relation": relation, **record}
-        for pair, relation in zip(pairs, relations, strict=True)
-        for record in by_pair[pair]
+        for relation, (variant, against, split) in relations
+        for record in estimates.select(records, variant=variant, against=against, split=split)
     ]
 
 
-def against_base(config: Config, first_seed: int) -> list[dict[str, Any]]:
-    """:func:`of_pairs` of every variant of Tables 1 and 3 against cross-entropy alone, on both test splits."""
+def compare_with_base(config: Config, first_seed: int) -> list[dict[str, Any]]:
+    """:func:`compare_pairs` of every variant of Tables 1 and 3 with cross-entropy alone, on both test splits."""
     variants = [name for name in (*VARIANTS, *BASELINES) if name != BASE]
-    return of_pairs(config, first_seed, [(name, BASE, split) for name in variants for split in paper.SPLITS])
+    return compare_pairs(config, first_seed, [(name, BASE, split) for name in variants for split in paper.SPLITS])
 
 
-def write(config: Config, name: str, records: Sequence[dict[str, Any]]) -> Path:
-    """Write ``records`` as a CSV; returns its path.  What is not known is empty.
-
-    For one of the tables it is ``figures/<profile>/<name>_differences.csv`` with the columns :data:`TABLE_COLUMNS`, for
-    another ``name`` ``<name>.csv`` with :data:`COLUMNS`.
+def write_differences(config: Config, name: str, records: Sequence[dict[str, Any]]) -> Path:
+    """Write ``records`` as ``figures/<profile>/<name>_differences.csv`` with :data:`TABLE_COLUMNS` for one of the
+    tables, for another ``name`` as ``<name>.csv`` with :data:`COLUMNS`; returns its path.
     """
-    path = _path(config.profile, name)
-    frame = pd.DataFrame(list(records), columns=list(TABLE_COLUMNS if name in TABLES else COLUMNS))
-    artifacts.write_text(path, frame.to_csv(index=False, lineterminator="\n"))
-    return path
+    columns = TABLE_COLUMNS if name in TABLES else COLUMNS
+    return estimates.write_csv(_differences_file(config.profile, name), records, columns)
 
 
-def read(config: Config, name: str) -> list[dict[str, Any]]:
-    """The records of :func:`write`, None for what is not known; BncapError if the file is missing."""
-    path = _path(config.profile, name)
+def read_differences(config: Config, name: str) -> list[dict[str, Any]]:
+    """The records of :func:`write_differences`; BncapError if the file is missing."""
+    path = _differences_file(config.profile, name)
     if not path.is_file():
         raise BncapError(f"{path} is missing: the notebook that writes the table {name!r} writes it too")
-    frame = pd.read_csv(path).astype(object)
-    return frame.where(frame.notna(), None).to_dict("records")
+    return estimates.read_csv(path)
 
 
 @dataclass(frozen=True)
@@ -125,45 +136,37 @@ class System:
     replicates: dict[str, np.ndarray]
 
 
-def _system(config: Config, variant: str, seeds: Sequence[int], split: str, purpose: str) -> System:
-    runs = [caption_scores.read(artifacts.require(folder_of(config, variant, seed)), split) for seed in seeds]
+def _read_system(config: Config, variant: str, seeds: Sequence[int], split: str, purpose: str) -> System:
+    runs = [read_caption_scores(artifacts.require(run_dir(config, variant, seed)), split) for seed in seeds]
     for seed, run in zip(seeds, runs, strict=True):
-        _same_images(runs[0].images, run.images, f"{variant}-s{seeds[0]}", f"{variant}-s{seed}", split)
+        _check_same_images(runs[0].images, run.images, f"{variant}-s{seeds[0]}", f"{variant}-s{seed}", split)
     samples = _samples(len(runs[0].images), len(seeds), purpose)
-    by_seed = [run.scores(samples.items) for run in runs]
+    by_seed = [run.corpus_scores(samples.items) for run in runs]
     replicates = {
         metric: samples.over_seeds(np.stack([scores[metric] for scores in by_seed], axis=1)) for metric in by_seed[0]
     }
     saved = [read_scores(config, variant, seed)[split] for seed in seeds]
-    means = {metric: spread([scores.get(metric, math.nan) for scores in saved])[0] for metric in METRICS}
+    means = {metric: seed_mean_std([scores.get(metric, math.nan) for scores in saved])[0] for metric in METRICS}
     return System(runs[0].images, len(seeds), means, replicates)
 
 
-def _differences(pair: Pair, a: System, b: System) -> list[dict[str, Any]]:
+def _compare(pair: Pair, a: System, b: System) -> list[dict[str, Any]]:
     variant, against, split = pair
-    _same_images(a.images, b.images, variant, against, split)
+    _check_same_images(a.images, b.images, variant, against, split)
     records = []
     for metric in METRICS:
         if metric not in a.replicates or metric not in b.replicates:
             continue  # the pictures' objects are not known
         first, second = a.means[metric], b.means[metric]
-        replicates = a.replicates[metric] - b.replicates[metric]
-        found = _interval(round(first - second, DIGITS), replicates[~np.isnan(replicates)])
-        values = {"first": first, "second": second, "difference": found.value, "low": found.low, "high": found.high}
+        difference = estimates.bootstrap_estimate(
+            "difference", round(first - second, DIGITS), a.replicates[metric] - b.replicates[metric]
+        )
         records.append({
             "variant": variant, "against": against, "split": split, "metric": metric,
-            **{name: None if math.isnan(value) else value for name, value in values.items()},
-            "level": found.level, "images": len(a.images), "seeds": a.seeds, "excludes_zero": found.excludes_zero,
+            "first": estimates.rounded(first), "second": estimates.rounded(second), **difference,
+            "level": stats.LEVEL, "images": len(a.images), "seeds": a.seeds,
         })  # fmt: skip
     return records
-
-
-def _interval(difference: float, replicates: np.ndarray) -> stats.Interval:
-    """Rounded before it is judged, so that a mark and the bounds beside it cannot disagree."""
-    if math.isnan(difference) or not len(replicates):
-        return stats.Interval(math.nan, math.nan, math.nan)
-    found = stats.interval(difference, replicates)
-    return stats.Interval(difference, round(found.low, DIGITS), round(found.high, DIGITS), found.level)
 
 
 @functools.lru_cache(maxsize=4)
@@ -171,7 +174,7 @@ def _samples(images: int, seeds: int, purpose: str) -> stats.Resamples:
     return stats.resamples(images, seeds, seed=zlib.crc32(purpose.encode()))
 
 
-def _same_images(a: tuple[str, ...], b: tuple[str, ...], first: str, second: str, split: str) -> None:
+def _check_same_images(a: tuple[str, ...], b: tuple[str, ...], first: str, second: str, split: str) -> None:
     if a != b:
         odd = min(set(a) ^ set(b), default="their order")
         raise BncapError(
@@ -179,10 +182,9 @@ def _same_images(a: tuple[str, ...], b: tuple[str, ...], first: str, second: str
         )
 
 
-def _scored(config: Config, first_seed: int, variant: str, split: str) -> bool:
-    """Data of one's own have one test set."""
-    return split in read_scores(config, variant, config.seeds(first_seed)[0])
-
-
-def _path(profile: str, name: str) -> Path:
+def _differences_file(profile: str, name: str) -> Path:
     return paths.figures_dir(profile) / (f"{name}_differences.csv" if name in TABLES else f"{name}.csv")
+
+
+of_pairs, of_table, against_base = compare_pairs, compare_table, compare_with_base
+write, read = write_differences, read_differences

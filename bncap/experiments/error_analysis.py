@@ -1,11 +1,16 @@
-"""Where a captioner errs: scores by kind of object, colour, relation and number of objects, and nouns confused."""
+"""Errors of a captioner: scores by kind of object, colour, relation and number of objects, and the kinds it confuses.
+
+The truth is in the annotations: kinds and boxes in COCO's form, and the colours that the mini world adds.  The kinds
+that a caption names are found with the lexicon of :func:`bncap.experiments.evaluate.noun_lexicon`; colours and
+relations are read in the mini world alone, by :mod:`bncap.mini.parse`.
+"""
 
 from __future__ import annotations
 
 import math
 import zlib
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,111 +21,350 @@ from numpy.typing import NDArray
 from bncap import stats
 from bncap.config import BASE, MAIN
 from bncap.errors import BncapError
-from bncap.experiments import caption_scores
-from bncap.experiments.error_labels import NOTHING, Group, Thing, confuse, groups_of, judge, reads_sentences, things_of
+from bncap.experiments import estimates, evaluate
+from bncap.experiments.evaluate import CaptionScores, read_caption_scores
 from bncap.experiments.paper import SPLITS
-from bncap.experiments.runs import folder_of
-from bncap.experiments.scores import DIGITS, known
+from bncap.experiments.runs import run_dir
 from bncap.metrics import Nouns
+from bncap.mini.grammar import OPPOSITE
+from bncap.mini.parse import Said, read_bn
 from bncap.pipeline import artifacts, paths
 from bncap.settings import Config
 from bncap.text import iso, tokenise
 
 VARIANTS = (BASE, MAIN)
 SCORES = ("B4", "METEOR")
-SAID = {"object": "named", "number": "named", "colour": "colour_right", "relation": "relation_right"}
-"""Dimension -> the measure of what is said in it: :func:`bncap.experiments.error_labels.judge`."""
-ALL: Group = ("all", "all")
+ACCURACY = {"object": "named", "number": "named", "colour": "colour_right", "relation": "relation_right"}
+"""Dimension -> the measure of what captions say in it: :func:`label_caption`."""
+NUMBERS = ((1, "1"), (2, "2"), (3, "3"), (6, "4 to 6"))
+"""Groups by the number of objects: (at most, name)."""
+NOTHING = "(left out)"
+"""Stands in a confusion for a kind that is missing where no wrong one is named."""
 LEAST = 20
-"""Of groups that are asked of fewer times, mean over the seeds, no sentence says that they are the best or worst."""
-TABLE_HEADER = ("variant", "split", "dimension", "group", "measure", "value", "low", "high", "pictures", "asked")
-CONFUSION_HEADER = ("variant", "split", "pictures", "there", "said", "share", "times")
+"""Kinds in fewer pictures are left out of :func:`most_confused`."""
+TABLE_COLUMNS = ("variant", "split", "dimension", "group", "measure", "value", "low", "high", "pictures", "asked")
+CONFUSION_COLUMNS = ("variant", "split", "pictures", "there", "said", "share", "times")
 
 Array = NDArray[np.float64]
+Box = tuple[float, float, float, float]
+Group = tuple[str, str]
+"""A dimension, one of "object", "colour", "relation" and "number", and a value such as "ball" in it."""
+ALL: Group = ("all", "all")
 
 
 @dataclass(frozen=True)
-class Judged:
+class SceneObject:
+    """An object of a picture; ``box`` is (x, y, width, height) px, ``colour`` None where it is not known."""
+
+    kind: str
+    box: Box
+    colour: str | None = None
+
+
+Scenes = Mapping[str, tuple[SceneObject, ...]]
+"""Picture -> its objects in the order of the annotations."""
+
+
+def read_scenes(config: Config, split: str) -> Scenes | None:
+    """The objects of a split's pictures; None where they are not known."""
+    objects = evaluate.objects_of(config, split)
+    if objects is None:
+        return None
+    colours = _read_colours(evaluate.objects_files(config)[split]) if reads_sentences(config) else {}
+    return {
+        image: tuple(
+            SceneObject(*each, colour)
+            for each, colour in zip(own, colours.get(image.rpartition("/")[2], [None] * len(own)), strict=True)
+        )
+        for image, own in objects.items()
+    }
+
+
+def reads_sentences(config: Config) -> bool:
+    """Whether colours and relations of captions can be read: in the mini world, in Bengali."""
+    return config.data.source == "mini" and iso(config.data.lang) == "bn"
+
+
+def groups_of(scene: Sequence[SceneObject], sentences: bool) -> set[Group]:
+    """The groups that a picture belongs to; colours and relations only with ``sentences``."""
+    groups = {("object", thing.kind) for thing in scene} | {_number_group(scene)}
+    if sentences:
+        groups |= {("colour", thing.colour) for thing in scene if thing.colour}
+        groups |= {("relation", relation) for relation in relations_of(scene).values()}
+    return groups
+
+
+def relations_of(scene: Sequence[SceneObject]) -> dict[tuple[str, str], str]:
+    """(kind, kind) -> where the first is from the second, by the centres of their boxes, in the annotations' order.
+
+    Only of kinds that the picture has once.  The greater of the two distances decides: side by side, or one above the
+    other (:attr:`bncap.mini.scene.Scene.relation`).
+    """
+    single = _single_kinds(scene)
+    return {(a.kind, b.kind): _relation(a.box, b.box) for i, a in enumerate(single) for b in single[i + 1 :]}
+
+
+def label_caption(
+    scene: Sequence[SceneObject], named: set[str], caption: str, sentences: bool
+) -> Iterator[tuple[Group, bool]]:
+    """(group, right) for each statement that the caption of a picture could make or does make.
+
+    - object: each kind in the picture; right if it is among the kinds ``named``;
+    - number: the same, grouped by the number of objects;
+    - colour: each object, of a kind that the picture has once, that the caption gives a colour; by the true colour;
+    - relation: each pair of such objects that the caption relates; by the true relation, in the annotations' order.
+    """
+    for kind in sorted({thing.kind for thing in scene}):
+        yield ("object", kind), kind in named
+        yield _number_group(scene), kind in named
+    if sentences:
+        parsed = read_bn(caption)
+        yield from _label_colours(scene, parsed)
+        yield from _label_relations(scene, parsed)
+
+
+def _label_colours(scene: Sequence[SceneObject], parsed: Said) -> Iterator[tuple[Group, bool]]:
+    for thing in _single_kinds(scene):
+        colour = next((m.colour for m in parsed.objects if m.kind == thing.kind and m.colour), None)
+        if thing.colour and colour:
+            yield ("colour", thing.colour), colour == thing.colour
+
+
+def _label_relations(scene: Sequence[SceneObject], parsed: Said) -> Iterator[tuple[Group, bool]]:
+    truth = relations_of(scene)
+    for figure, relation, ground in parsed.relations:
+        pair = parsed.objects[figure].kind, parsed.objects[ground].kind
+        if pair in truth:
+            yield ("relation", truth[pair]), relation == truth[pair]
+        elif pair[::-1] in truth:
+            yield ("relation", truth[pair[::-1]]), OPPOSITE[relation] == truth[pair[::-1]]
+
+
+def confuse_kinds(present: set[str], named: set[str]) -> dict[tuple[str, str], float]:
+    """(kind present, kind named for it) -> weight; the weights of a kind that is present sum to 1.
+
+    A kind that is named stands for itself.  Missing and wrongly named kinds are shared evenly among each other, which
+    in a picture of one object is exact; where fewer wrong kinds are named than are missing, the rest is
+    :data:`NOTHING`.
+    """
+    missing, wrong = sorted(present - named), sorted(named - present)
+    weights = {(kind, kind): 1.0 for kind in present & named}
+    for kind in missing:
+        instead = min(1.0, len(wrong) / len(missing))
+        weights |= {(kind, other): instead / len(wrong) for other in wrong}
+        if instead < 1:
+            weights[kind, NOTHING] = 1 - instead
+    return weights
+
+
+def _number_group(scene: Sequence[SceneObject]) -> Group:
+    number = next((name for most, name in NUMBERS if len(scene) <= most), "7 or more")
+    return "number", number if scene else "none"
+
+
+def _single_kinds(scene: Sequence[SceneObject]) -> list[SceneObject]:
+    """The objects of kinds that the picture has once."""
+    counts = Counter(thing.kind for thing in scene)
+    return [thing for thing in scene if counts[thing.kind] == 1]
+
+
+def _relation(a: Box, b: Box) -> str:
+    dx, dy = (a[i] + a[i + 2] / 2 - b[i] - b[i + 2] / 2 for i in (0, 1))
+    if abs(dx) >= abs(dy):
+        return "left" if dx < 0 else "right"
+    return "above" if dy < 0 else "below"
+
+
+def _read_colours(instances: Path) -> dict[str, list[str | None]]:
+    """Picture's file name -> the colours of its objects, in the order of the annotations."""
+    content = artifacts.read_json(instances)
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    colours: dict[str, list[str | None]] = {name: [] for name in names.values()}
+    for annotation in content["annotations"]:
+        colours[names[annotation["image_id"]]].append(annotation.get("colour"))
+    return colours
+
+
+@dataclass(frozen=True)
+class LabelledRuns:
     """The K runs of a variant on the N pictures of a split.
 
     ``named``: for each run the kinds that each caption names.
-    ``said``: (group, measure) -> asked and right, (2, N, K): how much each caption could say or did say, and how much
-    of that is right.
+    ``labels``: (group, measure) -> asked and right, (2, N, K): how many statements of the group each caption could make
+    or makes, and how many of them are right.
     """
 
-    runs: list[caption_scores.Items]
+    runs: list[CaptionScores]
     named: list[list[set[str]]]
-    said: dict[tuple[Group, str], Array]
+    labels: dict[tuple[Group, str], Array]
 
 
-def measure(config: Config, first_seed: int) -> dict[str, list[dict[str, Any]]]:
+def summarise_errors(config: Config, first_seed: int) -> dict[str, list[dict[str, Any]]]:
     """What cross-entropy alone and the full objective get right, over all seeds, by groups of pictures.
 
     - ``rows``: for each variant, split, group and measure the value, 0 to 100, with the central 95 % of bootstrap
       samples over the group's pictures and the seeds.  ``B4`` (of the whole group) and ``METEOR`` are means over the
-      seeds; ``named``, ``colour_right`` and ``relation_right`` are shares of the ``asked`` judgements of all ``seeds``;
+      seeds; ``named``, ``colour_right`` and ``relation_right`` are shares of the ``asked`` statements of all ``seeds``;
     - ``differences``: the full objective less cross-entropy alone, on the same samples;
-    - ``guesses``: what of the judgements of a dimension the commonest answer alone, said every time, would get right.
+    - ``guesses``: the share of the statements of a dimension that the commonest answer alone, given every time, would
+      get right.
 
     A split whose pictures' objects are not known is left out.  Raises BncapError if that is so of all, and, with the
     command that makes it, for a run that is not finished.
     """
-    found: dict[str, list[dict[str, Any]]] = {"rows": [], "differences": [], "guesses": []}
-    for split, things in _known_splits(config).items():
-        seeds = config.seeds(first_seed)
-        judged = [read_runs(config, variant, seeds, split, things) for variant in VARIANTS]
-        members = _members(config, judged[0].runs[0].images, things)
-        for group, mask in members.items():
-            samples = _samples(mask, len(seeds), (split, *group))
-            base, main = (_measure(runs, group, mask, samples) for runs in judged)
-            for name in base:
-                same = {"split": split, "dimension": group[0], "group": group[1], "measure": name}
-                for variant, measured in zip(VARIANTS, (base, main), strict=True):
-                    bounds = _bounds("value", measured[name].value, measured[name].replicates)
-                    counts = {"pictures": int(mask.sum()), "asked": measured[name].asked, "seeds": len(seeds)}
-                    found["rows"].append({"variant": variant, **same, **bounds, **counts})
-                found["differences"].append({"variant": MAIN, "against": BASE, **same, **_less(main[name], base[name])})
-    found["guesses"] = _guesses(found["rows"])
-    return found
+    seeds = config.seeds(first_seed)
+    rows, differences = [], []
+    for split, scenes in _known_splits(config).items():
+        labelled = [read_runs(config, variant, seeds, split, scenes) for variant in VARIANTS]
+        for group, mask in _members(config, labelled[0].runs[0].images, scenes).items():
+            seed = zlib.crc32("|".join((split, *group)).encode())
+            samples = stats.resamples(int(mask.sum()), len(seeds), seed=seed)
+            base, main = (_measure_group(runs, group, mask, samples) for runs in labelled)
+            for measure in base:
+                same = {"split": split, "dimension": group[0], "group": group[1], "measure": measure}
+                for variant, (value, replicates, asked) in zip(VARIANTS, (base[measure], main[measure]), strict=True):
+                    estimate = estimates.bootstrap_estimate("value", value, replicates)
+                    counts = {"pictures": int(mask.sum()), "asked": asked, "seeds": len(seeds)}
+                    del estimate["excludes_zero"]  # scores and shares are never negative
+                    rows.append({"variant": variant, **same, **estimate, **counts})
+                difference = main[measure][0] - base[measure][0], main[measure][1] - base[measure][1]
+                estimate = estimates.bootstrap_estimate("difference", *difference)
+                differences.append({"variant": MAIN, "against": BASE, **same, **estimate})
+    return {"rows": rows, "differences": differences, "guesses": _guesses(rows)}
 
 
-def confusion(config: Config, first_seed: int) -> list[dict[str, Any]]:
-    """How often captions say one kind where another is: a record for each variant, split and pair of kinds that occurs.
+def count_confusions(config: Config, first_seed: int) -> list[dict[str, Any]]:
+    """How often captions name one kind for another: a record for each variant, split and pair of kinds that occurs.
 
     ``share`` is that of the ``times`` that the kind ``there`` is in a picture, per cent, mean over the seeds;
-    ``pictures`` is "one object" or "all".  See :func:`bncap.experiments.error_labels.confuse`.
+    ``said`` is the kind named for it (:func:`confuse_kinds`); ``pictures`` is "one object" or "all".
     """
     records = []
-    for split, things in _known_splits(config).items():
+    for split, scenes in _known_splits(config).items():
         for variant in VARIANTS:
-            judged = read_runs(config, variant, config.seeds(first_seed), split, things)
-            kinds = [{thing.kind for thing in things[image]} for image in judged.runs[0].images]
+            labelled = read_runs(config, variant, config.seeds(first_seed), split, scenes)
+            images = labelled.runs[0].images
+            kinds = [{thing.kind for thing in scenes[image]} for image in images]
             for pictures, most in (("one object", 1), ("all", math.inf)):
-                chosen = [i for i, image in enumerate(judged.runs[0].images) if 0 < len(things[image]) <= most]
-                weights: dict[tuple[str, str], float] = defaultdict(float)
-                for named in judged.named:
+                chosen = [i for i, image in enumerate(images) if 0 < len(scenes[image]) <= most]
+                weights: Counter[tuple[str, str]] = Counter()
+                for named in labelled.named:
                     for i in chosen:
-                        for cell, weight in confuse(kinds[i], named[i]).items():
-                            weights[cell] += weight
+                        weights.update(confuse_kinds(kinds[i], named[i]))
                 for (there, said), weight in sorted(weights.items()):
                     times = sum(there in kinds[i] for i in chosen)
-                    share = round(100 * weight / len(judged.named) / times, DIGITS)
+                    share = estimates.rounded(100 * weight / len(labelled.named) / times)
                     same = {"variant": variant, "split": split, "pictures": pictures}
                     records.append({**same, "there": there, "said": said, "share": share, "times": times})
     return records
 
 
 def most_confused(records: Sequence[dict[str, Any]], count: int = 5) -> list[dict[str, Any]]:
-    """For each variant, split and set of pictures of :func:`confusion` the ``count`` greatest shares of wrong kinds.
-
-    Of kinds that are in :data:`LEAST` pictures at least.
+    """For each variant, split and set of pictures of :func:`count_confusions` the ``count`` greatest shares of wrong
+    kinds, of kinds that are in :data:`LEAST` pictures at least.
     """
-    found = []
+    wrong = [r for r in records if r["said"] not in (r["there"], NOTHING) and r["times"] >= LEAST]
+    greatest = []
     for key in dict.fromkeys((r["variant"], r["split"], r["pictures"]) for r in records):
-        same = [r for r in records if (r["variant"], r["split"], r["pictures"]) == key]
-        wrong = [r for r in same if r["said"] not in (r["there"], NOTHING) and r["times"] >= LEAST]
-        found += sorted(wrong, key=lambda r: (-r["share"], r["there"], r["said"]))[:count]
-    return found
+        same = [r for r in wrong if (r["variant"], r["split"], r["pictures"]) == key]
+        greatest += sorted(same, key=lambda r: (-r["share"], r["there"], r["said"]))[:count]
+    return greatest
+
+
+def write_errors(
+    config: Config, errors: Mapping[str, list[dict[str, Any]]], confusions: Sequence[dict[str, Any]]
+) -> list[Path]:
+    """``figures/<profile>/error_analysis.csv`` and ``confusion.csv``, from the two functions above."""
+    folder = paths.figures_dir(config.profile)
+    return [
+        estimates.write_csv(folder / "error_analysis.csv", errors["rows"], TABLE_COLUMNS),
+        estimates.write_csv(folder / "confusion.csv", confusions, CONFUSION_COLUMNS),
+    ]
+
+
+def read_runs(config: Config, variant: str, seeds: Sequence[int], split: str, scenes: Scenes) -> LabelledRuns:
+    """The captions of a variant's finished runs, labelled by the objects of their pictures."""
+    folders = [artifacts.require(run_dir(config, variant, seed)) for seed in seeds]
+    runs = [read_caption_scores(folder, split) for folder in folders]
+    named, sentences = [], reads_sentences(config)
+    labels: dict[tuple[Group, str], Array] = defaultdict(lambda: np.zeros((2, len(runs[0].images), len(runs))))
+    for k, folder in enumerate(folders):
+        rows = artifacts.read_csv(folder / f"captions_{split}.csv")
+        by_image = {row["image"]: row["caption"] for row in rows}
+        captions = [by_image[image] for image in runs[0].images]
+        named.append(named_kinds(config, captions))
+        for i, (image, caption) in enumerate(zip(runs[0].images, captions, strict=True)):
+            for group, right in label_caption(scenes[image], named[k][i], caption, sentences):
+                # "object" and "number" count the same statements: among all, each counts once
+                for counted in (group, ALL) if group[0] != "number" else (group,):
+                    labels[counted, ACCURACY[group[0]]][:, i, k] += 1, right
+    return LabelledRuns(runs, named, dict(labels))
+
+
+def named_kinds(config: Config, captions: Sequence[str]) -> list[set[str]]:
+    """The kinds that each caption names."""
+    lang = iso(config.data.lang)
+    nouns = Nouns(evaluate.noun_lexicon(config), lang)
+    return [{kind for _, _, kind in nouns.find(tokenise(caption, lang))} for caption in captions]
+
+
+def _measure_group(
+    labelled: LabelledRuns, group: Group, mask: NDArray[np.bool_], samples: stats.Resamples
+) -> dict[str, tuple[float, Array, int | None]]:
+    """Each measure of the pictures of a group: its value, what it is in each of R samples, and the statements asked."""
+    measured: dict[str, tuple[float, Array, int | None]] = {}
+    chosen = [run.subset(mask) for run in labelled.runs]
+    once, drawn = ([run.corpus_scores(counts) for run in chosen] for counts in (None, samples.items))
+    for metric in SCORES:
+        value = float(np.mean([scores[metric][0] for scores in once]))
+        measured[metric] = value, samples.over_seeds(np.stack([scores[metric] for scores in drawn], axis=1)), None
+    for (counted, name), labels in labelled.labels.items():
+        if counted == group:
+            asked, right = labels[:, mask]  # (n, K) each
+            totals = [((samples.items @ part) * samples.seeds).sum(axis=1) for part in (asked, right)]  # (R,) each
+            measured[name] = _share(right.sum(), asked.sum()), _share(*totals[::-1]), int(asked.sum())
+    return measured
+
+
+def _share(part: Any, whole: Any) -> Any:
+    with np.errstate(invalid="ignore"):
+        return 100 * np.divide(part, whole)  # NaN where nothing was asked
+
+
+def _guesses(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    guesses = []
+    for dimension in ("colour", "relation"):
+        asked: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for row in rows:
+            if row["dimension"] == dimension and row["asked"]:
+                asked[row["variant"], row["split"]].append(row["asked"])
+        for (variant, split), counts in asked.items():
+            same = {"variant": variant, "split": split, "measure": ACCURACY[dimension]}
+            guesses.append({**same, "value": estimates.rounded(100 * max(counts) / sum(counts))})
+    return guesses
+
+
+def _members(config: Config, images: Sequence[str], scenes: Scenes) -> dict[Group, NDArray[np.bool_]]:
+    """Group -> (N,), which of ``images`` belong to it; sorted, the group of all first."""
+    groups = [groups_of(scenes[image], reads_sentences(config)) for image in images]
+    every = sorted(set().union(*groups))
+    return {ALL: np.ones(len(images), dtype=bool)} | {g: np.array([g in own for own in groups]) for g in every}
+
+
+def _known_splits(config: Config) -> dict[str, Scenes]:
+    known = {}
+    for split in SPLITS:
+        if (scenes := read_scenes(config, split)) is None:
+            print(f"{split}: the objects of the pictures are not known, so errors cannot be analysed there")
+        else:
+            known[split] = scenes
+    if not known:
+        raise BncapError("errors cannot be analysed: no annotations of objects were found; see BNCAP_DATA")
+    return known
+
+
+measure, confusion, write_tables, things_of = summarise_errors, count_confusions, write_errors, read_scenes
+SAID = ACCURACY
 
 
 def sentences(found: dict[str, list[dict[str, Any]]], confused: Sequence[dict[str, Any]]) -> list[str]:
@@ -171,126 +415,3 @@ def _extremes(rows: Sequence[dict[str, Any]], dimension: str, what: str) -> str:
 
 def _percent(row: dict[str, Any]) -> str:
     return f"{row['value']:.1f} % [{row['low']:.1f}, {row['high']:.1f}]"
-
-
-def write_tables(config: Config, found: dict[str, list], confused: Sequence[dict[str, Any]]) -> list[Path]:
-    """``figures/<profile>/error_analysis.csv`` and ``confusion.csv``, of what the functions above found."""
-    folder, written = paths.figures_dir(config.profile), []
-    contents = ("error_analysis", TABLE_HEADER, found["rows"]), ("confusion", CONFUSION_HEADER, confused)
-    for name, header, records in contents:
-        written.append(folder / f"{name}.csv")
-        artifacts.write_csv(written[-1], header, ([record[column] for column in header] for record in records))
-    return written
-
-
-def read_runs(
-    config: Config, variant: str, seeds: Sequence[int], split: str, things: dict[str, tuple[Thing, ...]]
-) -> Judged:
-    """The captions of a variant's finished runs, judged by what their pictures show."""
-    folders = [artifacts.require(folder_of(config, variant, seed)) for seed in seeds]
-    runs = [caption_scores.read(folder, split) for folder in folders]
-    rows = [artifacts.read_csv(folder / f"captions_{split}.csv") for folder in folders]
-    by_image = [{row["image"]: row["caption"] for row in run} for run in rows]
-    captions = [[run[image] for image in runs[0].images] for run in by_image]
-    named = [named_kinds(config, run) for run in captions]
-    sentences = reads_sentences(config)
-    said: dict[tuple[Group, str], Array] = defaultdict(lambda: np.zeros((2, len(runs[0].images), len(runs))))
-    for k, run in enumerate(captions):
-        for i, (image, caption) in enumerate(zip(runs[0].images, run, strict=True)):
-            for group, right in judge(things[image], named[k][i], caption, sentences):
-                measured = SAID[group[0]]
-                # of the two dimensions of what is named, each thing counts once among all
-                for counted in (group, ALL) if group[0] != "number" else (group,):
-                    said[counted, measured][:, i, k] += 1, right
-    return Judged(runs, named, dict(said))
-
-
-def named_kinds(config: Config, captions: Sequence[str]) -> list[set[str]]:
-    """The kinds that each caption names."""
-    from bncap.experiments import evaluate  # which brings the decoder along
-
-    lang = iso(config.data.lang)
-    nouns = Nouns(evaluate.noun_lexicon(config), lang)
-    return [{kind for _, _, kind in nouns.find(tokenise(caption, lang))} for caption in captions]
-
-
-@dataclass(frozen=True)
-class _Measured:
-    value: float
-    replicates: Array  # (R,)
-    asked: int | None = None
-
-
-def _measure(judged: Judged, group: Group, mask: NDArray[np.bool_], samples: stats.Resamples) -> dict[str, _Measured]:
-    """Each measure of the pictures of a group."""
-    found = {}
-    chosen = [_only(run, mask) for run in judged.runs]
-    once, drawn = ([run.scores(counts) for run in chosen] for counts in (None, samples.items))
-    for metric in SCORES:
-        value = float(np.mean([scores[metric][0] for scores in once]))
-        found[metric] = _Measured(value, samples.over_seeds(np.stack([scores[metric] for scores in drawn], axis=1)))
-    for (counted, name), said in judged.said.items():
-        if counted == group:
-            asked, right = said[:, mask]  # (n, K) each
-            totals = [((samples.items @ part) * samples.seeds).sum(axis=1) for part in (asked, right)]  # (R,) each
-            found[name] = _Measured(_share(right.sum(), asked.sum()), _share(*totals[::-1]), int(asked.sum()))
-    return found
-
-
-def _share(part: Any, whole: Any) -> Any:
-    with np.errstate(invalid="ignore"):
-        return 100 * np.divide(part, whole)  # NaN where there is nothing
-
-
-def _only(run: caption_scores.Items, mask: NDArray[np.bool_]) -> caption_scores.Items:
-    images = tuple(image for image, chosen in zip(run.images, mask, strict=True) if chosen)
-    return caption_scores.Items(images, {name: values[mask] for name, values in run.values.items()})
-
-
-def _bounds(name: str, value: float, replicates: Array) -> dict[str, float | None]:
-    """``value`` under ``name`` with ``low`` and ``high``; samples in which nothing was asked are left out."""
-    replicates = replicates[~np.isnan(replicates)]
-    found = stats.interval(value, replicates) if len(replicates) else stats.Interval(value, math.nan, math.nan)
-    return {name: known(found.value), "low": known(found.low), "high": known(found.high)}
-
-
-def _less(main: _Measured, base: _Measured) -> dict[str, Any]:
-    found = _bounds("difference", main.value - base.value, main.replicates - base.replicates)
-    low, high = found["low"], found["high"]
-    return {**found, "excludes_zero": low is not None and (low > 0 or high < 0)}
-
-
-def _guesses(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    found = []
-    for dimension in ("colour", "relation"):
-        asked: dict[tuple[str, str], list[int]] = defaultdict(list)
-        for row in rows:
-            if row["dimension"] == dimension and row["asked"]:
-                asked[row["variant"], row["split"]].append(row["asked"])
-        for (variant, split), counts in asked.items():
-            same = {"variant": variant, "split": split, "measure": SAID[dimension]}
-            found.append({**same, "value": known(100 * max(counts) / sum(counts))})
-    return found
-
-
-def _members(
-    config: Config, images: Sequence[str], things: dict[str, tuple[Thing, ...]]
-) -> dict[Group, NDArray[np.bool_]]:
-    """Group -> (N,), which of ``images`` belong to it; sorted, the group of all first."""
-    groups = [groups_of(things[image], reads_sentences(config)) for image in images]
-    every = sorted(set().union(*groups))
-    return {ALL: np.ones(len(images), dtype=bool)} | {g: np.array([g in found for found in groups]) for g in every}
-
-
-def _samples(mask: NDArray[np.bool_], seeds: int, names: tuple[str, ...]) -> stats.Resamples:
-    return stats.resamples(int(mask.sum()), seeds, seed=zlib.crc32("|".join(names).encode()))
-
-
-def _known_splits(config: Config) -> dict[str, dict[str, tuple[Thing, ...]]]:
-    found = {split: things_of(config, split) for split in SPLITS}
-    for split in [split for split, things in found.items() if things is None]:
-        print(f"{split}: the objects of the pictures are not known, so errors are not told apart there")
-        del found[split]
-    if not found:
-        raise BncapError("errors cannot be told apart: no annotations of objects are there; see BNCAP_DATA")
-    return found

@@ -1,4 +1,4 @@
-"""What the verification threshold is worth: the captioner trained on pairs that each threshold accepts (Eq. 4).
+"""The effect of the verification threshold (Eq. 4): the captioner trained on pairs that each threshold accepts.
 
 For each of :data:`bncap.config.FILTERS` as many pairs are drawn, so that the thresholds differ in what they let in and
 not in how much.  Held-out pairs are those of the default threshold throughout.
@@ -13,33 +13,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from bncap.config import BASE, FILTERS, Variant
+from bncap.config import BASE, FILTERS
 from bncap.data.corpus import Pair, find_valid, read_corpus
+from bncap.encoders import features
 from bncap.errors import BncapError
-from bncap.experiments import comparisons, paper, scores
+from bncap.experiments import comparisons, estimates, paper
 from bncap.experiments.records import interval
-from bncap.experiments.runs import FILTER_STEP, inputs_of, run_variants
+from bncap.experiments.runs import inputs_of, run_variants
 from bncap.pipeline import artifacts, hub, paths
 from bncap.settings import Config, override
 from bncap.synthesis.generate import TRIPLETS_HEADER, draw_pairs
 
-SAID = ("B4", "noun_precision")
-"""The metrics that the sentences tell."""
-TABLE_HEADER = (
+TABLE_COLUMNS = (
     "threshold", "split", "metric", "accepted", "pairs", "faulty_pairs", "mean", "std", "difference", "low", "high",
     "excludes_zero",
 )  # fmt: skip
 
 
-def run(config: Config, seeds: Sequence[int]) -> dict[tuple[str, int], Path]:
+def run_filters(config: Config, seeds: Sequence[int]) -> dict[tuple[str, int], Path]:
     """Draw the pairs, make their features, train and score with each seed; the folder of each, by (filter, seed).
 
     Finished work is skipped.  Raises what :func:`build_pairs` raises.
     """
-    wanted = build_pairs(config)
-    build_features(config)
-    return run_variants(config, FILTER_STEP, wanted, seeds)
+    drawn = build_pairs(config)
+    build_filter_features(config)
+    return run_variants(config, drawn, seeds)
 
 
 def threshold_of(name: str) -> float:
@@ -47,7 +47,7 @@ def threshold_of(name: str) -> float:
     return override(Config(), FILTERS[name].overrides).data.threshold
 
 
-def build_pairs(config: Config) -> dict[str, Variant]:
+def build_pairs(config: Config) -> list[str]:
     """Write ``pairs-<filter>-s<seed>`` for each filter, with ``triplets.csv`` and ``counts.json``; the filters drawn.
 
     A filter that accepts fewer pairs than make a batch is left out, and a line says so: a verifier that was not trained
@@ -69,7 +69,7 @@ def build_pairs(config: Config) -> dict[str, Variant]:
         )
     for name in most:
         _write_pairs(config, name, candidates, min(most.values()))
-    return {name: FILTERS[name] for name in most}
+    return list(most)
 
 
 def read_candidates(corpus: Path) -> list[Pair]:
@@ -93,10 +93,8 @@ def accepted_pairs(config: Config, pairs: Sequence[Pair], threshold: float) -> l
     return [pair for pair, accepted in zip(pairs, valid, strict=True) if accepted]
 
 
-def build_features(config: Config) -> Path:
+def build_filter_features(config: Config) -> Path:
     """``features-s<seed>``: the pictures of all filters' pairs as one training set, and those of the other splits."""
-    from bncap.encoders import features
-
     folder = inputs_of(config, next(iter(FILTERS))).features
     corpus, drawn = _corpus(config), [inputs_of(config, name).triplets for name in drawn_filters(config)]
 
@@ -123,35 +121,38 @@ def drawn_filters(config: Config) -> list[str]:
     return [name for name in FILTERS if artifacts.is_finished(inputs_of(config, name).triplets)]
 
 
-def measure(config: Config, first_seed: int) -> dict[str, Any]:
-    """What :func:`run` found.
+def summarise_filters(config: Config, first_seed: int) -> dict[str, Any]:
+    """What :func:`run_filters` left.
 
     - ``pairs``: for each threshold how many of the candidates it accepts, how many were drawn, and the share of faulty
       translations among either, per cent, None where faults are not known;
     - ``scores``: mean and sample standard deviation over seeds by filter, split and metric;
-    - ``differences``: records of :func:`bncap.experiments.comparisons.compare`, each filter against the lowest threshold;
+    - ``differences``: records of :func:`bncap.experiments.comparisons.compare_pairs`, each filter against the lowest threshold;
     - ``twin``: the same of the filter whose pairs are those of :data:`bncap.config.BASE`, against that run; what it
       shows is the scatter of two trainings that differ in the last bit of some features.  Empty where there is none.
 
     Raises BncapError, with the command that makes it, for a run that is not finished.
     """
     names = drawn_filters(config)
-    measured = []
+    records = []
     for name in names:
-        runs = [scores.read_scores(config, name, seed) for seed in config.seeds(first_seed)]
+        runs = [comparisons.read_scores(config, name, seed) for seed in config.seeds(first_seed)]
         for split, metric in itertools.product(paper.SPLITS, comparisons.METRICS):
             if metric in runs[0].get(split, {}):
-                mean, std = (scores.known(value) for value in scores.spread([run[split][metric] for run in runs]))
+                mean, std = (
+                    estimates.rounded(value)
+                    for value in comparisons.seed_mean_std([run[split][metric] for run in runs])
+                )
                 same = {"filter": name, "threshold": threshold_of(name), "split": split, "metric": metric}
-                measured.append({**same, "mean": mean, "std": std, "seeds": len(runs)})
-    splits = dict.fromkeys(record["split"] for record in measured)
+                records.append({**same, "mean": mean, "std": std, "seeds": len(runs)})
+    splits = dict.fromkeys(record["split"] for record in records)
     pairs = [(name, names[0], split) for name in names[1:] for split in splits]
     twins = [(name, BASE, split) for name in names if name == twin_of_base(config) for split in splits]
     return {
         "pairs": [artifacts.read_json(inputs_of(config, name).triplets / "counts.json") for name in names],
-        "scores": measured,
-        "differences": comparisons.of_pairs(config, first_seed, pairs),
-        "twin": comparisons.of_pairs(config, first_seed, twins),
+        "scores": records,
+        "differences": comparisons.compare_pairs(config, first_seed, pairs),
+        "twin": comparisons.compare_pairs(config, first_seed, twins),
     }
 
 
@@ -165,52 +166,16 @@ def twin_of_base(config: Config) -> str | None:
     return None
 
 
-def sentences(found: dict[str, Any]) -> list[str]:
-    """What the numbers of :func:`measure` say: what each threshold lets in, and what the strictest one changes."""
-    said = []
-    for record in found["pairs"]:
-        faults = record["faulty_pairs"]
-        known_faults = "" if faults is None else f", {faults:.1f} % of them with a faulty translation"
-        said.append(
-            f"Threshold {record['threshold']:g} accepts {record['accepted']} of {record['candidates']} pairs; "
-            f"{record['pairs']} are trained on{known_faults}."
-        )
-    strictest = found["pairs"][-1]["filter"]
-    for r in _told([r for r in found["differences"] if r["variant"] == strictest]):
-        said.append(f"{paper.label(r['variant'])} less {paper.label(r['against'])}, {_shift(r)}.")
-    if twin := _told(found["twin"]):
-        one, other = (paper.label(twin[0][name]) for name in ("variant", "against"))
-        said.append(
-            f"{one} and {other} were trained on the same pairs and differ in the last bit of some features alone, so "
-            f"that the first less the second is what two runs differ by for no reason: "
-            f"{'; '.join(_shift(r) for r in twin)}."
-        )
-    return said
-
-
-def _told(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [r for r in records if r["metric"] in SAID and r["difference"] is not None]
-
-
-def _shift(r: dict[str, Any]) -> str:
-    what = "which leaves out 0" if r["excludes_zero"] else "which holds 0"
-    return f"{paper.SPLITS[r['split']]}, {paper.NAMES[r['metric']]}: {interval(r)}, {what}"
-
-
-def write_table(config: Config, found: dict[str, Any]) -> Path:
-    """``figures/<profile>/filter.csv`` from what :func:`measure` found: a row for each threshold, split and metric."""
-    pairs = {record["filter"]: record for record in found["pairs"]}
-    against = {(r["variant"], r["split"], r["metric"]): r for r in found["differences"]}
-    rows = []
-    for record in found["scores"]:
-        counts = pairs[record["filter"]]
-        difference = against.get(tuple(record[key] for key in ("filter", "split", "metric")), {})
-        cells = [counts[key] for key in ("accepted", "pairs", "faulty_pairs")] + [record["mean"], record["std"]]
-        rows.append([record["threshold"], record["split"], record["metric"], *cells])
-        rows[-1] += [difference.get(key) for key in ("difference", "low", "high", "excludes_zero")]
+def write_filters(config: Config, content: dict[str, Any]) -> Path:
+    """``figures/<profile>/filter.csv`` from :func:`summarise_filters`: a row for each threshold, split and metric."""
+    pairs = pd.DataFrame(content["pairs"]).drop(columns="threshold")
+    differences = pd.DataFrame(content["differences"], columns=list(comparisons.COLUMNS), dtype=object)
+    differences = differences.rename(columns={"variant": "filter"}).drop(columns="seeds")
+    frame = pd.DataFrame(content["scores"]).astype({"mean": object, "std": object}).merge(pairs, on="filter")
+    frame = frame.merge(differences, how="left", on=["filter", "split", "metric"])
+    frame = frame.astype(object).where(frame.notna(), None)
     path = paths.figures_dir(config.profile) / "filter.csv"
-    artifacts.write_csv(path, TABLE_HEADER, rows)
-    return path
+    return estimates.write_csv(path, frame.to_dict("records"), TABLE_COLUMNS)
 
 
 def _write_pairs(config: Config, name: str, candidates: Sequence[Pair], size: int) -> None:
@@ -247,3 +212,39 @@ def _draw(config: Config, pairs: Sequence[Pair], size: int) -> list[Pair]:
 
 def _corpus(config: Config) -> Path:
     return artifacts.require(paths.step_dir(config.profile, "01_data_build", "corpus", config.data.seed))
+
+
+run, measure, write_table = run_filters, summarise_filters, write_filters
+SAID = ("B4", "noun_precision")
+
+
+def sentences(found: dict[str, Any]) -> list[str]:
+    """What the numbers of :func:`measure` say: what each threshold lets in, and what the strictest one changes."""
+    said = []
+    for record in found["pairs"]:
+        faults = record["faulty_pairs"]
+        known_faults = "" if faults is None else f", {faults:.1f} % of them with a faulty translation"
+        said.append(
+            f"Threshold {record['threshold']:g} accepts {record['accepted']} of {record['candidates']} pairs; "
+            f"{record['pairs']} are trained on{known_faults}."
+        )
+    strictest = found["pairs"][-1]["filter"]
+    for r in _told([r for r in found["differences"] if r["variant"] == strictest]):
+        said.append(f"{paper.label(r['variant'])} less {paper.label(r['against'])}, {_shift(r)}.")
+    if twin := _told(found["twin"]):
+        one, other = (paper.label(twin[0][name]) for name in ("variant", "against"))
+        said.append(
+            f"{one} and {other} were trained on the same pairs and differ in the last bit of some features alone, so "
+            f"that the first less the second is what two runs differ by for no reason: "
+            f"{'; '.join(_shift(r) for r in twin)}."
+        )
+    return said
+
+
+def _told(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [r for r in records if r["metric"] in SAID and r["difference"] is not None]
+
+
+def _shift(r: dict[str, Any]) -> str:
+    what = "which leaves out 0" if r["excludes_zero"] else "which holds 0"
+    return f"{paper.SPLITS[r['split']]}, {paper.NAMES[r['metric']]}: {interval(r)}, {what}"

@@ -1,10 +1,12 @@
-"""Grounding: whether the words look where their objects are, by the boxes of the test pictures.
+"""Grounding: the share of a noun's attention that lies in the boxes of its object, in the test pictures.
 
 A noun's map is the cross-attention (Eq. 8's A, mean over heads and the last K layers) of the steps that write it, mean
-over its pieces, in a generated caption or in a reference by teacher forcing.  Of each noun whose object has a box in
-what the encoder sees there are two measures, ``share``, the mass in the object's boxes, and ``pointing``, whether the
-greatest patch's centre lies in one; and both again of what they are to be compared with (:data:`AGAINST`).  The boxes
-are the miniature's own, or those of COCO's 80 categories with :mod:`bncap.data.coco_lexicon`; Flickr30k has none.
+over its pieces, in a generated caption or in a reference by teacher forcing.  A map gives each of S = side x side
+patches a share, row by row from the top left, and sums to 1.  A patch stands for the square of the picture under it,
+though its descriptor has also seen what is around.  Of each noun whose object has a box in what the encoder sees there
+are two measures, ``share``, the mass in the object's boxes, and ``pointing``, whether the greatest patch's centre lies
+in one; and both again of what they are compared with (:data:`AGAINST`).  The boxes are the miniature's own, or those of
+COCO's 80 categories with :mod:`bncap.data.coco_lexicon`; Flickr30k has none.
 """
 
 from __future__ import annotations
@@ -12,39 +14,75 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 from bncap import stats
 from bncap.config import BASE, MAIN
-from bncap.experiments import boxes, evaluate, noun_attention
-from bncap.experiments.boxes import Array
-from bncap.experiments.noun_attention import AGAINST, MEASURES
-from bncap.experiments.runs import folder_of, inputs_of, load_run, weights_of
+from bncap.data.images import read_pictures
+from bncap.decoders import decode
+from bncap.device import default_device
+from bncap.encoders.feature_store import FeatureStore
+from bncap.encoders.features import Encoder
+from bncap.errors import BncapError
+from bncap.experiments import estimates, evaluate
+from bncap.experiments.runs import inputs_of, run_dir, weights_dir
 from bncap.metrics import Nouns
+from bncap.model import Captioner
 from bncap.pipeline import artifacts, hub, paths, workers
-from bncap.report import grounding_text
-from bncap.report.grounding_text import sentences as sentences
 from bncap.settings import Config
-from bncap.text import iso
+from bncap.text import iso, tokenise
 
 STEP = "08_umap_mmd"
 VARIANTS = (BASE, "pal", MAIN)
 SOURCES = {"generated": "caption", "reference": "reference"}
 """Where a caption comes from -> its column in ``captions_<split>.csv``; of the references a picture's first."""
+MEASURES = ("share", "pointing")
+AGAINST = ("chance", "centre", "mean_map", "other")
+"""A uniform map; a round one in the middle; the mean of the nouns' own maps (same run, split and source), which knows
+no picture; and the noun's map on the boxes of each other kind in the picture, mean over them, where there is one."""
+MEASURE_COLUMNS = tuple(f"{m}{a}" for a in ("", *(f"_{name}" for name in AGAINST)) for m in MEASURES)
+"""Columns of :func:`measure_nouns`."""
+WORD_COLUMNS = ("variant", "split", "source", "image", "word", "kind", "counted")
 TABLE_COLUMNS = (
     "variant", "split", "source", "measure", "against", "value", "low", "high", "excludes_zero", "words", "named",
     "counted", "images", "seeds",
 )  # fmt: skip
-WORD_COLUMNS = ("variant", "split", "source", "image", "word", "kind", "counted")
+
+CENTRE_SPREAD = 0.25
+"""Standard deviation of the map around the middle, in sides of the view."""
+RESIZING = ("Resize", "ResizeKeepRatio")
+CROPPING = ("CenterCrop", "CenterCropOrPad")
+NO_GEOMETRY = ("ToTensor", "MaybeToTensor", "PILToTensor", "MaybePILToTensor", "ConvertImageDtype", "Normalize")
+
+Array = NDArray[np.float64]
+Box = tuple[float, float, float, float]
+"""x, y, width, height in px, x to the right and y downwards."""
+Region = tuple[Array, NDArray[np.bool_]]
+"""The share of each patch in an object's boxes, and whether the patch's centre is in one, (S,) each."""
+Regions = Mapping[str, Region]
+"""Kind -> its region in a picture; kinds in view only."""
 
 
-def build_all(config: Config, first_seed: int) -> list[Path]:
+@dataclass(frozen=True)
+class NounAttention:
+    """A noun of a caption of ``image`` and its map (S,)."""
+
+    image: str
+    word: str
+    kind: str
+    map: np.ndarray
+
+
+def build_groundings(config: Config, first_seed: int) -> list[Path]:
     """:func:`build_grounding` of every seed, side by side."""
     arguments = [(config, seed) for seed in config.seeds(first_seed)]
     return workers.run_parallel(build_grounding, arguments, label="grounding")
@@ -57,20 +95,20 @@ def build_grounding(config: Config, seed: int) -> Path:
       view, else 0 and without measures (0 to 1), as ``..._other`` is where the picture has no other kind;
     - ``splits.json``: ``images`` of each split that has boxes, and the splits ``without_boxes``.
     """
-    runs = [folder_of(config, variant, seed) for variant in VARIANTS]
+    runs = [run_dir(config, variant, seed) for variant in VARIANTS]
     lexicon = json.dumps(evaluate.noun_lexicon(config), sort_keys=True).encode()
     return artifacts.run_step(
         paths.step_dir(config.profile, STEP, "grounding", seed),
         settings={
-            "columns": [*WORD_COLUMNS, *noun_attention.COLUMNS],
+            "columns": [*WORD_COLUMNS, *MEASURE_COLUMNS],
             "lexicon_sha256": hashlib.sha256(lexicon).hexdigest(),
-            "centre_spread": boxes.CENTRE_SPREAD,
+            "centre_spread": CENTRE_SPREAD,
             "max_tokens": config.model.max_tokens,
             "batch": config.decode.batch,
         },
         inputs=[
             *runs,
-            *(weights_of(config, variant, seed) for variant in VARIANTS),
+            *(weights_dir(config, variant, seed) for variant in VARIANTS),
             inputs_of(config, MAIN).features,
             _pictures(config),
             *evaluate.objects_files(config).values(),
@@ -82,9 +120,6 @@ def build_grounding(config: Config, seed: int) -> Path:
 
 
 def _build(config: Config, seed: int, folder: Path) -> None:
-    from bncap.device import default_device
-    from bncap.encoders.feature_store import FeatureStore
-
     objects = {split: evaluate.objects_of(config, split) for split in evaluate.SPLITS}
     without = [split for split, known in objects.items() if known is None]
     for split in without:
@@ -92,57 +127,203 @@ def _build(config: Config, seed: int, folder: Path) -> None:
     known = [split for split in objects if split not in without]
     store = FeatureStore(inputs_of(config, MAIN).features)
     nouns = Nouns(evaluate.noun_lexicon(config), iso(config.data.lang))
-    view_of = _views(config)
-    rows, scenes, images = [], {}, {}
+    view_of = _read_views(config)
+    rows, regions, images = [], {}, {}
     with workers.one_thread():
         for variant in VARIANTS:
-            model = load_run(config, variant, weights_of(config, variant, seed)).to(default_device()).eval()
+            model = evaluate.load_run(config, variant, weights_dir(config, variant, seed)).to(default_device()).eval()
             for split in known:
-                captions = artifacts.read_csv(folder_of(config, variant, seed) / f"captions_{split}.csv")
+                captions = artifacts.read_csv(run_dir(config, variant, seed) / f"captions_{split}.csv")
                 images[split] = [row["image"] for row in captions]
                 features = store.take(split, store.rows(split, images[split]))
                 side = round(features.shape[1] ** 0.5)
-                if split not in scenes:  # the runs of all variants have the same pictures
-                    there = {image: evaluate.objects_in(objects[split], image) for image in images[split]}
-                    scenes[split] = {
-                        image: noun_attention.scene(what, view_of(image), side) for image, what in there.items()
+                if split not in regions:  # the runs of all variants have the same pictures
+                    regions[split] = {
+                        image: cover_objects(evaluate.objects_in(objects[split], image), view_of(image), side)
+                        for image in images[split]
                     }
                 for source, column in SOURCES.items():
                     texts = [row[column] for row in captions]
-                    found = list(noun_attention.find_looks(model, nouns, images[split], features, texts, config))
-                    rows += [[variant, split, source, *row] for row in _rows(found, scenes[split])]
-    artifacts.write_csv(folder / "words.csv", (*WORD_COLUMNS, *noun_attention.COLUMNS), rows)
-    counts = {split: len(found) for split, found in images.items()}
+                    attended = list(attend_nouns(model, nouns, images[split], features, texts, config))
+                    rows += [[variant, split, source, *row] for row in _word_rows(attended, regions[split])]
+    artifacts.write_csv(folder / "words.csv", (*WORD_COLUMNS, *MEASURE_COLUMNS), rows)
+    counts = {split: len(pictures) for split, pictures in images.items()}
     artifacts.write_json(folder / "splits.json", {"images": counts, "without_boxes": without})
 
 
-def _views(config: Config) -> Callable[[str], boxes.View]:
-    """What gives the part of a picture that the encoder sees."""
-    from bncap.data.images import read_pictures
-    from bncap.encoders.features import Encoder
-
+def _read_views(config: Config) -> Callable[[str], View]:
+    """A function from a picture to the part of it that the encoder sees."""
     transform = Encoder(hub.path(config, config.components.encoder)).transform
     sizes = {picture.image: (picture.width, picture.height) for picture in read_pictures(_pictures(config))}
-    view_of = functools.cache(functools.partial(boxes.view_of, transform))
-    return lambda image: view_of(sizes[image])
+    view_of_size = functools.cache(functools.partial(find_view, transform))
+    return lambda image: view_of_size(sizes[image])
 
 
-def _rows(found: Sequence[noun_attention.Look], scenes: Mapping[str, noun_attention.Scene]) -> Iterator[list]:
-    """The rest of the rows of ``words.csv``, in the order of ``found``."""
-    counted = [look for look in found if look.kind in scenes[look.image]]
-    measured = iter(noun_attention.measure(counted, scenes) if counted else ())
-    for look in found:
-        here = look.kind in scenes[look.image]
-        values = next(measured) if here else np.full(len(noun_attention.COLUMNS), np.nan)
+def _word_rows(nouns: Sequence[NounAttention], regions: Mapping[str, Regions]) -> Iterator[list]:
+    """The rest of the rows of ``words.csv``, in the order of ``nouns``."""
+    counted = [noun for noun in nouns if noun.kind in regions[noun.image]]
+    measured = iter(measure_nouns(counted, regions) if counted else ())
+    for noun in nouns:
+        in_view = noun.kind in regions[noun.image]
+        values = next(measured) if in_view else np.full(len(MEASURE_COLUMNS), np.nan)
         cells = ("" if np.isnan(value) else f"{value:.6f}" for value in values)
-        yield [look.image, look.word, look.kind, int(here), *cells]
+        yield [noun.image, noun.word, noun.kind, int(in_view), *cells]
 
 
 def _pictures(config: Config) -> Path:
     return paths.step_dir(config.profile, "01_data_build", "pictures", config.data.seed)
 
 
-def summarise(config: Config, first_seed: int) -> dict[str, Any]:
+def cover_objects(objects: Sequence[evaluate.Object], view: View, side: int) -> Regions:
+    """The regions of a picture's objects on the grid of patches, of each kind in view."""
+    kinds: dict[str, list[Box]] = {}
+    for kind, box in objects:
+        kinds.setdefault(kind, []).append(box)
+    regions = {kind: cover_patches(kinds[kind], view, side) for kind in sorted(kinds)}
+    return {kind: region for kind, region in regions.items() if region[0].any()}
+
+
+def attend_nouns(
+    model: Captioner, nouns: Nouns, images: Sequence[str], features: Tensor, texts: Sequence[str], config: Config
+) -> Iterator[NounAttention]:
+    """The nouns of ``texts``, captions of ``images`` with their (N, S, C) ``features``, by teacher forcing in batches.
+
+    A noun's map is the mean over its words, each the mean over its pieces (:func:`bncap.decoders.decode.word_attentions`).
+    """
+    size = config.decode.batch
+    for start in range(0, len(texts), size):
+        batch = slice(start, start + size)
+        found = decode.word_attentions(model, features[batch], texts[batch], config.model.max_tokens)
+        for image, words in zip(images[batch], found, strict=True):
+            # punctuation is part of a word of the model, and none of a word of the lexicon
+            pieces = [(token, i) for i, word in enumerate(words) for token in tokenise(word.word, nouns.lang)]
+            for first, end, kind in nouns.find([token for token, _ in pieces]):
+                own = sorted({i for _, i in pieces[first:end]})
+                phrase = " ".join(token for token, _ in pieces[first:end])
+                yield NounAttention(
+                    image, phrase, kind, np.mean([words[i].weights for i in own], axis=0, dtype=np.float64)
+                )
+
+
+def measure_nouns(nouns: Sequence[NounAttention], regions: Mapping[str, Regions]) -> Array:
+    """(M, len(MEASURE_COLUMNS)): both measures of M nouns, then of each of :data:`AGAINST`; NaN without another kind.
+
+    regions: picture -> its regions; a noun's own kind has to be among them.
+    """
+    maps = np.stack([noun.map for noun in nouns])  # (M, S)
+    patches = maps.shape[1]
+    own = _mean_regions([[regions[noun.image][noun.kind]] for noun in nouns], patches)
+    others = _mean_regions(
+        [[region for kind, region in regions[noun.image].items() if kind != noun.kind] for noun in nouns], patches
+    )
+    uniform = np.full_like(maps, 1 / patches)
+    centre = np.broadcast_to(centre_map(round(patches**0.5)), maps.shape)
+    mean_map = np.broadcast_to(maps.mean(axis=0), maps.shape)
+    pairs = ((maps, own), (uniform, own), (centre, own), (mean_map, own), (maps, others))
+    columns = [
+        measure
+        for shown, (covered, centres) in pairs
+        for measure in (mass_inside(shown, covered), pointing_game(shown, centres))
+    ]
+    return np.stack(columns, axis=1)
+
+
+def _mean_regions(regions: Sequence[Sequence[Region]], patches: int) -> tuple[Array, Array]:
+    """The mean of each noun's regions, (M, S) both; as both measures are linear in a region, theirs is the mean too."""
+    unknown = np.full(patches, np.nan)
+    covered, centres = (
+        [np.mean([region[part] for region in own], axis=0) if own else unknown for own in regions] for part in (0, 1)
+    )
+    return np.stack(covered), np.stack(centres)
+
+
+@dataclass(frozen=True)
+class View:
+    """The rectangle of a picture that the encoder sees, in px of the upright picture; outside of it is padding."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def find_view(transform: Callable, size: tuple[int, int]) -> View:
+    """What ``transform``, one of timm's for evaluation, leaves of an upright picture of ``size`` (width, height) px.
+
+    Raises :class:`BncapError` for a transform with a step whose geometry is not known here.
+    """
+    picture = np.array(size, dtype=float)
+    scaled, corner, seen = picture, np.zeros(2), picture  # in px after the steps so far
+    for step in transform.transforms:
+        name = type(step).__name__
+        if name in RESIZING:
+            # the step itself is applied, as it has its own rounding
+            scaled = seen = np.array(step(Image.new("1", size)).size, dtype=float)
+        elif name in CROPPING:
+            height, width = (step.size, step.size) if isinstance(step.size, int) else step.size
+            window = np.array([width, height], dtype=float)
+            spare = scaled - window
+            corner, seen = np.where(spare < 0, -((-spare) // 2), np.round(spare / 2)), window
+        elif name not in NO_GEOMETRY:
+            raise BncapError(
+                f"the encoder's transform has a step {name}, whose crop of a picture is not known; "
+                f"use an encoder with {', '.join(RESIZING + CROPPING)}"
+            )
+    (left, top), (right, bottom) = corner * picture / scaled, (corner + seen) * picture / scaled
+    return View(float(left), float(top), float(right), float(bottom))
+
+
+def cover_patches(boxes: Sequence[Box], view: View, side: int) -> Region:
+    """The union of ``boxes`` on the grid: the share of each patch's area in it, (S,) in [0, 1], exact, and whether the
+    patch's centre is in it, (S,).
+    """
+    corners = np.array([(x, y, x + width, y + height) for x, y, width, height in boxes]).reshape(-1, 4)
+    scale = side / np.array([view.right - view.left, view.bottom - view.top])
+    corners = np.clip((corners - [view.left, view.top] * 2) * np.tile(scale, 2), 0, side)  # (N, 4) in patches
+    lines = np.arange(side + 1.0)
+    xs, ys = (np.union1d(lines, corners[:, [axis, axis + 2]]) for axis in (0, 1))
+    x, y = (xs[1:] + xs[:-1]) / 2, (ys[1:] + ys[:-1]) / 2  # no edge of a box or patch is between two of the lines
+    area = _inside(corners, x, y) * np.outer(np.diff(ys), np.diff(xs))
+    covered = np.zeros((side, side))
+    np.add.at(covered, np.ix_(y.astype(int), x.astype(int)), area)
+    centres = lines[:-1] + 0.5
+    return covered.ravel().clip(max=1), _inside(corners, centres, centres).ravel()
+
+
+def mass_inside(maps: Array, covered: Array) -> Array:
+    """Share of each map's mass in its region, a patch that is cut by a box's edge counting in part.
+
+    maps, covered: (M, S).  Returns (M,) in [0, 1]; a uniform map has the region's share of the view.
+    """
+    return (maps * covered).sum(axis=-1)
+
+
+def pointing_game(maps: Array, centres: NDArray) -> Array:
+    """The pointing game (Zhang et al., ECCV 2016) on patches: 1 where the centre of a map's greatest patch is in its
+    region, else 0; where several are greatest, the share of them, so that a uniform map has the chance of a hit.
+
+    maps, centres: (M, S).  Returns (M,) in [0, 1].
+    """
+    greatest = maps == maps.max(axis=-1, keepdims=True)
+    return (greatest * centres).sum(axis=-1) / greatest.sum(axis=-1)
+
+
+def centre_map(side: int) -> Array:
+    """A map (S,) around the middle, whatever the picture: a round Gaussian of :data:`CENTRE_SPREAD`."""
+    offsets = (np.arange(side) + 0.5) / side - 0.5
+    line = np.exp(-((offsets / CENTRE_SPREAD) ** 2) / 2)
+    grid = np.outer(line, line)
+    return (grid / grid.sum()).ravel()
+
+
+def _inside(corners: Array, x: Array, y: Array) -> NDArray[np.bool_]:
+    """(len(y), len(x)): whether any of the boxes (N, 4) holds the point."""
+    x0, y0, x1, y1 = corners.T[:, :, None]  # each (N, 1)
+    columns, rows = (x0 <= x) & (x < x1), (y0 <= y) & (y < y1)
+    return (rows[:, :, None] & columns[:, None, :]).any(axis=0)
+
+
+def summarise_grounding(config: Config, first_seed: int) -> dict[str, Any]:
     """What the words of all seeds come to, for ``results.json``; numbers of per cent, rounded, None where not known.
 
     - ``rows``: the mean over nouns, then over seeds, of each measure and of what it is compared with, such as
@@ -154,45 +335,49 @@ def summarise(config: Config, first_seed: int) -> dict[str, Any]:
     """
     seeds = config.seeds(first_seed)
     folders = [artifacts.require(paths.step_dir(config.profile, STEP, "grounding", seed)) for seed in seeds]
-    known = artifacts.read_json(folders[0] / "splits.json")
+    splits = artifacts.read_json(folders[0] / "splits.json")
     words = pd.concat(
         [pd.read_csv(folder / "words.csv").assign(seed=seed) for folder, seed in zip(folders, seeds, strict=True)]
     )
     rows, differences = [], []
-    for split in (split for split in evaluate.SPLITS if split in known["images"]):
-        images = known["images"][split]
-        drawn = stats.resamples(images, len(seeds), seed=first_seed)
-        here = words[words["split"] == split]
+    for split in (split for split in evaluate.SPLITS if split in splits["images"]):
+        images = splits["images"][split]
+        samples = stats.resamples(images, len(seeds), seed=first_seed)
+        in_split = words[words["split"] == split]
         # one number a picture for all variants, as their samples are paired; those without a noun come last
-        here = here.assign(picture=pd.factorize(here["image"])[0])
+        in_split = in_split.assign(picture=pd.factorize(in_split["image"])[0])
         for source in SOURCES:
-            found = {}
+            measured: dict[str, dict[str, Estimate]] = {}
             for variant in VARIANTS:
-                place = {"variant": variant, "split": split, "source": source}
-                chosen = here[(here["variant"] == variant) & (here["source"] == source)]
-                found[variant] = _estimates(chosen, images, seeds, drawn)
-                sizes = {"words": int(chosen["counted"].sum()), "named": len(chosen)}
-                sizes |= {"counted": _percent(chosen["counted"].mean()), "images": images, "seeds": len(seeds)}
-                for name in noun_attention.COLUMNS:
-                    rows.append({**place, "measure": name, **_record("value", *found[variant][name]), **sizes})
+                same = {"variant": variant, "split": split, "source": source}
+                own = in_split[(in_split["variant"] == variant) & (in_split["source"] == source)]
+                measured[variant] = _mean_over_nouns(own, images, seeds, samples)
+                counts = {"words": int(own["counted"].sum()), "named": len(own)}
+                counts |= {"counted": estimates.rounded(100 * own["counted"].mean())}
+                counts |= {"images": images, "seeds": len(seeds)}
+                for name in MEASURE_COLUMNS:
+                    estimate = estimates.bootstrap_estimate("value", *measured[variant][name])
+                    rows.append({**same, "measure": name, **estimate, **counts})
                 for measure in MEASURES:
-                    others = {other: found[variant][f"{measure}-{other}"] for other in AGAINST}
+                    compared = {other: measured[variant][f"{measure}-{other}"] for other in AGAINST}
                     if variant != BASE:
-                        own, base = found[variant][measure], found[BASE][measure]
-                        others = {BASE: (own[0] - base[0], own[1] - base[1]), **others}
-                    for against, estimate in others.items():
-                        same = {**place, "against": against, "measure": measure}
-                        differences.append({**same, **_record("difference", *estimate)})
-    return {"rows": rows, "differences": differences, "without_boxes": known["without_boxes"]}
+                        (mean, replicates), (base, of_base) = (measured[v][measure] for v in (variant, BASE))
+                        compared = {BASE: (mean - base, replicates - of_base), **compared}
+                    for against, difference in compared.items():
+                        estimate = estimates.bootstrap_estimate("difference", *difference)
+                        differences.append({**same, "against": against, "measure": measure, **estimate})
+    return {"rows": rows, "differences": differences, "without_boxes": splits["without_boxes"]}
 
 
 Estimate = tuple[float, Array]
-"""A mean over nouns and then seeds, and what it is in each of R resamples."""
+"""A mean over nouns and then seeds, in per cent, and what it is in each of R resamples."""
 
 
-def _estimates(words: pd.DataFrame, images: int, seeds: Sequence[int], drawn: stats.Resamples) -> dict[str, Estimate]:
+def _mean_over_nouns(
+    words: pd.DataFrame, images: int, seeds: Sequence[int], samples: stats.Resamples
+) -> dict[str, Estimate]:
     """Of each column, and of each measure less what it is compared with."""
-    values = {name: words[name].to_numpy(float) for name in noun_attention.COLUMNS}
+    values = {name: 100 * words[name].to_numpy(float) for name in MEASURE_COLUMNS}
     values |= {f"{m}-{a}": values[m] - values[f"{m}_{a}"] for m in MEASURES for a in AGAINST}
     columns = np.stack(list(values.values()), axis=1)  # (words, columns)
     place = words["picture"].to_numpy(), pd.Categorical(words["seed"], categories=seeds).codes
@@ -200,37 +385,27 @@ def _estimates(words: pd.DataFrame, images: int, seeds: Sequence[int], drawn: st
     np.add.at(sums, place, np.nan_to_num(columns))
     np.add.at(counts, place, ~np.isnan(columns))
     with np.errstate(invalid="ignore"):  # a seed without a noun has no mean
-        whole = (sums.sum(axis=0) / counts.sum(axis=0)).mean(axis=0)
-        per_seed = np.tensordot(drawn.items, sums, 1) / np.tensordot(drawn.items, counts, 1)  # (R, seeds, columns)
-    return {name: (float(whole[i]), drawn.over_seeds(per_seed[:, :, i])) for i, name in enumerate(values)}
+        means = (sums.sum(axis=0) / counts.sum(axis=0)).mean(axis=0)
+        per_seed = np.tensordot(samples.items, sums, 1) / np.tensordot(samples.items, counts, 1)  # (R, seeds, columns)
+    return {name: (float(means[i]), samples.over_seeds(per_seed[:, :, i])) for i, name in enumerate(values)}
 
 
-def _record(name: str, value: float, replicates: Array) -> dict[str, Any]:
-    known = replicates[np.isfinite(replicates)]
-    if not len(known) or math.isnan(value):
-        return {name: None, "low": None, "high": None, "excludes_zero": False}
-    found = stats.interval(value, known)
-    numbers = {key: _percent(number) for key, number in ((name, value), ("low", found.low), ("high", found.high))}
-    return {**numbers, "excludes_zero": found.excludes_zero}
+def write_grounding(config: Config, content: Mapping[str, Any]) -> Path:
+    """Write ``figures/<profile>/grounding.csv``: all that :func:`summarise_grounding` gives.
+
+    A difference stands in the column ``value``; ``against`` is empty for what is none.
+    """
+    differences = [{**record, "value": record["difference"]} for record in content["differences"]]
+    path = paths.figures_dir(config.profile) / "grounding.csv"
+    return estimates.write_csv(path, [*content["rows"], *differences], TABLE_COLUMNS)
 
 
-def _percent(share: float) -> float | None:
-    return None if math.isnan(share) else round(100 * float(share), 4)
+summarise, build_all = summarise_grounding, build_groundings
 
 
 def write_table(config: Config, found: Mapping[str, Any]) -> Path:
-    """Write ``figures/<profile>/grounding.csv``, all that :func:`summarise` ``found``, and ``.md``; returns the former.
+    from bncap.report import grounding_text
 
-    A difference stands in its line's ``value``; ``against`` is empty for what is none.
-    """
-    path = paths.figures_dir(config.profile) / "grounding.csv"
-    own = [{**row, "against": ""} for row in found["rows"]]
-    differences = [{**row, "value": row["difference"]} for row in found["differences"]]
-    lines = ([_cell(row.get(name)) for name in TABLE_COLUMNS] for row in own + differences)
-    artifacts.write_csv(path, TABLE_COLUMNS, lines)
+    path = write_grounding(config, found)
     artifacts.write_text(path.with_suffix(".md"), grounding_text.markdown(found))
     return path
-
-
-def _cell(value: object) -> object:
-    return "" if value is None else int(value) if isinstance(value, bool) else value

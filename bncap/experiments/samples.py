@@ -19,7 +19,8 @@ from bncap.encoders.feature_store import FeatureStore
 from bncap.encoders.features import Encoder, open_picture
 from bncap.experiments import evaluate
 from bncap.experiments.alignment import caption_weights
-from bncap.experiments.runs import TRAINING, folder_of, load_run, trainable
+from bncap.experiments.evaluate import load_run
+from bncap.experiments.runs import TRAINING, run_dir, trainable
 from bncap.model import Captioner
 from bncap.pipeline import artifacts, hub, paths
 from bncap.settings import Config
@@ -59,7 +60,7 @@ def build_samples(config: Config, seed: int) -> Path:
     return artifacts.run_step(
         paths.step_dir(config.profile, TRAINING, "samples", seed),
         settings={"loss": asdict(config.loss), "max_tokens": config.model.max_tokens, "shown": SHOWN},
-        inputs=[trained, folder_of(config, variant, seed), corpus, images, features],
+        inputs=[trained, run_dir(config, variant, seed), corpus, images, features],
         components=[config.components.encoder],
         build=functools.partial(_build, config, seed, variant, FeatureStore(features)),
         config=config,
@@ -69,7 +70,7 @@ def build_samples(config: Config, seed: int) -> Path:
 def _build(config: Config, seed: int, variant: str, store: FeatureStore, folder: Path) -> None:
     model = load_run(config, variant, paths.step_dir(config.profile, TRAINING, f"{variant}.weights", seed))
     encoder = Encoder(hub.path(config, config.components.encoder))
-    tables = {split: folder_of(config, variant, seed) / f"captions_{split}.csv" for split in evaluate.SPLITS}
+    tables = {split: run_dir(config, variant, seed) / f"captions_{split}.csv" for split in evaluate.SPLITS}
     tables = {split: artifacts.read_csv(path) for split, path in tables.items() if path.is_file()}
     captions = []
     for split, table in tables.items():

@@ -91,8 +91,8 @@ def test_points_hold_three_states_of_both_domains_with_one_choice_of_relevant_pa
 def test_further_maps_show_the_same_patches_in_other_places_and_measure_nothing_else(world, monkeypatch):
     monkeypatch.setattr(alignment, "run_parallel", lambda function, jobs, label: [function(*job) for job in jobs])
     monkeypatch.setattr(analysis, "umap_2d", lambda points, seed: np.asarray(points)[:, :2] * (seed - SEED + 1))
-    assert alignment.build_all(world, [SEED]) == [gap.folder_of(world, SEED)]
-    folders = [gap.folder_of(world, SEED, umap_seed) for umap_seed in gap.umap_seeds(world, SEED)]
+    assert alignment.build_all(world, [SEED]) == [gap.run_dir(world, SEED)]
+    folders = [gap.run_dir(world, SEED, umap_seed) for umap_seed in gap.umap_seeds(world, SEED)]
     assert [folder.name for folder in folders] == ["analysis-s5", "map6-s5", "map7-s5"]
     tables = [artifacts.read_csv(folder / "points.csv") for folder in folders]
     for scale, table in enumerate(tables, start=1):

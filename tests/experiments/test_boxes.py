@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import timm
+from bncap.experiments.boxes import View, centre_map, mass_inside, pointing, region, view_of
 from PIL import Image
 
 from bncap.errors import BncapError
-from bncap.experiments.boxes import View, centre_map, mass_inside, pointing, region, view_of
 
 SIDE = 7
 

@@ -12,9 +12,9 @@ from scipy import stats as scipy_stats
 from bncap import metrics
 from bncap.config import BASELINES, VARIANTS, get_config
 from bncap.errors import BncapError
-from bncap.experiments import caption_scores, comparisons
+from bncap.experiments import comparisons, evaluate
 from bncap.experiments.comparisons import METRICS
-from bncap.experiments.runs import folder_of
+from bncap.experiments.runs import run_dir
 from bncap.pipeline import artifacts
 from bncap.report import plot_tables, tables
 
@@ -41,8 +41,8 @@ def noisy_runs(config, gains: dict[str, float], images: int = 60, changed: str =
             values = metrics.of_corpus(scored) | {"images": images, "signature": "lang:bn|test"}
             named, right, there = nouns.sum(axis=0).tolist()
             values |= {"noun_precision": 100 * right / named, "noun_recall": 100 * right / there}
-            files = {f"items_{split}.csv": [caption_scores.COLUMNS, *rows] for split in SPLITS}
-            finish(folder_of(config, variant, seed), {"scores.json": dict.fromkeys(SPLITS, values), **files})
+            files = {f"items_{split}.csv": [evaluate.SCORE_COLUMNS, *rows] for split in SPLITS}
+            finish(run_dir(config, variant, seed), {"scores.json": dict.fromkeys(SPLITS, values), **files})
 
 
 def captions(rng: np.random.Generator, easy: np.ndarray, gain: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -92,15 +92,15 @@ def test_intervals_are_those_of_a_plain_loop_over_samples_of_images_and_seeds(co
     found = by_metric(comparisons.compare(config, 42, "pal", "ce_real", "ood"))
     rng, samples = np.random.default_rng(9), {metric: [] for metric in ("B4", "METEOR", "noun_recall")}
     runs = {
-        name: [caption_scores.read(folder_of(config, name, s), "ood").values for s in (42, 43)]
+        name: [evaluate.read_caption_scores(run_dir(config, name, s), "ood").values for s in (42, 43)]
         for name in ("pal", "ce_real")
     }
     for _ in range(1500):
         images, seeds = rng.integers(60, size=60), rng.integers(2, size=2)
         scores = {}
         for name, by_seed in runs.items():
-            drawn = [{column: by_seed[seed][column][images] for column in caption_scores.COLUMNS[1:]} for seed in seeds]
-            sums = [[d[column].sum() for column in caption_scores.BLEU_COLUMNS] for d in drawn]
+            drawn = [{column: by_seed[seed][column][images] for column in evaluate.SCORE_COLUMNS[1:]} for seed in seeds]
+            sums = [[d[column].sum() for column in evaluate.BLEU_COLUMNS] for d in drawn]
             recall = [100 * d["nouns_right"].sum() / d["nouns_there"].sum() for d in drawn]
             scores[name] = {
                 "B4": np.mean([metrics.bleu_from_statistics(np.array(s, dtype=int))["B4"] for s in sums]),
@@ -120,7 +120,9 @@ def test_with_one_seed_the_interval_of_a_mean_is_scipys_paired_bootstrap(artifac
     config = get_config("smoke", ["experiment.n_seeds=1"])
     noisy_runs(config, {"pal": 0.3, "ce_real": 0.0}, images=150)
     record = by_metric(comparisons.compare(config, 42, "pal", "ce_real", "test"))["METEOR"]
-    a, b = (caption_scores.read(folder_of(config, name, 42), "test").values["METEOR"] for name in ("pal", "ce_real"))
+    a, b = (
+        evaluate.read_caption_scores(run_dir(config, name, 42), "test").values["METEOR"] for name in ("pal", "ce_real")
+    )
     oracle = scipy_stats.bootstrap(
         (a - b,), np.mean, n_resamples=20_000, method="percentile", rng=0
     ).confidence_interval
@@ -187,7 +189,7 @@ def test_what_is_written_reads_back_with_none_for_what_is_not_known(config):
 def test_a_score_that_one_seed_does_not_have_is_not_known_and_leaves_no_mark(config):
     """No noun is named in any caption of one seed of one system."""
     make_runs(config)
-    folder, nameless = folder_of(config, "pal", 43), scores_of("pal", 43, "ood", varied, 10.0, nouns=True)
+    folder, nameless = run_dir(config, "pal", 43), scores_of("pal", 43, "ood", varied, 10.0, nouns=True)
     rows = items_of(nameless)
     rows[1:] = [(*row[:-3], 0, 0, 3) for row in rows[1:]]
     saved = {"test": scores_of("pal", 43, "test", varied, 10.0, nouns=True), "ood": nameless | {"noun_precision": None}}

@@ -5,7 +5,7 @@ from fake_runs import finish
 
 from bncap.config import MAIN, get_config
 from bncap.experiments import convergence
-from bncap.experiments.runs import folder_of, weights_of
+from bncap.experiments.runs import run_dir, weights_of
 from bncap.pipeline import paths
 
 LOSSES = {"ce_real": 2.0, "pal": 1.5, MAIN: 3.0}
@@ -28,7 +28,7 @@ def config(artifacts_dir):
 
 
 def test_the_weights_lie_beside_the_scores_of_the_same_run(config):
-    scores, weights = folder_of(config, "pal", 43), weights_of(config, "pal", 43)
+    scores, weights = run_dir(config, "pal", 43), weights_of(config, "pal", 43)
     assert weights == paths.step_dir("smoke", "06_ablations", "pal.weights", 43) and weights.parent == scores.parent
 
 

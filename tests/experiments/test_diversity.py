@@ -11,7 +11,7 @@ from bncap.config import BASE, BASELINES, MAIN, VARIANTS, get_config
 from bncap.data.corpus import Pair
 from bncap.errors import BncapError
 from bncap.experiments import diversity
-from bncap.experiments.runs import folder_of
+from bncap.experiments.runs import run_dir
 from bncap.pipeline import artifacts, paths
 
 CONFIG = get_config("smoke")
@@ -26,7 +26,7 @@ def write_runs(images=4):
         rows = [(f"{i}.jpg", caption) for i, caption in enumerate(captions[:images])]
         for seed in CONFIG.seeds(42):
             files = {f"captions_{split}.csv": [("image", "caption"), *rows] for split in ("test", "ood")}
-            finish(folder_of(CONFIG, variant, seed), files)
+            finish(run_dir(CONFIG, variant, seed), files)
 
 
 @pytest.fixture

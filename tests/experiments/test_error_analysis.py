@@ -10,8 +10,8 @@ from fake_runs import finish
 from bncap import metrics
 from bncap.config import get_config
 from bncap.errors import BncapError
-from bncap.experiments import caption_scores, error_analysis
-from bncap.experiments.runs import folder_of
+from bncap.experiments import error_analysis, evaluate
+from bncap.experiments.runs import run_dir
 from bncap.pipeline import artifacts, paths
 
 CONFIG = get_config("smoke")
@@ -49,9 +49,9 @@ def write_run(variant, seed, captions):
     def build(folder):
         rows = list(zip(images, texts, strict=True))
         artifacts.write_csv(folder / "captions_test.csv", ("image", "caption"), rows)
-        caption_scores.write(folder, "test", images, metrics.per_caption(texts, references), None)
+        evaluate.write_caption_scores(folder, "test", images, metrics.per_caption(texts, references), None)
 
-    artifacts.run_step(folder_of(CONFIG, variant, seed), settings={}, build=build, quiet=True)
+    artifacts.run_step(run_dir(CONFIG, variant, seed), settings={}, build=build, quiet=True)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def keys(monkeypatch, artifacts_dir):
             patch.setattr(artifacts, "run_step", note)
             config = get_config(profile, overrides)
             features.build_features(config)
-            runs.run(config, runs.folder_of(config, variant, 42).parent.name, variant, 42)
+            runs.run(config, runs.run_dir(config, variant, 42).parent.name, variant, 42)
         return found
 
     return of

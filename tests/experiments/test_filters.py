@@ -11,8 +11,8 @@ from bncap import metrics
 from bncap.config import BASE, get_config
 from bncap.data.corpus import Pair
 from bncap.errors import BncapError
-from bncap.experiments import caption_scores, filters
-from bncap.experiments.runs import folder_of, inputs_of
+from bncap.experiments import evaluate, filters
+from bncap.experiments.runs import inputs_of, run_dir
 from bncap.pipeline import artifacts, paths
 from bncap.synthesis.generate import TRIPLETS_HEADER, draw_pairs
 
@@ -140,9 +140,9 @@ def write_run(name, seed, gain):
         scores = {split: metrics.of_corpus(scored) | {"images": 12} for split in ("test", "ood")}
         artifacts.write_json(folder / "scores.json", scores)
         for split in scores:
-            caption_scores.write(folder, split, images, scored, None)
+            evaluate.write_caption_scores(folder, split, images, scored, None)
 
-    artifacts.run_step(folder_of(CONFIG, name, seed), settings={"gain": gain}, build=build, quiet=True)
+    artifacts.run_step(run_dir(CONFIG, name, seed), settings={"gain": gain}, build=build, quiet=True)
 
 
 def test_what_is_measured_are_means_differences_and_the_twin(drawn):

@@ -58,9 +58,9 @@ def drawn(before: float, ce: float, full: float) -> dict[str, float]:
 def config(artifacts_dir):
     config = get_config("smoke", ["experiment.n_seeds=3"])
     for i, seed in enumerate(config.seeds(42)):
-        finish(gap.folder_of(config, seed), summary_of(i))
-    finish(gap.folder_of(config, 42, 43), drawn(2.0, 1.5, 2.9))
-    finish(gap.folder_of(config, 42, 44), drawn(2.5, 1.0, 3.5))
+        finish(gap.run_dir(config, seed), summary_of(i))
+    finish(gap.run_dir(config, 42, 43), drawn(2.0, 1.5, 2.9))
+    finish(gap.run_dir(config, 42, 44), drawn(2.5, 1.0, 3.5))
     return config
 
 
@@ -145,7 +145,7 @@ def test_picture_and_space_agree_or_disagree_only_where_both_changes_are_settled
     """Before training the distance is 2 in the picture; the first case has a mean change of +2 give or take 2.5."""
     config = get_config("smoke", ["experiment.n_seeds=3", "experiment.umap_seeds=1"])
     for i, seed in enumerate(config.seeds(42)):
-        finish(gap.folder_of(config, seed), summary_of(i) | drawn(2.0, 1.5, drawn_after[i]))
+        finish(gap.run_dir(config, seed), summary_of(i) | drawn(2.0, 1.5, drawn_after[i]))
     [said] = [s for s in gap_words.sentences(gap.summarise(config, 42)) if s.startswith("The picture and the space")]
     assert f"the decoder reads {word} the full objective" in said
     assert ("not both beyond" in said) == (word == "cannot be compared:")
@@ -197,7 +197,7 @@ def test_the_table_has_a_row_for_each_seed_and_a_star_where_zero_is_left_out(con
 def test_a_distance_of_zero_before_training_has_no_relative_change(config):
     values = {name: 0.0 if "/before/" in name else value for name, value in summary_of(0).items()}
     alone = get_config("smoke", ["experiment.n_seeds=1", "experiment.umap_seeds=1"])
-    folder = gap.folder_of(alone, 42)
+    folder = gap.run_dir(alone, 42)
     (folder / "manifest.json").unlink()
     finish(folder, values)
     found = gap.summarise(alone, 42)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from bncap.experiments.boxes import View
 from PIL import Image
 
 from bncap import stats
@@ -16,7 +17,6 @@ from bncap.decoders import decode
 from bncap.decoders.decode import WordAttention
 from bncap.errors import BncapError
 from bncap.experiments import boxes, grounding, noun_attention
-from bncap.experiments.boxes import View
 from bncap.metrics import Nouns
 from bncap.mini.lexicon import NOUN_LEXICON_BN
 from bncap.pipeline import artifacts, paths

@@ -8,7 +8,7 @@ import sacrebleu
 
 from bncap import metrics
 from bncap.errors import BncapError
-from bncap.experiments import caption_scores
+from bncap.experiments import evaluate
 from bncap.text import tokenise
 
 HYPOTHESES = ["একটি লাল বল আছে।", "ঘাসের উপর একটি পাখি।", "একটি ছোট হলুদ ফুল।", "বালির উপর একটি কালো বিড়াল।", "একটি বল।"]
@@ -31,9 +31,9 @@ def scored():
 
 
 @pytest.fixture
-def found(tmp_path, scored) -> caption_scores.Items:
-    caption_scores.write(tmp_path, SPLIT, IMAGES, scored, NOUNS)
-    return caption_scores.read(tmp_path, SPLIT)
+def found(tmp_path, scored) -> evaluate.CaptionScores:
+    evaluate.write_caption_scores(tmp_path, SPLIT, IMAGES, scored, NOUNS)
+    return evaluate.read_caption_scores(tmp_path, SPLIT)
 
 
 def test_what_is_written_reads_back_and_has_the_scores_of_the_corpus(found, scored):
@@ -67,12 +67,10 @@ def test_many_random_statistics_agree_with_sacrebleus_formula():
     hyp, ref = rng.integers(4, 15, size=(2, 40))
     total = np.maximum(hyp[:, None] - np.arange(4), 0)
     matched = rng.binomial(total, [0.8, 0.5, 0.3, 0.1])
-    values = dict(
-        zip(caption_scores.BLEU_COLUMNS, np.column_stack([hyp, ref, matched, total]).T.astype(float), strict=True)
-    )
-    unknown = {name: np.full(40, np.nan) for name in (*caption_scores.MEAN_COLUMNS, *caption_scores.NOUN_COLUMNS)}
+    values = dict(zip(evaluate.BLEU_COLUMNS, np.column_stack([hyp, ref, matched, total]).T.astype(float), strict=True))
+    unknown = {name: np.full(40, np.nan) for name in (*evaluate.MEAN_COLUMNS, *evaluate.NOUN_COLUMNS)}
     counts = rng.multinomial(40, np.full(40, 1 / 40), size=100)
-    ours = caption_scores.Items(tuple(map(str, range(40))), values | unknown).scores(counts)
+    ours = evaluate.CaptionScores(tuple(map(str, range(40))), values | unknown).scores(counts)
     for row, drawn in enumerate(counts):
         expected = metrics.bleu_from_statistics(drawn @ np.column_stack([hyp, ref, matched, total]))
         assert [ours[f"B{n}"][row] for n in (1, 2, 3, 4)] == pytest.approx(list(expected.values()))
@@ -90,8 +88,8 @@ def test_means_and_shares_of_a_sample_are_those_of_its_captions_drawn_as_often(f
 def test_empty_captions_and_orders_without_a_match_have_a_bleu_of_zero(tmp_path):
     hypotheses, references = ["", "একটি বল"], [["একটি লাল বল আছে।"], ["একটি ঘর"]]
     scored = metrics.per_caption(hypotheses, references)
-    caption_scores.write(tmp_path, SPLIT, IMAGES[:2], scored, None)
-    found = caption_scores.read(tmp_path, SPLIT)
+    evaluate.write_caption_scores(tmp_path, SPLIT, IMAGES[:2], scored, None)
+    found = evaluate.read_caption_scores(tmp_path, SPLIT)
     ours = found.scores(np.array([[1, 1], [2, 0]]))
     assert ours["B1"][0] == pytest.approx(metrics.of_corpus(scored)["B1"]) and ours["B1"][0] > 0
     assert ours["B2"].tolist() == [0, 0] and ours["B1"][1] == 0
@@ -99,10 +97,10 @@ def test_empty_captions_and_orders_without_a_match_have_a_bleu_of_zero(tmp_path)
 
 
 def test_without_known_objects_there_are_no_scores_of_nouns(tmp_path, scored):
-    caption_scores.write(tmp_path, SPLIT, IMAGES, scored, None)
-    assert not {"noun_precision", "noun_recall"} & caption_scores.read(tmp_path, SPLIT).scores().keys()
+    evaluate.write_caption_scores(tmp_path, SPLIT, IMAGES, scored, None)
+    assert not {"noun_precision", "noun_recall"} & evaluate.read_caption_scores(tmp_path, SPLIT).scores().keys()
 
 
 def test_a_split_that_was_not_scored_is_an_error_that_names_its_file(tmp_path):
     with pytest.raises(BncapError, match=r"items_test\.csv is missing"):
-        caption_scores.read(tmp_path, "test")
+        evaluate.read_caption_scores(tmp_path, "test")

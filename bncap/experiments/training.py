@@ -1,0 +1,80 @@
+"""The training of one run: the untrained captioner of a variant, its triplets and held-out captions, its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bncap.batches import Triplets
+from bncap.config import BASELINES, FILTERS
+from bncap.data.corpus import read_corpus
+from bncap.decoders import baselines
+from bncap.encoders.feature_store import FeatureStore
+from bncap.model import build_captioner
+from bncap.objective import term_weights
+from bncap.pipeline import artifacts, hub
+from bncap.settings import Config
+from bncap.train import remove_checkpoints, train, validation_set
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Step folders that a run reads: pairs of all splits, its training triplets, features of their pictures."""
+
+    corpus: Path
+    triplets: Path
+    features: Path
+
+
+def train_run(config: Config, origin: dict[str, Any], inputs: Inputs, share: float, folder: Path) -> None:
+    """Train the run that ``origin`` describes and save its weights in ``folder``, or go on where it was interrupted.
+
+    origin: ``variant``, ``seed``, ``profile``, ``encoder`` and ``pretrained``, kept beside the weights.
+    share: the part of the triplets that is trained on, in (0, 1].
+
+    ``initial/`` holds the state before training (of the paper's own captioners), ``best/`` that of the epoch with the
+    lowest cross-entropy on held-out captions; ``steps.csv`` and ``validation.csv`` are the log.
+    """
+    variant, seed = origin["variant"], origin["seed"]
+    if not (folder / "best" / "captioner.json").is_file():  # written last: only checkpoints are left to remove
+        store = FeatureStore(inputs.features)
+        torch.manual_seed(seed)
+        model = build_model(config, variant, store, inputs)
+        triplets = Triplets(
+            inputs.triplets,
+            store,
+            lambda captions: model.labels(captions, config.model.max_tokens),
+            share=share,
+            share_seed=config.data.seed,
+            penultimate=config.model.multi_scale,
+            paired=len(term_weights(config.loss)) > 1 or config.loss.ce_on == "real+synthetic",
+        )
+        if variant not in BASELINES:  # notebook 08 compares the paper's captioners with their state before training
+            model.save_initial(folder / "initial", origin)
+        validation = validation_set(model, store, inputs.corpus, config.model.max_tokens)
+        record = train(model, triplets, validation, config, seed, folder)
+        model.save(folder / "best", {**origin, **record})
+    remove_checkpoints(folder)
+
+
+def build_model(config: Config, variant: str, store: FeatureStore, inputs: Inputs) -> nn.Module:
+    """The untrained captioner of ``variant`` over the features of ``store``, with the vocabulary of its captions."""
+    captions = None
+    if config.model.trim_vocabulary:
+        captions = [pair.target for pair in read_corpus(inputs.corpus) if pair.split == "train"]
+        if variant in FILTERS:  # some of which the corpus refuses
+            captions += [row["target"] for row in artifacts.read_csv(inputs.triplets / "triplets.csv")]
+    if variant in BASELINES:
+        return baselines.build_baseline(variant, config, store.channels(), captions)
+    return build_captioner(
+        hub.path(config, config.components.decoder),
+        config.data.lang,
+        store.channels(),
+        config.model.last_k,
+        store.channels(penultimate=True) if config.model.multi_scale else None,
+        captions,
+    )
