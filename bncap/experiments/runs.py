@@ -66,6 +66,15 @@ TABLES: dict[str, Table] = {
 """Table -> its rows.  A new entry of :data:`bncap.config.VARIANTS` is trained by notebook 06 and a row of Table 3."""
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """Step folders that a run reads: pairs of all splits, its training triplets, features of their pictures."""
+
+    corpus: Path
+    triplets: Path
+    features: Path
+
+
 def step_of(variant: str) -> str:
     """The notebook that trains ``variant``."""
     for step, variants in TRAINED_BY.items():
@@ -84,7 +93,7 @@ def weights_dir(config: Config, variant: str, seed: int) -> Path:
     return paths.step_dir(config.profile, step_of(variant), f"{variant}.weights", seed)
 
 
-def inputs_of(config: Config, variant: str) -> training.Inputs:
+def inputs_of(config: Config, variant: str) -> Inputs:
     """Where the data of ``variant`` lie."""
 
     def step_dir(step: str, name: str) -> Path:
@@ -98,7 +107,7 @@ def inputs_of(config: Config, variant: str) -> training.Inputs:
     elif variant in FILTERS:
         features = FILTER_STEP, "features"
     triplets = (FILTER_STEP, f"pairs-{variant}") if variant in FILTERS else ("02_synthesis", "images")
-    return training.Inputs(step_dir("01_data_build", "corpus"), step_dir(*triplets), step_dir(*features))
+    return Inputs(step_dir("01_data_build", "corpus"), step_dir(*triplets), step_dir(*features))
 
 
 def encoder_part(variant: str) -> str:
@@ -175,7 +184,7 @@ def train_and_score(config: Config, variant: str, seed: int) -> Path:
 
 
 def _train(config: Config, variant: str, seed: int) -> Path:
-    inputs = inputs_of(config, variant)
+    data = inputs_of(config, variant)
     share = config.experiment.sensitivity_triplets if step_of(variant) == SENSITIVITY_STEP else 1.0
     decoder = config.components.gpt2 if variant == "vit_gpt2" else config.components.decoder
     encoder = getattr(config.components, encoder_part(variant))
@@ -192,9 +201,11 @@ def _train(config: Config, variant: str, seed: int) -> Path:
     return artifacts.run_step(
         weights_dir(config, variant, seed),
         settings=settings,
-        inputs=[inputs.triplets, inputs.corpus, inputs.features],
+        inputs=[data.triplets, data.corpus, data.features],
         components=[decoder],
-        build=lambda folder: training.train_run(config, origin, inputs, share, folder),
+        build=lambda folder: training.train_run(
+            config, origin, data.corpus, data.triplets, data.features, share, folder
+        ),
         config=config,
         quiet=True,
     )

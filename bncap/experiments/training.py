@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,20 @@ from bncap.settings import Config
 from bncap.train import remove_checkpoints, train, validation_set
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """Step folders that a run reads: pairs of all splits, its training triplets, features of their pictures."""
-
-    corpus: Path
-    triplets: Path
-    features: Path
-
-
-def train_run(config: Config, origin: dict[str, Any], inputs: Inputs, share: float, folder: Path) -> None:
+def train_run(
+    config: Config,
+    origin: dict[str, Any],
+    corpus: Path,
+    triplets: Path,
+    features: Path,
+    share: float,
+    folder: Path,
+) -> None:
     """Train the run that ``origin`` describes and save its weights in ``folder``, or go on where it was interrupted.
 
     origin: ``variant``, ``seed``, ``profile``, ``encoder`` and ``pretrained``, kept beside the weights.
+    corpus, triplets, features: step folders with the pairs of all splits, the training triplets, and the features of
+    their pictures.
     share: the part of the triplets that is trained on, in (0, 1].
 
     ``initial/`` holds the state before training (of the paper's own captioners), ``best/`` that of the epoch with the
@@ -41,11 +41,11 @@ def train_run(config: Config, origin: dict[str, Any], inputs: Inputs, share: flo
     """
     variant, seed = origin["variant"], origin["seed"]
     if not (folder / "best" / "captioner.json").is_file():  # written last: only checkpoints are left to remove
-        store = FeatureStore(inputs.features)
+        store = FeatureStore(features)
         torch.manual_seed(seed)
-        model = build_model(config, variant, store, inputs)
-        triplets = Triplets(
-            inputs.triplets,
+        model = build_model(config, variant, store, corpus, triplets)
+        batches = Triplets(
+            triplets,
             store,
             lambda captions: model.labels(captions, config.model.max_tokens),
             share=share,
@@ -55,19 +55,19 @@ def train_run(config: Config, origin: dict[str, Any], inputs: Inputs, share: flo
         )
         if variant not in BASELINES:  # notebook 08 compares the paper's captioners with their state before training
             model.save_initial(folder / "initial", origin)
-        validation = validation_set(model, store, inputs.corpus, config.model.max_tokens)
-        record = train(model, triplets, validation, config, seed, folder)
+        validation = validation_set(model, store, corpus, config.model.max_tokens)
+        record = train(model, batches, validation, config, seed, folder)
         model.save(folder / "best", {**origin, **record})
     remove_checkpoints(folder)
 
 
-def build_model(config: Config, variant: str, store: FeatureStore, inputs: Inputs) -> nn.Module:
+def build_model(config: Config, variant: str, store: FeatureStore, corpus: Path, triplets: Path) -> nn.Module:
     """The untrained captioner of ``variant`` over the features of ``store``, with the vocabulary of its captions."""
     captions = None
     if config.model.trim_vocabulary:
-        captions = [pair.target for pair in read_corpus(inputs.corpus) if pair.split == "train"]
+        captions = [pair.target for pair in read_corpus(corpus) if pair.split == "train"]
         if variant in FILTERS:  # some of which the corpus refuses
-            captions += [row["target"] for row in artifacts.read_csv(inputs.triplets / "triplets.csv")]
+            captions += [row["target"] for row in artifacts.read_csv(triplets / "triplets.csv")]
     if variant in BASELINES:
         return baselines.build_baseline(variant, config, store.channels(), captions)
     return build_captioner(

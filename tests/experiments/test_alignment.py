@@ -1,17 +1,19 @@
-"""The step behind Fig. 3: which patches are measured, in which state, and what is written."""
+"""The step behind Fig. 3: which patches are measured, in which state; and its numbers over seeds."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats as scipy_stats
 
 from bncap import analysis
-from bncap.config import get_config
+from bncap.config import BASE, MAIN, get_config
 from bncap.errors import BncapError
-from bncap.experiments import alignment, gap
+from bncap.experiments import alignment
 from bncap.pipeline import artifacts, paths
 from bncap.settings import Loss
 
@@ -91,8 +93,8 @@ def test_points_hold_three_states_of_both_domains_with_one_choice_of_relevant_pa
 def test_further_maps_show_the_same_patches_in_other_places_and_measure_nothing_else(world, monkeypatch):
     monkeypatch.setattr(alignment, "run_parallel", lambda function, jobs, label: [function(*job) for job in jobs])
     monkeypatch.setattr(analysis, "umap_2d", lambda points, seed: np.asarray(points)[:, :2] * (seed - SEED + 1))
-    assert alignment.build_all(world, [SEED]) == [gap.run_dir(world, SEED)]
-    folders = [gap.run_dir(world, SEED, umap_seed) for umap_seed in gap.umap_seeds(world, SEED)]
+    assert alignment.build_alignments(world, [SEED]) == [alignment.analysis_dir(world, SEED)]
+    folders = [alignment.analysis_dir(world, SEED, umap_seed) for umap_seed in alignment.umap_seeds(world, SEED)]
     assert [folder.name for folder in folders] == ["analysis-s5", "map6-s5", "map7-s5"]
     tables = [artifacts.read_csv(folder / "points.csv") for folder in folders]
     for scale, table in enumerate(tables, start=1):
@@ -151,10 +153,128 @@ def test_caption_weights_do_not_depend_on_the_captions_beside_them(captioner, se
 def test_a_distance_relative_to_the_spread_does_not_change_with_scale():
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(20, 4)), rng.normal(size=(25, 4)) + 1
-    small, large = (alignment.measure(s * x, s * y, s * alignment.median_distance(x, y)) for s in (1, 10))
+    small, large = (alignment.measure_distances(s * x, s * y, s * alignment.median_distance(x, y)) for s in (1, 10))
     assert large["centroid_distance"] == pytest.approx(10 * small["centroid_distance"])
     for name in ("relative_centroid_distance", "mmd_rbf", "mmd_rbf_fixed", "domain_mixing"):
         assert large[name] == pytest.approx(small[name])
     assert small["mmd_rbf"] == pytest.approx(small["mmd_rbf_fixed"])
     assert large["spread"] == pytest.approx(10 * small["spread"])
     assert small["relative_centroid_distance"] == pytest.approx(small["centroid_distance"] / small["spread"])
+
+
+AFTER = {"all": (0.3, 0.2, 0.4), "relevant": (0.5, 0.4, 0.3), "background": (0.9, 1.2, 0.9)}
+"""Centroid distance of the full objective after training, by set and seed; before training it is 1, after CE 0.8."""
+
+
+def write_summary(folder, summary):
+    make_step(folder, lambda target: artifacts.write_json(target / "summary.json", summary))
+
+
+def summary_of(i: int) -> dict[str, float]:
+    values = {"encoder/frozen/all/centroid_distance": 3.0}
+    for part, distances in AFTER.items():
+        for metric in ("centroid_distance", "spread"):
+            values |= {f"{variant}/before/{part}/{metric}": 1.0 for variant in (BASE, MAIN)}
+            values |= {f"{BASE}/after/{part}/{metric}": 0.8, f"{MAIN}/after/{part}/{metric}": distances[i]}
+        values |= {f"{v}/{m}/{part}/centroid_distance_chance": 0.1 for v in (BASE, MAIN) for m in ("before", "after")}
+    return values | drawn(2.0, 1.0 + 0.5 * i, 3.0 + i)
+
+
+def drawn(before: float, ce: float, full: float) -> dict[str, float]:
+    """Distances in two dimensions; the MMD is a tenth of that of the centroids."""
+    places = {f"{BASE}/before": before, f"{MAIN}/before": before, f"{BASE}/after": ce, f"{MAIN}/after": full}
+    return {
+        f"{state}/{part}/{metric}": value * scale
+        for state, value in places.items()
+        for part in AFTER
+        for metric, scale in (("umap_centroid_distance", 1), ("umap_mmd_rbf", 0.1))
+    }
+
+
+@pytest.fixture
+def config(artifacts_dir):
+    config = get_config("smoke", ["experiment.n_seeds=3"])
+    for i, seed in enumerate(config.seeds(42)):
+        write_summary(alignment.analysis_dir(config, seed), summary_of(i))
+    write_summary(alignment.analysis_dir(config, 42, 43), drawn(2.0, 1.5, 2.9))
+    write_summary(alignment.analysis_dir(config, 42, 44), drawn(2.5, 1.0, 3.5))
+    return config
+
+
+def one(records, **wanted):
+    [found] = [record for record in records if wanted.items() <= record.items()]
+    return found
+
+
+def test_the_means_over_seeds_come_with_their_change_and_how_often_it_was_a_fall(config):
+    found = alignment.summarise_alignment(config, 42)
+    assert found["by_seed"]["43"] == summary_of(1)
+    record = one(found["summary"], variant=MAIN, set="background", metric="centroid_distance")
+    assert (record["before"], record["after"], record["change"], record["fell"]) == (1.0, 1.0, 0.0, 2)
+    assert (record["change_low"], record["change_high"], record["seeds"]) == (-0.1, 0.2, 3)
+    assert record["after_std"] == pytest.approx(np.std([0.9, 1.2, 0.9], ddof=1), abs=1e-4)
+
+
+def test_the_intervals_of_the_differences_are_those_of_scipy_s_paired_t_test(config):
+    found = alignment.summarise_alignment(config, 42)["differences"]
+    for against, reference in (("before", 1.0), (BASE, 0.8)):
+        record = one(found, variant=MAIN, against=against, set="relevant", metric="centroid_distance")
+        oracle = scipy_stats.ttest_1samp(np.array(AFTER["relevant"]) - reference, 0).confidence_interval(0.95)
+        assert record["difference"] == pytest.approx(0.4 - reference)
+        assert (record["low"], record["high"]) == (
+            pytest.approx(oracle.low, abs=1e-4),
+            pytest.approx(oracle.high, abs=1e-4),
+        )
+        assert record["excludes_zero"] == (oracle.high < 0)
+    assert not any(record["metric"].endswith("_chance") for record in found)
+    assert next(r for r in found if (r["set"], r["against"]) == ("all", "before"))["variant"] == MAIN
+
+
+def test_text_relevant_and_background_patches_are_compared_by_their_changes(config):
+    record = one(alignment.summarise_alignment(config, 42)["differences"], set=alignment.SET_DIFFERENCE, variant=MAIN)
+    changes = np.array(AFTER["relevant"]) - np.array(AFTER["background"])  # from 1, so relative too
+    oracle = scipy_stats.ttest_1samp(changes, 0).confidence_interval(0.95)
+    assert (record["metric"], record["difference"]) == ("centroid_change", pytest.approx(changes.mean(), abs=1e-4))
+    assert (record["low"], record["high"]) == (
+        pytest.approx(oracle.low, abs=1e-4),
+        pytest.approx(oracle.high, abs=1e-4),
+    )
+
+
+def test_the_span_over_umap_seeds_is_set_against_the_change_that_the_paper_reports(config):
+    found = alignment.summarise_alignment(config, 42)
+    changes = [
+        r["change"]
+        for r in found["umap_seeds"]
+        if (r["variant"], r["set"], r["metric"]) == (BASE, "all", "umap_mmd_rbf")
+    ]
+    assert changes == [-0.5, -0.25, -0.6]
+    record = one(found["umap_range"], variant=BASE, set="all", metric="umap_centroid_distance")
+    assert (record["change_low"], record["change_high"], record["span"]) == (-0.6, -0.25, 0.35)
+    assert record["span_of_paper"] == pytest.approx(0.35 / (1 - 0.213 / 0.361), abs=1e-4)
+    assert (record["before_low"], record["before_high"], record["umap_seeds"]) == (2.0, 2.5, 3)
+
+
+def test_a_distance_of_zero_before_training_has_no_relative_change(config):
+    values = {name: 0.0 if "/before/" in name else value for name, value in summary_of(0).items()}
+    alone = get_config("smoke", ["experiment.n_seeds=1", "experiment.umap_seeds=1"])
+    folder = alignment.analysis_dir(alone, 42)
+    (folder / "manifest.json").unlink()
+    write_summary(folder, values)
+    found = alignment.summarise_alignment(alone, 42)
+    assert one(found["summary"], variant=MAIN, set="all", metric="spread")["change"] is None
+    assert not math.isnan(sum(v for r in found["umap_range"] for v in r.values() if isinstance(v, float)))
+
+
+def test_one_seed_gives_no_interval_and_no_run_gives_no_record(config):
+    found = alignment.summarise_alignment(get_config("smoke", ["experiment.n_seeds=1"]), 42)
+    assert found["differences"] and all(r["low"] is None and not r["excludes_zero"] for r in found["differences"])
+    assert not any(alignment.summarise_alignment(config, 1000).values())
+
+
+def test_the_table_has_a_row_for_each_seed(config):
+    path = alignment.write_alignment(config, alignment.summarise_alignment(config, 42))
+    rows = [row for row in artifacts.read_csv(path) if (row["variant"], row["set"]) == (MAIN, "all")]
+    rows = [row for row in rows if row["metric"] == "centroid_distance"]
+    assert [(row["seed"], float(row["after"])) for row in rows] == [("42", 0.3), ("43", 0.2), ("44", 0.4)]
+    assert [float(row["change"]) for row in rows] == pytest.approx([-0.7, -0.8, -0.6])

@@ -6,8 +6,17 @@ import pytest
 
 from bncap.config import ALL_VARIANTS, MAIN
 from bncap.experiments import paper
-from bncap.experiments.claims import FAILS, HOLDS, OPEN, count, judge
-from bncap.experiments.paper_claims import BEFORE, CLAIMS, Claim, score_pairs
+from bncap.experiments.claims import (
+    BEFORE,
+    CLAIMS,
+    FAILS,
+    HOLDS,
+    OPEN,
+    Claim,
+    check_claims,
+    count_verdicts,
+    score_pairs,
+)
 
 RISES = Claim(
     "a", "rises", "Table 9", "BLEU-4", "pal", "ce_real", "pairs", (("variant", "pal"), ("metric", "B4")), 4.39
@@ -27,33 +36,34 @@ def measured(low, high):
     [(0.5, 1.5, HOLDS), (-2.0, -0.1, FAILS), (-0.5, 2.5, OPEN), (None, None, OPEN), (0.0, 2.0, OPEN)],
 )
 def test_a_claim_is_judged_by_where_its_interval_lies(low, high, verdict):
-    [record] = judge(measured(low, high), [RISES])
+    [record] = check_claims(measured(low, high), [RISES])
     assert record["verdict"] == verdict and (record["low"], record["high"]) == (low, high) and record["paper"] == 4.39
 
 
 def test_of_a_claim_that_something_falls_the_sign_is_turned():
-    assert [r["verdict"] for r in judge(measured(0.5, 1.5), [FALLS])] == [FAILS]
-    assert [r["verdict"] for r in judge(measured(-1.5, -0.5), [FALLS])] == [HOLDS]
+    assert [r["verdict"] for r in check_claims(measured(0.5, 1.5), [FALLS])] == [FAILS]
+    assert [r["verdict"] for r in check_claims(measured(-1.5, -0.5), [FALLS])] == [HOLDS]
 
 
 def test_one_seed_settles_nothing_whatever_its_interval_over_images():
-    [record] = judge({**measured(0.5, 1.5), "seeds": [42]}, [RISES])
+    [record] = check_claims({**measured(0.5, 1.5), "seeds": [42]}, [RISES])
     assert record["verdict"] == OPEN and record["low"] == 0.5
     pairs = measured(0.5, 1.5)["pairs"]
     for seeds, verdict in ((1, OPEN), (2, HOLDS)):  # as a notebook has them, which judges pairs alone
-        assert judge({"pairs": [{**pairs[0], "seeds": seeds}]}, [RISES])[0]["verdict"] == verdict
+        assert check_claims({"pairs": [{**pairs[0], "seeds": seeds}]}, [RISES])[0]["verdict"] == verdict
 
 
 def test_what_was_not_measured_is_not_judged():
-    assert judge({}, [RISES]) == [] and judge({"pairs": []}, [RISES]) == []
+    assert check_claims({}, [RISES]) == [] and check_claims({"pairs": []}, [RISES]) == []
     assert (
-        judge({"seeds": [1, 2], "pairs": {"differences": measured(1.0, 2.0)["pairs"]}}, [RISES])[0]["verdict"] == HOLDS
+        check_claims({"seeds": [1, 2], "pairs": {"differences": measured(1.0, 2.0)["pairs"]}}, [RISES])[0]["verdict"]
+        == HOLDS
     )
 
 
 def test_all_verdicts_are_counted():
-    judged = judge(measured(0.5, 1.5), [RISES, FALLS])
-    assert count(judged) == {HOLDS: 1, FAILS: 1, OPEN: 0}
+    judged = check_claims(measured(0.5, 1.5), [RISES, FALLS])
+    assert count_verdicts(judged) == {HOLDS: 1, FAILS: 1, OPEN: 0}
 
 
 def test_each_claim_has_an_id_of_its_own_and_names_runs_that_are_made():

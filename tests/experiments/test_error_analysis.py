@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import random
+from collections import Counter
 
 import pytest
 from fake_runs import finish
@@ -11,7 +13,20 @@ from bncap import metrics
 from bncap.config import get_config
 from bncap.errors import BncapError
 from bncap.experiments import error_analysis, evaluate
+from bncap.experiments.error_analysis import (
+    NOTHING,
+    SceneObject,
+    confuse_kinds,
+    groups_of,
+    label_caption,
+    reads_sentences,
+    relations_of,
+)
 from bncap.experiments.runs import run_dir
+from bncap.mini.draw import boxes
+from bncap.mini.grammar import captions_en, parse_en, say_bn
+from bncap.mini.parse import read_bn
+from bncap.mini.scene import sample_scene
 from bncap.pipeline import artifacts, paths
 
 CONFIG = get_config("smoke")
@@ -61,7 +76,7 @@ def found(artifacts_dir, monkeypatch):
     for seed in CONFIG.seeds(42):
         write_run("ce_real", seed, WRONG)
         write_run("pal_infonce_ot", seed, REFERENCES)
-    return error_analysis.measure(CONFIG, 42)
+    return error_analysis.summarise_errors(CONFIG, 42)
 
 
 def value(found, variant, dimension, group, measure):
@@ -72,7 +87,7 @@ def value(found, variant, dimension, group, measure):
 
 def test_right_captions_are_right_in_every_group(found):
     main = [row for row in found["rows"] if row["variant"] == "pal_infonce_ot"]
-    assert {row["value"] for row in main if row["measure"] in error_analysis.SAID.values()} == {100.0}
+    assert {row["value"] for row in main if row["measure"] in error_analysis.ACCURACY.values()} == {100.0}
     assert {row["low"] for row in main if row["measure"] == "named"} == {100.0}
 
 
@@ -116,7 +131,7 @@ def test_a_guess_is_what_the_commonest_answer_gets_right(found):
 
 
 def test_the_confusion_says_what_is_said_instead(found):
-    records = error_analysis.confusion(CONFIG, 42)
+    records = error_analysis.count_confusions(CONFIG, 42)
     cells = {(r["there"], r["said"]): (r["share"], r["times"]) for r in records if r["variant"] == "ce_real"}
     single = [r for r in records if r["variant"] == "ce_real" and r["pictures"] == "one object"]
     assert cells["cup", "hat"][1] == 3 and cells["cup", "hat"][0] == pytest.approx(100 / 3, abs=1e-4)
@@ -124,46 +139,104 @@ def test_the_confusion_says_what_is_said_instead(found):
     assert [(r["there"], r["said"]) for r in error_analysis.most_confused(records)] == [("cup", "hat")] * 2
 
 
-def test_tables_and_sentences_hold_what_was_found(found):
-    records = error_analysis.confusion(CONFIG, 42)
-    table, confused = error_analysis.write_tables(CONFIG, found, records)
+def test_the_tables_hold_every_record(found):
+    records = error_analysis.count_confusions(CONFIG, 42)
+    table, confused = error_analysis.write_errors(CONFIG, found, records)
     with table.open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
-    assert len(rows) == len(found["rows"]) and set(rows[0]) == set(error_analysis.TABLE_HEADER)
+    assert len(rows) == len(found["rows"]) and set(rows[0]) == set(error_analysis.TABLE_COLUMNS)
     assert len(artifacts.read_csv(confused)) == len(records)
-    text = " ".join(error_analysis.sentences(found, records))
-    assert "In domain" in text and "100.0 %" in text and "Out of domain" not in text
-
-
-def test_groups_that_few_pictures_ask_of_are_not_named_as_best_worst_or_most_confused(found, monkeypatch):
-    records = error_analysis.confusion(CONFIG, 42)
-    rows = [row | {"variant": "pal_infonce_ot"} for row in found["rows"] if row["variant"] == "ce_real"]
-    confused = [r | {"variant": "pal_infonce_ot"} for r in records if r["variant"] == "ce_real"]
-    for least, named in ((3, True), (4, False)):  # each kind is in 3 pictures, and the runs of 2 seeds ask 6 times
-        monkeypatch.setattr(error_analysis, "LEAST", least)
-        said = error_analysis.sentences({**found, "rows": rows, "guesses": []}, confused)[0]
-        assert ("the object that is named most often is ball" in said) == named
-        assert ("cup is most often called hat" in said) == named
-        assert bool(error_analysis.most_confused([r for r in confused if r["pictures"] == "all"])) == named
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "word"),
-    [(65, 75, "more than"), (55, 65, "not told apart from"), (40, 55, "less than"), (60, 75, "not told apart from")],
-)
-def test_what_is_right_is_set_against_one_answer_for_all_by_its_interval(found, low, high, word):
-    place = {"variant": "pal_infonce_ot", "split": "test", "measure": "colour_right"}
-    row = {**place, "dimension": "all", "group": "all", "value": (low + high) / 2, "low": low, "high": high}
-    content = {"rows": [row], "differences": found["differences"], "guesses": [{**place, "value": 60.0}]}
-    said = error_analysis.sentences(content, [])[0]
-    assert f"are right, {word} what one answer for all would get (60.0 %)" in said
-
-
-def test_the_same_runs_give_the_same_numbers(found):
-    assert error_analysis.measure(CONFIG, 42) == found
 
 
 def test_without_annotations_errors_are_refused_with_the_reason(artifacts_dir):
     finish(paths.dataset_roots(CONFIG)[0], {"nothing.json": {}})
     with pytest.raises(BncapError, match="annotations"):
-        error_analysis.measure(CONFIG, 42)
+        error_analysis.summarise_errors(CONFIG, 42)
+
+
+A_BALL = SceneObject("ball", (0, 0, 10, 10), "red")
+A_CUP = SceneObject("cup", (40, 5, 20, 20), "blue")
+
+
+def labels_of(things, caption):
+    named = {mention.kind for mention in read_bn(caption).objects}
+    return list(label_caption(things, named, caption, True))
+
+
+def test_true_captions_of_scenes_are_judged_right_in_all_that_they_say():
+    rng, said = random.Random(3), Counter()
+    for _ in range(300):
+        scene = sample_scene(rng)
+        things = [SceneObject(o.kind, box, o.colour) for o, box in zip(scene.objects, boxes(scene), strict=True)]
+        caption = say_bn(parse_en(captions_en(scene, rng, 1)[0]), rng)
+        for (dimension, _), right in labels_of(things, caption):
+            assert right or dimension in ("object", "number"), caption  # a caption may leave things out
+            said[dimension, right] += 1
+    assert said["colour", True] > 300 and said["relation", True] > 100 and said["object", False] > 0
+
+
+def test_the_relation_of_two_boxes_is_that_of_their_scene():
+    rng = random.Random(4)
+    for _ in range(100):
+        scene = sample_scene(rng, count=2)
+        if len(scene.objects) == 2:
+            things = [SceneObject(o.kind, box) for o, box in zip(scene.objects, boxes(scene), strict=True)]
+            assert list(relations_of(things).values()) == [scene.relation]
+
+
+def test_wrong_colours_wrong_sides_and_missing_things_are_errors():
+    found = labels_of(
+        (A_BALL, A_CUP), "একটি নীল কাপের ডান পাশে একটি নীল বল আছে।"
+    )  # a blue ball to the right of a blue cup
+    assert dict(found)["colour", "red"] is False and dict(found)["colour", "blue"] is True
+    assert dict(found)["relation", "left"] is False and dict(found)["object", "ball"] is True
+    assert dict(labels_of((A_BALL, A_CUP), "একটি কাপ।"))["object", "ball"] is False
+
+
+def test_a_relation_said_from_the_other_side_is_as_right():
+    for caption in ("একটি কাপের বাম পাশে একটি বল।", "একটি বলের ডান পাশে একটি কাপ।"):
+        assert (("relation", "left"), True) in labels_of((A_BALL, A_CUP), caption)
+
+
+def test_what_is_not_said_or_not_there_is_not_labels_of():
+    dimensions = [group[0] for group, _ in labels_of((A_BALL,), "একটি বলের ডান পাশে একটি সবুজ কাপ।")]
+    assert dimensions == ["object", "number"]
+
+
+def test_kinds_that_a_picture_has_twice_have_neither_colour_nor_relation():
+    dimensions = {group[0] for group, _ in labels_of((A_BALL, A_BALL, A_CUP), "একটি লাল বলের ডান পাশে একটি কাপ।")}
+    assert dimensions == {"object", "number"}
+
+
+@pytest.mark.parametrize(("count", "name"), [(0, "none"), (1, "1"), (3, "3"), (5, "4 to 6"), (9, "7 or more")])
+def test_pictures_are_grouped_by_their_number_of_objects(count, name):
+    assert ("number", name) in groups_of([A_BALL] * count, True)
+
+
+def test_without_sentences_a_picture_has_no_group_of_colours_and_relations():
+    assert {group[0] for group in groups_of((A_BALL, A_CUP), False)} == {"object", "number"}
+    assert groups_of((A_BALL, A_CUP), True) >= {("colour", "red"), ("relation", "left"), ("object", "cup")}
+
+
+def test_sentences_are_read_in_the_mini_world_alone():
+    assert reads_sentences(get_config("mini"))
+    assert not reads_sentences(get_config("paper")) and not reads_sentences(get_config("mini", ["data.lang=hi_IN"]))
+
+
+def test_a_confusion_is_exact_for_one_object_and_shared_for_more():
+    assert confuse_kinds({"ball"}, {"ball"}) == {("ball", "ball"): 1}
+    assert confuse_kinds({"ball"}, {"cup"}) == {("ball", "cup"): 1}
+    assert confuse_kinds({"ball"}, set()) == {("ball", NOTHING): 1}
+    assert confuse_kinds({"ball"}, {"cup", "hat"}) == {("ball", "cup"): 0.5, ("ball", "hat"): 0.5}
+    halves = {(kind, said): 0.5 for kind in ("ball", "box") for said in ("cup", NOTHING)}
+    assert confuse_kinds({"ball", "box", "hat"}, {"cup", "hat"}) == {("hat", "hat"): 1, **halves}
+
+
+def test_each_kind_that_is_there_is_said_to_be_something_once():
+    rng, kinds = random.Random(1), ("a", "b", "c", "d", "e")
+    for _ in range(200):
+        there, said = (set(rng.sample(kinds, rng.randint(0, 4))) for _ in range(2))
+        weights = Counter()
+        for (kind, _), weight in confuse_kinds(there, said).items():
+            weights[kind] += weight
+        assert dict(weights) == pytest.approx(dict.fromkeys(there, 1.0))

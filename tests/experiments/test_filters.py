@@ -150,7 +150,7 @@ def test_what_is_measured_are_means_differences_and_the_twin(drawn):
     for place, name in enumerate((*drawn, BASE)):
         for seed in CONFIG.seeds(42):
             write_run(name, seed, min(place, 3))
-    found = filters.measure(CONFIG, 42)
+    found = filters.summarise_filters(CONFIG, 42)
     assert [record["threshold"] for record in found["pairs"]] == [0, 0.4, 0.55, 0.7]
     means = {(r["filter"], r["split"], r["metric"]): r["mean"] for r in found["scores"]}
     for record in found["differences"]:
@@ -160,9 +160,6 @@ def test_what_is_measured_are_means_differences_and_the_twin(drawn):
             assert record["difference"] == pytest.approx(expected, abs=1e-4) and record["against"] == "filter0.0"
     assert {(r["variant"], r["against"]) for r in found["twin"]} == {("filter0.7", BASE)}
     assert {r["difference"] for r in found["twin"] if r["metric"] == "B4"} == {0}
-    rows = artifacts.read_csv(filters.write_table(CONFIG, found))
+    rows = artifacts.read_csv(filters.write_filters(CONFIG, found))
     assert len(rows) == len(found["scores"]) and {row["threshold"] for row in rows} == {"0.0", "0.4", "0.55", "0.7"}
-    assert rows[0]["difference"] == "" and "Threshold 0.7 accepts" in " ".join(filters.sentences(found))
-    said = [sentence for sentence in filters.sentences(found) if "τ = 0.7" in sentence and "CE (Real-only)" in sentence]
-    assert said[0].startswith("τ = 0.7 and CE (Real-only) were trained on the same pairs")
-    assert "for no reason: in domain, BLEU-4: +0.00 [+0.00, +0.00]" in said[0] and len(said) == 1
+    assert rows[0]["difference"] == ""

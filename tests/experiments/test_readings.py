@@ -13,11 +13,9 @@ import torch
 from bncap.config import ALL_VARIANTS, MAIN, READINGS, get_config
 from bncap.encoders.feature_store import FeatureStore
 from bncap.errors import BncapError
-from bncap.experiments import alignment, reading_measures, readings
-from bncap.experiments.runs import weights_of
+from bncap.experiments import alignment, readings
+from bncap.experiments.runs import READING_STEP, weights_dir
 from bncap.pipeline import artifacts, paths
-from bncap.report import plot_readings
-from bncap.report.reading_sentences import sentences
 from bncap.settings import override
 
 SEED = 5
@@ -66,16 +64,16 @@ def world(artifacts_dir, captioner, mbart_folder, sentences):
                 artifacts.write_csv(folder / "steps.csv", ("step", "epoch", "ce", "pal", "infonce", "ot"),
                                     [(*row, "") for row in STEPS])  # fmt: skip
 
-            make_step(weights_of(config, variant, SEED), files)
+            make_step(weights_dir(config, variant, SEED), files)
         return config
 
     return make
 
 
 def test_a_reading_is_compared_with_what_it_is_an_alternative_to():
-    assert readings.against("rho_by_count") == (MAIN,)
-    assert readings.against("pal_syn") == ("pal", "ce_real_syn")
-    assert {other for name in READINGS for other in readings.against(name)} <= {
+    assert readings.references_of("rho_by_count") == (MAIN,)
+    assert readings.references_of("pal_syn") == ("pal", "ce_real_syn")
+    assert {other for name in READINGS for other in readings.references_of(name)} <= {
         MAIN, "ce_infonce", "ce_infonce_ot", "pal", "pal_infonce", "ce_real_syn",
     }  # fmt: skip
 
@@ -83,7 +81,7 @@ def test_a_reading_is_compared_with_what_it_is_an_alternative_to():
 @pytest.mark.parametrize(("last_k", "equal"), [(2, False), (3, True), (0, True)])
 def test_all_layers_are_the_default_where_the_decoder_has_no_more(world, last_k, equal):
     config = world(overrides=[f"model.last_k={last_k}"])  # of 3 layers
-    assert ("all_layers" in readings.same(config)) == equal
+    assert ("all_layers" in readings.find_equal_readings(config)) == equal
 
 
 @pytest.mark.parametrize(
@@ -93,7 +91,7 @@ def test_negatives_of_one_picture_are_the_default_where_no_batch_holds_any(world
     from bncap.batches import bucketed
 
     config = world(pictures=pictures, overrides=[f"train.batch={batch}"])
-    found = readings.same(config)
+    found = readings.find_equal_readings(config)
     assert ("false_negatives" in found) == equal
     images = np.arange(PAIRS) % pictures
     for seed in range(20):
@@ -105,7 +103,7 @@ def test_the_pairs_of_one_picture_in_a_random_batch_are_counted_as_drawing_batch
     rng, images = np.random.default_rng(0), np.arange(PAIRS) % 6
     drawn = [images[rng.permutation(PAIRS)[:6]] for _ in range(4000)]
     pairs = np.mean([sum(a == b for a, b in itertools.combinations(batch, 2)) for batch in drawn])
-    said = readings.same(world(pictures=6))["false_negatives"]
+    said = readings.find_equal_readings(world(pictures=6))["false_negatives"]
     assert float(said.partition("there would be ")[2].partition(" such pairs of 15")[0]) == pytest.approx(
         pairs, abs=0.05
     )
@@ -114,7 +112,7 @@ def test_the_pairs_of_one_picture_in_a_random_batch_are_counted_as_drawing_batch
 def test_the_pairs_and_patches_are_those_that_notebook_08_draws(world):
     config = world("ce_real", overrides=["experiment.umap_pairs=7"])
     states, sample = alignment._states(config, SEED)
-    drawn = reading_measures.draw(config, SEED)
+    drawn = alignment.draw_pairs(config, SEED)
     assert torch.equal(drawn.places, sample.places)
     encoder = states[alignment.ENCODER, "frozen"]
     real, synthetic = drawn.features(FeatureStore(paths.step_dir("smoke", "02_synthesis", "features", 42)))
@@ -123,8 +121,8 @@ def test_the_pairs_and_patches_are_those_that_notebook_08_draws(world):
 
 
 def measured(config, *variants):
-    reading_measures.build(config, variants, SEED)
-    return reading_measures.read(config, SEED)
+    readings.build_measures(config, variants, SEED)
+    return readings._read_measures(config, SEED)
 
 
 def test_the_same_weights_have_the_same_gap_under_every_reading_and_differ_in_what_is_their_own(world):
@@ -169,13 +167,13 @@ def test_without_a_synthetic_picture_there_is_nothing_to_measure(artifacts_dir):
         lambda f: artifacts.write_csv(f / "triplets.csv", header, [("a", 1, "p", "", "", "x")]),
     )
     with pytest.raises(BncapError, match="no synthetic picture"):
-        reading_measures.draw(get_config("smoke"), SEED)
+        alignment.draw_pairs(get_config("smoke"), SEED)
 
 
 # ---- what is made of the measures
 
 
-GAP = reading_measures.GAP
+GAP = readings.GAP
 BASE_VALUES = {"logged/pal": 0.2, "logged/ot": 0.3, "default/pal": 0.2, "default/ot": 0.3, GAP: 0.01,
                "relevant/relative_centroid_distance": 0.1, "attended_patches": 40.0, "kept_patches": 13.0,
                "ot_floor_share": 8.0}  # fmt: skip
@@ -187,7 +185,7 @@ def content(world, monkeypatch):
 
     def make(shifts, scores=0.0, seeds=5):
         config = world(overrides=[f"experiment.n_seeds={seeds}", "model.last_k=3"])
-        compared = {other for name in READINGS for other in readings.against(name)}
+        compared = {other for name in READINGS for other in readings.references_of(name)}
 
         def read(config, seed):
             noise = 1 + 0.001 * (seed % 3)
@@ -202,14 +200,14 @@ def content(world, monkeypatch):
                     )
             return found
 
-        def of_pairs(config, first_seed, pairs):
+        def compare_pairs(config, first_seed, pairs):
             keys = {"metric": "B4", "first": 20.0 + scores, "second": 20.0, "difference": scores, "low": scores - 1}
             keys |= {"high": scores + 1, "level": 0.95, "images": 9, "seeds": seeds, "excludes_zero": abs(scores) > 1}
             return [{"variant": v, "against": a, "split": s, **keys} for v, a, s in pairs]
 
-        monkeypatch.setattr(reading_measures, "read", read)
-        monkeypatch.setattr(readings.comparisons, "of_pairs", of_pairs)
-        return config, readings.measure(config, SEED)
+        monkeypatch.setattr(readings, "_read_measures", read)
+        monkeypatch.setattr(readings.comparisons, "compare_pairs", compare_pairs)
+        return config, readings.summarise_readings(config, SEED)
 
     return make
 
@@ -228,8 +226,6 @@ def test_a_reading_is_flagged_where_its_own_loss_ends_lower_and_the_gap_larger(c
     assert (flag["variant"], flag["against"]) == ("weight_gradient", MAIN)
     assert [term["measure"] for term in flag["terms"]] == ["logged/pal"]
     assert flag["gap"]["difference"] == pytest.approx(0.004, rel=0.02)
-    said = " ".join(found["sentences"])
-    assert "gradient through w: its own losses end lower (PAL 0.1" in said and "No reading" not in said
 
 
 def test_a_flag_tells_a_loss_that_the_default_reads_lower_too_and_a_gap_that_has_grown(content):
@@ -247,17 +243,11 @@ def test_a_flag_tells_a_loss_that_the_default_reads_lower_too_and_a_gap_that_has
         "rho_by_count": False, "last_layer": False, "weight_gradient": True,
     }  # fmt: skip
     assert terms["weight_gradient"]["default"]["measure"] == "default/pal"
-    [said] = [sentence for sentence in found["sentences"] if sentence.startswith("Losses that end lower than")]
-    assert "lower than the default's while the gap ends larger than the default's: " in said
-    assert (
-        "as the default reads it: gradient through w (PAL). The gap is larger than before training in 1 of 3." in said
-    )
 
 
 def test_one_seed_flags_nothing_and_says_no_interval(content):
     _, found = content(SHIFTS, scores=0.5, seeds=1)
     assert not found["flags"] and all(record["low"] is None for record in found["measures"])
-    assert any(sentence.startswith("No reading ends with a lower loss") for sentence in found["sentences"])
 
 
 def test_every_reading_is_compared_or_said_to_be_the_default(content):
@@ -268,49 +258,22 @@ def test_every_reading_is_compared_or_said_to_be_the_default(content):
     assert {record["variant"] for record in found["measures"]} == set(READINGS) - equal
     assert [r["variant"] for r in found["readings"] if not r["trained"]] == ["all_layers", "false_negatives"]
     assert found["before"] == {"relevant/relative_centroid_distance": 0.3, GAP: 0.02}
-    for record in found["same"]:
-        assert f"{record['label']}: {record['why']}" in found["sentences"]
-
-
-@pytest.mark.parametrize(("scores", "said"), [(2.0, "10 differ beyond"), (0.0, "none differs beyond")])
-def test_the_sentence_on_scores_counts_the_intervals_that_leave_out_zero(content, scores, said):
-    _, found = content({}, scores=scores)
-    assert all(said in sentence for sentence in found["sentences"][:2])
-    assert ("τ on probabilities +2.00 [+1.00, +3.00]" in found["sentences"][0]) == (scores == 2.0)
 
 
 def test_the_table_has_a_row_for_every_difference(content):
     config, found = content(SHIFTS)
-    rows = artifacts.read_csv(readings.write_table(config, found))
-    assert tuple(rows[0]) == readings.COLUMNS
+    rows = artifacts.read_csv(readings.write_readings(config, found))
+    assert tuple(rows[0]) == readings.TABLE_COLUMNS
     assert len(rows) == len(found["scores"]) + len(found["measures"])
     [row] = [r for r in rows if (r["variant"], r["measure"]) == ("pal_syn", "ood/B4") and r["against"] == "ce_real_syn"]
     assert (row["difference"], row["seeds"]) == ("0.0", "5")
 
 
-def test_the_figures_are_drawn_from_the_records_and_shade_the_flagged_line(content, tmp_path, monkeypatch):
-    _, found = content(SHIFTS)
-    shaded = []
-    monkeypatch.setattr(
-        plot_readings.Axes, "axhspan", lambda axis, low, high, **look: shaded.append((low + high) / 2), raising=True
-    )
-    for name, draw in (("readings", plot_readings.forest), ("gap", plot_readings.loss_and_gap)):
-        assert draw(found, tmp_path / name).stat().st_size > 10_000
-    line = 1 + [r["variant"] for r in found["readings"] if r["trained"]].index("weight_gradient")
-    assert shaded == [line] * 4  # in each of four panels
-
-
-def test_sentences_do_without_a_reading_that_was_not_trained(content):
-    _, found = content({})
-    rest = [r for r in found["measures"] if r["variant"] != "divergence"]
-    assert any("is what it costs to carry" in sentence for sentence in sentences({**found, "measures": rest}))
-
-
 def test_the_sizes_of_what_is_measured_are_settings_of_the_step(world):
     config = world()
-    reading_measures.build(config, (), SEED)
-    folder = paths.step_dir("smoke", readings.STEP, "measured", SEED)
+    readings.build_measures(config, (), SEED)
+    folder = paths.step_dir("smoke", READING_STEP, "measured", SEED)
     before = artifacts.read_manifest(folder)["key"]
     other = dataclasses.replace(config, loss=dataclasses.replace(config.loss, rho=0.7))
-    reading_measures.build(other, (), SEED)
+    readings.build_measures(other, (), SEED)
     assert artifacts.read_manifest(folder)["key"] != before

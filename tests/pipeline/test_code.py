@@ -144,4 +144,6 @@ def test_training_depends_on_the_losses_and_neither_on_the_metrics_nor_on_figure
     assert {"bncap.losses", "bncap.sinkhorn", "bncap.train", "bncap.model", "bncap.text"} <= training
     assert not [name for name in training if name.startswith(("bncap.report", "bncap.pipeline", "bncap.config"))]
     assert "bncap.metrics" not in training
-    assert {"bncap.metrics", "bncap.losses"} <= set(code.SOURCES.step_code(runs.run))
+    scoring = set(code.SOURCES.step_code(runs._score))
+    assert {"bncap.metrics", "bncap.decoders.decode", "bncap.model"} <= scoring
+    assert not {"bncap.train", "bncap.objective", "bncap.experiments.training"} & scoring

@@ -90,7 +90,7 @@ def test_a_table_alone_holds_the_same_records_as_the_results(config):
 def test_results_know_no_nan_and_go_without_an_alignment_that_was_not_run(config, monkeypatch):
     from bncap.report import results
 
-    monkeypatch.setattr(results.encoders, "accuracy", lambda config: {})
+    monkeypatch.setattr(results.encoder_accuracy, "accuracy", lambda config: {})
     make_runs(config, lambda v, s, split, metric: math.nan if metric == "noun_precision" else 1.0)
     text = write_results(config, 42).read_text("utf-8")
     assert "NaN" not in text and json.loads(text)["alignment"]["by_seed"] == {}

@@ -39,7 +39,7 @@ def found(tmp_path, scored) -> evaluate.CaptionScores:
 def test_what_is_written_reads_back_and_has_the_scores_of_the_corpus(found, scored):
     assert found.images == tuple(IMAGES)
     assert found.values["METEOR"] == pytest.approx(scored["METEOR"], abs=1e-8)
-    corpus = found.scores()
+    corpus = found.corpus_scores()
     for metric, value in metrics.of_corpus(scored).items():
         assert corpus[metric] == pytest.approx([value], abs=1e-6), metric
     assert corpus["noun_precision"] == pytest.approx([100 * 4 / 7])
@@ -48,7 +48,7 @@ def test_what_is_written_reads_back_and_has_the_scores_of_the_corpus(found, scor
 
 def test_the_bleu_of_samples_is_that_of_their_summed_statistics_and_that_of_sacrebleu(found, scored):
     counts = np.array([[1, 1, 1, 1, 1], [2, 0, 1, 2, 0], [0, 3, 0, 1, 1], [5, 0, 0, 0, 0], [0, 0, 2, 2, 1]])
-    ours = found.scores(counts)
+    ours = found.corpus_scores(counts)
     for row, drawn in enumerate(counts):
         expected = metrics.bleu_from_statistics(drawn @ scored["bleu"])
         rows = np.repeat(np.arange(5), drawn)
@@ -70,7 +70,7 @@ def test_many_random_statistics_agree_with_sacrebleus_formula():
     values = dict(zip(evaluate.BLEU_COLUMNS, np.column_stack([hyp, ref, matched, total]).T.astype(float), strict=True))
     unknown = {name: np.full(40, np.nan) for name in (*evaluate.MEAN_COLUMNS, *evaluate.NOUN_COLUMNS)}
     counts = rng.multinomial(40, np.full(40, 1 / 40), size=100)
-    ours = evaluate.CaptionScores(tuple(map(str, range(40))), values | unknown).scores(counts)
+    ours = evaluate.CaptionScores(tuple(map(str, range(40))), values | unknown).corpus_scores(counts)
     for row, drawn in enumerate(counts):
         expected = metrics.bleu_from_statistics(drawn @ np.column_stack([hyp, ref, matched, total]))
         assert [ours[f"B{n}"][row] for n in (1, 2, 3, 4)] == pytest.approx(list(expected.values()))
@@ -78,7 +78,7 @@ def test_many_random_statistics_agree_with_sacrebleus_formula():
 
 def test_means_and_shares_of_a_sample_are_those_of_its_captions_drawn_as_often(found):
     counts = np.array([[2, 0, 1, 2, 0], [0, 0, 5, 0, 0]])
-    ours = found.scores(counts)
+    ours = found.corpus_scores(counts)
     repeated = np.repeat(np.arange(5), counts[0])
     assert ours["METEOR"][0] == pytest.approx(found.values["METEOR"][repeated].mean())
     assert ours["noun_precision"][0] == pytest.approx(100 * NOUNS[repeated, 1].sum() / NOUNS[repeated, 0].sum())
@@ -90,7 +90,7 @@ def test_empty_captions_and_orders_without_a_match_have_a_bleu_of_zero(tmp_path)
     scored = metrics.per_caption(hypotheses, references)
     evaluate.write_caption_scores(tmp_path, SPLIT, IMAGES[:2], scored, None)
     found = evaluate.read_caption_scores(tmp_path, SPLIT)
-    ours = found.scores(np.array([[1, 1], [2, 0]]))
+    ours = found.corpus_scores(np.array([[1, 1], [2, 0]]))
     assert ours["B1"][0] == pytest.approx(metrics.of_corpus(scored)["B1"]) and ours["B1"][0] > 0
     assert ours["B2"].tolist() == [0, 0] and ours["B1"][1] == 0
     assert np.isnan(ours["BERT-F1"]).all()
@@ -98,7 +98,7 @@ def test_empty_captions_and_orders_without_a_match_have_a_bleu_of_zero(tmp_path)
 
 def test_without_known_objects_there_are_no_scores_of_nouns(tmp_path, scored):
     evaluate.write_caption_scores(tmp_path, SPLIT, IMAGES, scored, None)
-    assert not {"noun_precision", "noun_recall"} & evaluate.read_caption_scores(tmp_path, SPLIT).scores().keys()
+    assert not {"noun_precision", "noun_recall"} & evaluate.read_caption_scores(tmp_path, SPLIT).corpus_scores().keys()
 
 
 def test_a_split_that_was_not_scored_is_an_error_that_names_its_file(tmp_path):

@@ -1,9 +1,10 @@
-"""What a step depends on: the settings and inputs that decide whether it is made again."""
+"""Which variants are trained where, and what their steps depend on."""
 
 import pytest
 
-from bncap.config import BASELINES, get_config
+from bncap.config import ALL_VARIANTS, BASELINES, VARIANTS, get_config
 from bncap.encoders import features
+from bncap.errors import BncapError
 from bncap.experiments import runs
 from bncap.pipeline import artifacts, paths
 
@@ -19,14 +20,13 @@ def keys(monkeypatch, artifacts_dir):
             names = [path.relative_to(artifacts_dir) if path.is_relative_to(artifacts_dir) else path for path in inputs]
             depends = {"inputs": sorted(map(str, names)), "components": sorted(components)}
             found[folder.parent.name + "/" + folder.name] = settings | depends
-            assert config == get_config(profile, overrides)
             return folder
 
         with monkeypatch.context() as patch:
             patch.setattr(artifacts, "run_step", note)
             config = get_config(profile, overrides)
             features.build_features(config)
-            runs.run(config, runs.run_dir(config, variant, 42).parent.name, variant, 42)
+            runs.train_and_score(config, variant, 42)
         return found
 
     return of
@@ -91,15 +91,24 @@ def test_the_slowest_runs_begin_first_and_are_told_in_the_order_of_the_variants(
     begun = []
 
     def note(function, arguments, jobs, label):
-        begun.extend(f"{name}-s{seed}" for _, _, name, seed in arguments)
-        folders = [paths.step_dir("smoke", step, name, seed) for _, step, name, seed in arguments]
+        begun.extend(f"{name}-s{seed}" for _, name, seed in arguments)
+        folders = [runs.run_dir(config, name, seed) for _, name, seed in arguments]
         for folder in folders:
             artifacts.write_json(folder / artifacts.MANIFEST, {"seconds": 1})
         return folders
 
     monkeypatch.setattr(runs.workers, "run_parallel", note)
-    made = runs.run_variants(config, runs.BASELINE, BASELINES, [1, 2])
+    made = runs.run_variants(config, BASELINES, [1, 2])
     assert begun == ["cnn_lstm-s1", "cnn_lstm-s2", "vit_gpt2-s1", "vit_gpt2-s2"]
     names = [f"{name}-s{seed}" for seed in (1, 2) for name in BASELINES]
     assert [folder.name for folder in made.values()] == [f"{n}-s{s}" for n, s in made] == names
     assert capsys.readouterr().out.split()[::3] == [f"{runs.BASELINE}/{name}:" for name in names]
+
+
+def test_every_variant_is_trained_by_one_notebook_and_a_new_one_is_a_row_of_table_3():
+    trained = [name for variants in runs.TRAINED_BY.values() for name in variants]
+    assert sorted(trained) == sorted(ALL_VARIANTS)
+    assert runs.TABLES["table3_ablations"].variants == tuple(VARIANTS)
+    assert {runs.step_of(name) for name in VARIANTS} == {runs.TRAINING, runs.ABLATION}
+    with pytest.raises(BncapError, match="unknown variant 'pal_ot'"):
+        runs.step_of("pal_ot")
