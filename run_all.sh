@@ -5,10 +5,21 @@ set -euo pipefail
 called_from="$PWD"  # file names among the options are the caller's
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
+case "$(uname -s)" in
+    MINGW* | MSYS* | CYGWIN*)
+        echo "error: Windows itself is not supported; run this in WSL (https://learn.microsoft.com/windows/wsl)" >&2
+        exit 1
+        ;;
+esac
+
+is_new_enough() {
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
 find_python() {
     local name
     for name in python3.11 python3.12 python3.13 python3 python; do
-        if command -v "$name" >/dev/null && "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        if command -v "$name" >/dev/null && is_new_enough "$name"; then
             echo "$name"
             return
         fi
@@ -18,12 +29,21 @@ find_python() {
 }
 
 # An environment that is already active is used as it is; otherwise .venv is made.
-if [[ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}${KAGGLE_KERNEL_RUN_TYPE:-}" ]]; then
+active="${VIRTUAL_ENV:-${CONDA_PREFIX:-}}"
+if [[ -n "$active${KAGGLE_KERNEL_RUN_TYPE:-}" ]]; then
     python=python
+    if ! is_new_enough python; then
+        echo "error: ${active:-Kaggle} has $(python --version 2>&1 || true), and 3.11 or newer is needed: deactivate it, or make a newer one" >&2
+        exit 1
+    fi
+    if [[ -n "$active" ]]; then echo "using the active environment $active"; fi
     stamp="$(python -c 'import sys; print(sys.prefix)')/.bncap-setup"
     [[ -w "$(dirname "$stamp")" ]] || stamp="${TMPDIR:-/tmp}/.bncap-setup"
 else
-    [[ -x .venv/bin/python ]] || "$(find_python)" -m venv .venv
+    if [[ ! -x .venv/bin/python ]]; then
+        found="$(find_python)"
+        "$found" -m venv .venv
+    fi
     python="$PWD/.venv/bin/python"
     stamp=.venv/.bncap-setup
 fi
