@@ -18,15 +18,13 @@ Tensors and named scalars in, tensors out. Half-precision input is computed and 
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bncap.sinkhorn import check_settings, full_precision, iterate, iterate_in_place, safe_log, survey, widest
-from bncap.transport import CostAtPlan, gather, groups_of, kept_patches
+from bncap.sinkhorn import check_problem, full_precision, safe_log, solve_plan
 
 
 def total(terms: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
@@ -207,6 +205,7 @@ def cosine_cost(x: Tensor, y: Tensor) -> Tensor:
     return 1 - torch.bmm(_unit(x), _unit(y).mT)  # (B, S, S')
 
 
+@full_precision
 def ot(
     x: Tensor,
     y: Tensor,
@@ -227,26 +226,30 @@ def ot(
     Patches of zero mass are left out before anything is computed, which changes no value and no gradient.
     Returns a scalar. Raises ValueError for wrong shapes and for masses that `transport_plan` refuses.
     """
-    masses = [w if w is None else w.to(widest(w)) for w in (weights, weights_syn)]
-    a, b = masses[0], masses[0] if weights_syn is None else masses[1]
+    a, b = weights, weights if weights_syn is None else weights_syn
     if x.ndim != 3 or y.ndim != 3 or a.shape != x.shape[:2] or b.shape != y.shape[:2] or x.shape[2] != y.shape[2]:
         raise ValueError(
             "ot needs x (B, S, D), y (B, S', D), weights (B, S) and, where S' differs, weights_syn (B, S'), "
             f"got {tuple(x.shape)}, {tuple(y.shape)}, {tuple(a.shape)}, {tuple(b.shape)}"
         )
-    check_settings(epsilon, n_iters)
-    k_a, k_b, smallest = survey(a, b)
-    groups = [list(range(len(x)))]
-    with torch.autocast(x.device.type, enabled=False):
-        if not detach_plan:
-            (kept,) = kept_patches(a, b, groups, k_a, k_b)
-            cost = cosine_cost(gather(x, kept.rows_x, len(x)), gather(y, kept.rows_y, len(y)))
-            return (iterate(cost, kept.a, kept.b, epsilon, n_iters) * cost).sum() / len(x)
-        if x.device.type == "cpu":
-            groups = groups_of([max(pair) for pair in zip(k_a, k_b, strict=True)], x.shape[2], n_iters)
-        kept = kept_patches(a.detach(), b.detach(), groups, k_a, k_b)
-        solve = functools.partial(iterate_in_place, epsilon=epsilon, n_iters=n_iters, smallest=smallest)
-        return CostAtPlan.apply(x, y, kept, solve) / len(x)
+    check_problem(a, b, epsilon, n_iters)
+    x, a = _drop_patches(x, a)  # (B, k, D), (B, k)
+    y, b = _drop_patches(y, b)
+    cost = cosine_cost(x, y)  # (B, k, k')
+    if detach_plan:
+        plan = solve_plan(cost.detach(), a.detach(), b.detach(), epsilon, n_iters)
+    else:
+        plan = solve_plan(cost, a, b, epsilon, n_iters)
+    return (plan * cost).sum() / len(x)
+
+
+def _drop_patches(patches: Tensor, masses: Tensor) -> tuple[Tensor, Tensor]:
+    """The patches with mass (B, k, D), in their order, and their masses (B, k); k is the largest number of a row, and
+    rows with fewer are padded with patches of zero mass."""
+    k = int(masses.count_nonzero(1).max())
+    kept = (masses != 0).byte().argsort(dim=1, descending=True, stable=True)[:, :k]  # (B, k)
+    rows = kept + torch.arange(len(kept), device=kept.device).unsqueeze(1) * masses.shape[1]  # of (B S, D)
+    return patches.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, kept.shape), masses.gather(1, kept)
 
 
 def sinkhorn_divergence(

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
 
-from bncap import losses, transport
+from bncap import losses
 
 F64 = torch.float64
 
@@ -58,30 +58,14 @@ def test_value_and_gradients_are_those_of_a_loop_over_samples(numbers, n_iters):
         assert ((mine != 0).any(2) == (w > 0)).all() or n_iters == 1
 
 
-@pytest.mark.parametrize("group_cost", [0, 1e18])
-def test_into_how_many_groups_the_rows_fall_changes_nothing(monkeypatch, group_cost):
+def test_the_two_sides_may_keep_different_numbers_of_patches():
     x, _ = patches(6, 12, 16, F64)
     _, y = patches(6, 9, 16, F64, seed=2)
     a, b = keeping(1, 12, 5, 5, 7, 2, S=12, dtype=F64), keeping(9, 1, 4, 6, 2, 2, S=9, dtype=F64)
-    monkeypatch.setattr(transport, "GROUP_COST", group_cost)
-    numbers = [9, 12, 5, 6, 7, 2]
-    assert (len(transport.groups_of(numbers, 16, 30)) > 1) == (group_cost == 0)
     ours, plain = losses.ot(x, y, a, weights_syn=b), ot_by_loop(x, y, a, b)
     assert torch.allclose(ours, plain, rtol=1e-13)
     for mine, loop in zip(torch.autograd.grad(ours, (x, y)), torch.autograd.grad(plain, (x, y)), strict=True):
         assert torch.allclose(mine, loop, atol=1e-14)
-
-
-def test_one_row_that_keeps_everything_is_not_what_the_others_are_padded_to():
-    numbers = [15] * 63 + [49]
-    assert transport.groups_of(numbers, 1024, 30) == [list(range(63)), [63]]
-    assert transport.groups_of([18, 20] * 32, 1024, 30) == [sorted(range(64), key=lambda i: [18, 20][i % 2])]
-
-
-def test_every_row_is_in_exactly_one_group():
-    numbers = torch.randint(1, 50, (200,), generator=torch.Generator().manual_seed(0)).tolist()
-    groups = transport.groups_of(numbers, 1024, 30)
-    assert len(groups) > 2 and sorted(i for group in groups for i in group) == list(range(200))
 
 
 @pytest.mark.parametrize("detach_plan", [True, False])
@@ -100,7 +84,7 @@ def test_half_precision_patches_give_a_float32_loss_and_gradients_of_their_own_t
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = losses.ot(x, y, w)
         through = losses.ot(x, y, w, detach_plan=False)
-        ours = torch.autograd.grad(loss, (x, y))
+    ours = torch.autograd.grad(loss, (x, y))
     plain = losses.ot(*wide, w)
     assert loss.dtype == through.dtype == torch.float32 and torch.equal(loss, plain)
     assert torch.allclose(through, plain, rtol=1e-5)
