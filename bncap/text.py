@@ -136,7 +136,7 @@ def normalise(text: str, lang: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-_SCRIPTS = {
+_SCRIPTS: dict[str, str | tuple[str, ...]] = {
     "ar": "ARABIC", "fa": "ARABIC", "ur": "ARABIC", "ps": "ARABIC", "he": "HEBREW", "ru": "CYRILLIC", "uk": "CYRILLIC",
     "mk": "CYRILLIC", "mn": "CYRILLIC", "kk": "CYRILLIC", "ka": "GEORGIAN", "hi": "DEVANAGARI", "mr": "DEVANAGARI",
     "ne": "DEVANAGARI", "bn": "BENGALI", "gu": "GUJARATI", "ta": "TAMIL", "te": "TELUGU", "ml": "MALAYALAM",

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from bncap.data.translate import load_translator
 from bncap.data.translations import assign_shards, build_shards, read_shard
 from bncap.data.verify import THRESHOLDS, accept_pairs, calibrate_threshold, measure_filter
 from bncap.errors import BncapError
+from bncap.mini.translator import MiniTranslator
 from bncap.pipeline import artifacts
 from bncap.pipeline.paths import dataset_roots, step_dir
 from bncap.settings import Config
@@ -170,7 +172,9 @@ def _verify_shard(
     ).astype(int)
     usable = np.array([hashes is None or caption.image in hashes for caption in captions], dtype=bool)
     table["used"] = table.valid.astype(bool) & usable
-    faults = load_translator(config).faults(list(table.en)) if _knows_faults(config) else [None] * len(table)
+    faults: Sequence[str | None] = [None] * len(table)
+    if _knows_faults(config):
+        faults = cast(MiniTranslator, load_translator(config)).faults(list(table.en))
     table["fault"] = pd.Series(faults, dtype=object).where(table.similarity != "", None)
     return table
 

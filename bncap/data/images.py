@@ -26,9 +26,10 @@ from bncap.pipeline.paths import data_paths, dataset_roots, step_dir
 from bncap.settings import Config
 
 MIN_SIDE = 32
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # Pillow's limit against decompression bombs
 BLOCK = 8192
 """Pictures that are inspected between two looks at the clock: a minute or so."""
-_LIMIT = f"at most {Image.MAX_IMAGE_PIXELS:,} px are decoded"
+_LIMIT = f"at most {MAX_PIXELS:,} px are decoded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ def _decode(stream: BinaryIO) -> tuple[int, int, str]:
     try:
         with Image.open(stream) as picture:
             width, height = picture.size
-            if width * height > Image.MAX_IMAGE_PIXELS:
+            if width * height > MAX_PIXELS:
                 return width, height, f"{width} x {height} px, {_LIMIT}"
             picture.load()
             if picture.getexif().get(0x0112, 1) >= 5:  # turned by a quarter
@@ -187,5 +188,7 @@ def _write_table(path: Path, pictures: Sequence[Picture], fields: Sequence[str])
 
 
 def _read_table(path: Path) -> list[Picture]:
-    sizes = ("width", "height", "bytes")
-    return [Picture(**(row | {name: int(row[name]) for name in sizes})) for row in artifacts.read_csv(path)]
+    return [
+        Picture(r["image"], int(r["width"]), int(r["height"]), int(r["bytes"]), r["sha256"], r.get("reason", ""))
+        for r in artifacts.read_csv(path)
+    ]

@@ -449,7 +449,7 @@ def _list_records(path: Path, content: Any, part: str) -> list[Any]:
 def _get_value(path: Path, place: str, record: Any, key: str) -> Any:
     """``record[key]``, of the type that a value of that name has in :data:`TYPES`."""
     kind = TYPES.get(key, str)
-    value = record.get(key) if isinstance(record, dict) else None
+    value: Any = record.get(key) if isinstance(record, dict) else None
     if not isinstance(value, kind):
         fault = f"{key!r} is {'missing' if value is None else repr(value)}, expected {kind.__name__}"
     elif kind is str and not _is_text(value):

@@ -1,4 +1,4 @@
-"""Which captions train, and which are held out: the splits, drawn by picture and never sharing one (Sec. 5.1).
+"""The splits: which captions train and which are held out, drawn by picture, without a shared one (Sec. 5.1).
 
 ==========  ==========================================  ======================================
 split       COCO and Flickr30k (``data.source=coco``)   a data set of one's own (``own``)
@@ -35,12 +35,12 @@ OOD_FILES = (
     "dataset_flickr30k.json", "flickr30k/dataset_flickr30k.json", "flickr30k/results.csv",
     "flickr30k_images/results.csv", "flickr30k/results_20130124.token",
 )  # fmt: skip
-"""Where Flickr30k's captions are looked for, in this order, if ``data.ood`` does not say it."""
+"""Places of Flickr30k's captions, tried in this order if ``data.ood`` is not set."""
 FLICKR_FOLDERS = (
     "flickr30k/flickr30k_images", "flickr30k/flickr30k-images", "flickr30k/images",
     "flickr30k_images/flickr30k_images", "flickr30k_images",
 )  # fmt: skip
-"""Where its pictures are looked for, in this order: archives and data sets on Kaggle differ."""
+"""Places of its pictures, tried in this order: archives and data sets on Kaggle differ."""
 GIVEN = {"train": "train", "restval": "train", "val": "validation", "validation": "validation", "test": "test"}
 """The splits of a file that has some, by their names there."""
 
@@ -69,8 +69,8 @@ def caption_files(config: Config) -> dict[str, Path]:
     if data.validation_images + data.test_images:
         names["held_out"] = data.held_out
     if data.ood_images:
-        found = (name for name in OOD_FILES if data_path(config, name).is_file())
-        names["ood"] = data.ood or next(found, OOD_FILES[2])
+        there = (name for name in OOD_FILES if data_path(config, name).is_file())
+        names["ood"] = data.ood or next(there, OOD_FILES[2])
     remedy = "put it there, or point BNCAP_DATA at the folder that has it"
     return {part: _existing(data_path(config, name), remedy) for part, name in names.items()}
 
@@ -103,11 +103,11 @@ def draw_images(captions: Sequence[Caption], sizes: Mapping[str, int], seed: int
     Raises :class:`BncapError` if there are fewer images than asked for.
     """
     images = list_images(captions)
-    wanted = sum(sizes.values())
-    if len(images) < wanted:
+    requested = sum(sizes.values())
+    if len(images) < requested:
         fields = " + ".join(f"data.{split}_images" for split in sizes)
         raise BncapError(f"{Path(images[0]).parent if images else 'the dataset'} has {len(images)} captioned images, "
-                         f"{fields} asks for {wanted}; lower them")  # fmt: skip
+                         f"{fields} asks for {requested}; lower them")  # fmt: skip
     order = iter(np.random.default_rng(seed).permutation(len(images)))
     split_of = {images[next(order)]: split for split, size in sizes.items() for _ in range(size)}
     drawn: dict[str, list[Caption]] = {split: [] for split in sizes}
@@ -157,10 +157,10 @@ def _check_script(path: Path, captions: Sequence[Caption]) -> None:
     texts: dict[str, list[str]] = {}
     for caption in captions:
         texts.setdefault(caption.lang, []).append(caption.text)
-    for lang, found in sorted(texts.items()):
-        if share_in_script(found[:1000], lang) < 0.2:
+    for lang, written in sorted(texts.items()):
+        if share_in_script(written[:1000], lang) < 0.2:
             raise BncapError(
-                f"{path}: these captions are not written in {language_name(lang)}, such as {found[0]!r}; name their "
+                f"{path}: these captions are not written in {language_name(lang)}, such as {written[0]!r}; name their "
                 "language with --lang, or in a column lang"
             )
 
@@ -213,7 +213,7 @@ def _equal_files(paths: Mapping[str, Path]) -> dict[str, str]:
         if path.is_file():
             of_size.setdefault(path.stat().st_size, []).append(image)
     first: dict[str, str] = {}
-    double = {}
+    double: dict[str, str] = {}
     for images in of_size.values():
         if len(images) > 1:  # files of other sizes must differ
             double |= {image: first.setdefault(file_hash(paths[image]), image) for image in images}

@@ -73,7 +73,8 @@ def build_shards(
     recipes = {name: _recipe(config, name, captions) for name, captions in shards.items()}
     if numbers is None:
         _refuse_foreign(config, recipes)
-    models, folders = _Models(config), []
+    models = _Models(config)
+    folders: list[Path] = []
     for name, captions in shards.items():
         if folders and not artifacts.is_finished(_folder(config, name)):
             deadline.check(f"the translations, {len(folders)} of {len(shards)} shards")

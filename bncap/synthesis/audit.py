@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from bncap.errors import BncapError
@@ -29,28 +30,32 @@ def audit_pictures(config: Config, n: int, seed: int = 0) -> tuple[list[str], bo
     if n < 1:
         raise BncapError(f"--n {n}: at least one picture has to be drawn again")
     folder = paths.step_dir(config.profile, STEP, "images", config.data.seed)
-    table = artifacts.read_csv(artifacts.require(folder) / "triplets.csv")
-    names = [row["synthetic"] for row in table if MEMBER.fullmatch(row["synthetic"])]
+    triplets = artifacts.read_csv(artifacts.require(folder) / "triplets.csv")
+    names = [row["synthetic"] for row in triplets if MEMBER.fullmatch(row["synthetic"])]
     if not names:
         raise BncapError(f"{paths.short_name(folder)} lists no picture that was drawn: there is nothing to draw again")
     chosen = sorted(np.random.default_rng(seed).permutation(len(names))[:n])
     store = Pictures(config)
-    kept = [store.find(names[i]).read() for i in chosen]
-    records = [store.sidecar(names[i]) for i in chosen]
-    synthesiser, settings = same_synthesiser(records, config)
-    rows, same = [("caption_id", "picture", "largest difference")], 0
-    for record, old, new in zip(records, kept, regenerate(records, synthesiser, settings), strict=True):
-        same += old == new
-        verdict = "same" if old == new else "differs"
-        rows.append((str(record["caption_id"]), verdict, f"{largest_difference(old, new)} of 255"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.append(f"{same} of {len(kept)} pictures drawn again are the same to the byte")
-    return lines + _circumstances(records, synthesiser), same == len(kept)
+    members = [store.find_member(names[i]) for i in chosen]
+    kept = [member.read() for member in members]
+    records = [member.read_sidecar() for member in members]
+    synthesiser, settings = load_same_synthesiser(records, config)
+    again = regenerate_pictures(records, synthesiser, settings)
+    same = [old == new for old, new in zip(kept, again, strict=True)]
+    table = pd.DataFrame(
+        {
+            "caption_id": [record["caption_id"] for record in records],
+            "picture": ["same" if equal else "differs" for equal in same],
+            "largest difference": [f"{measure_difference(o, n)} of 255" for o, n in zip(kept, again, strict=True)],
+        }
+    )
+    lines = table.to_string(index=False).splitlines()
+    lines.append(f"{sum(same)} of {len(kept)} pictures drawn again are the same to the byte")
+    return lines + _describe_differences(records, synthesiser), all(same)
 
 
-def same_synthesiser(records: Sequence[dict[str, Any]], config: Config) -> tuple[Synthesiser, Synthesis]:
-    """The synthesiser that drew what the sidecars ``records`` speak of, and its settings.
+def load_same_synthesiser(records: Sequence[dict[str, Any]], config: Config) -> tuple[Synthesiser, Synthesis]:
+    """The synthesiser that drew the pictures of the sidecars ``records``, and its settings.
 
     ``config`` only says where the models are.  Raises :class:`BncapError` if they are not those of the sidecars, which
     must have been drawn under the same settings.
@@ -68,7 +73,9 @@ def same_synthesiser(records: Sequence[dict[str, Any]], config: Config) -> tuple
     return synthesiser, config.synthesis
 
 
-def regenerate(records: Sequence[dict[str, Any]], synthesiser: Synthesiser, settings: Synthesis) -> list[bytes]:
+def regenerate_pictures(
+    records: Sequence[dict[str, Any]], synthesiser: Synthesiser, settings: Synthesis
+) -> list[bytes]:
     """The PNG files of pictures, drawn again from their sidecars.
 
     Each prompt is drawn at the place in a batch of the size that it had at first, as these decide how a GPU rounds;
@@ -87,20 +94,18 @@ def regenerate(records: Sequence[dict[str, Any]], synthesiser: Synthesiser, sett
     return [drawn[i] for i in range(len(records))]
 
 
-def largest_difference(first: bytes, second: bytes) -> int:
+def measure_difference(first: bytes, second: bytes) -> int:
     """Largest difference of two PNG files, in levels of 255; 255 if they are not of one size."""
     a, b = (np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), dtype=np.int16) for content in (first, second))
     return int(np.abs(a - b).max()) if a.shape == b.shape else 255
 
 
-def _circumstances(records: Sequence[dict[str, Any]], synthesiser: Synthesiser) -> list[str]:
+def _describe_differences(records: Sequence[dict[str, Any]], synthesiser: Synthesiser) -> list[str]:
     """A line on what differs here from where the pictures were drawn, and may change their bytes; none if all agree."""
-    here = drawing_versions() | {
-        name: synthesiser.sampling[name] for name in ("arithmetic",) if name in synthesiser.sampling
-    }
-    there = [record["packages"] | record["sampling"] for record in records]
-    other = {f"{name} {then.get(name)}" for then in there for name in here if then.get(name) != here[name]}
-    if not other:
+    here = drawing_versions() | {key: value for key, value in synthesiser.sampling.items() if key == "arithmetic"}
+    recorded = [record["packages"] | record["sampling"] for record in records]
+    before = {f"{name} {then.get(name)}" for then in recorded for name in here if then.get(name) != here[name]}
+    if not before:
         return []
-    now = sorted(f"{name} {value}" for name, value in here.items() if any(then.get(name) != value for then in there))
-    return [f"drawn with {', '.join(sorted(other))}; here: {', '.join(now)}"]
+    now = sorted(f"{name} {value}" for name, value in here.items() if any(then.get(name) != value for then in recorded))
+    return [f"drawn with {', '.join(sorted(before))}; here: {', '.join(now)}"]

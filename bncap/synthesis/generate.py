@@ -47,6 +47,7 @@ VERSIONED = ("torch", "diffusers", "transformers", "numpy")
 """Packages that decide what a picture looks like."""
 IN_PROMPTS = ("english_tokens", "target_tokens", "seed", "shard")
 """Settings that the key of a shard holds by its prompts and seeds."""
+WORDS, WORDS_KEPT = ("en_words", "target_words"), ("en_words_kept", "target_words_kept")
 LOOSE = "loose"
 """Folder of the pictures of a shard that is not complete."""
 MEASURED = 3
@@ -63,7 +64,7 @@ def draw_pairs(pairs: Sequence[Pair], triplets: int, captions_per_image: int, se
     order = sorted((pair for pair in pairs if pair.split == "train"), key=lambda pair: pair.caption_id)
     random.Random(seed).shuffle(order)
     taken: dict[str, int] = {}
-    drawn = []
+    drawn: list[Pair] = []
     for pair in order:
         if len(drawn) < triplets and taken.get(pair.image_id, 0) < captions_per_image:
             taken[pair.image_id] = taken.get(pair.image_id, 0) + 1
@@ -222,7 +223,7 @@ class Shard:
                 bundle_pictures(loose)
                 raise
             lengths = [{"caption_id": r.pair.caption_id} | r.prompt.lengths for r in self.requests]
-            artifacts.write_csv(folder / PROMPTS, list(lengths[0]), (row.values() for row in lengths))
+            artifacts.write_csv(folder / PROMPTS, list(lengths[0]), ([*row.values()] for row in lengths))
             pack_shard(folder, loose, [pair.caption_id for pair in self.pairs])
         shutil.rmtree(loose, ignore_errors=True)
 
@@ -373,7 +374,7 @@ def _merge(config: Config, shards: Sequence[Shard], pairs: Sequence[Pair], accep
             hashes.append(_hash_brought(config, pair))
     rows = [(p.caption_id, p.image_id, p.image, names.get(p.caption_id, ""), p.en, p.target) for p in pairs]
     artifacts.write_csv(folder / "triplets.csv", TRIPLETS_HEADER, rows)
-    counts = {
+    counts: dict[str, Any] = {
         "accepted_train_pairs": accepted,
         "triplets_wanted": config.data.triplets,
         "triplets": len(pairs),
@@ -384,17 +385,23 @@ def _merge(config: Config, shards: Sequence[Shard], pairs: Sequence[Pair], accep
         # every picture takes part in the hash of this file, and so in the key of what is made from the pictures
         "pictures_sha256": hashlib.sha256("".join(hashes).encode()).hexdigest(),
     }
-    columns = ["en_words", "en_words_kept", "target_words", "target_words_kept"]
-    prompts = pd.DataFrame(columns=columns, dtype=int)
     if shards:
         prompts = pd.concat([pd.read_csv(shard.folder / PROMPTS) for shard in shards])
         artifacts.write_csv(folder / PROMPTS, list(prompts), prompts.itertuples(index=False, name=None))
-    cut = (prompts.en_words_kept != prompts.en_words) | (prompts.target_words_kept != prompts.target_words)
-    counts |= {"prompts": len(prompts), "prompts_cut": int(cut.sum())}
-    counts["prompts_cut_share"] = _share(counts["prompts_cut"], counts["prompts"])
-    counts |= {name: int(prompts[name].sum()) for name in columns}
-    counts |= {f"{name}_share": _share(counts[name], counts[name.removesuffix("_kept")]) for name in columns[1::2]}
+        counts |= _count_prompts(prompts)
+    else:
+        counts |= _count_prompts(pd.DataFrame(columns=[*WORDS, *WORDS_KEPT], dtype=int))
     artifacts.write_json(folder / "counts.json", counts)
+
+
+def _count_prompts(prompts: pd.DataFrame) -> dict[str, float]:
+    """How many of the ``prompts`` were cut, and how many words of each language are left."""
+    words = {name: int(prompts[name].sum()) for name in (*WORDS, *WORDS_KEPT)}
+    cut = int((prompts[[*WORDS]].to_numpy() != prompts[[*WORDS_KEPT]].to_numpy()).any(axis=1).sum())
+    shares = {f"{kept}_share": _share(words[kept], words[name]) for name, kept in zip(WORDS, WORDS_KEPT, strict=True)}
+    return (
+        {"prompts": len(prompts), "prompts_cut": cut, "prompts_cut_share": _share(cut, len(prompts))} | words | shares
+    )
 
 
 def _share(part: int, whole: int) -> float:

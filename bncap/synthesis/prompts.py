@@ -81,8 +81,8 @@ def joint_prompt(en: str, target: str, language: str = "Bengali") -> str:
 
 def english_part(en: str) -> str:
     """The first sentence of :func:`joint_prompt`."""
-    said = en.strip().rstrip(".").rstrip()
-    return f"A photo of: {said}." if said else "A photo."
+    text = en.strip().rstrip(".").rstrip()
+    return f"A photo of: {text}." if text else "A photo."
 
 
 def target_part(target: str, language: str) -> str:

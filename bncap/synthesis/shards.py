@@ -33,13 +33,15 @@ MEMBER = re.compile(r"(pictures\.\d{4,}of\d{4,})-s(\d+)/(\d+)\.png")
 
 @dataclass(frozen=True)
 class Member:
-    """A picture in a tar file: ``size`` bytes from ``offset`` on."""
+    """A picture in a tar file, ``size`` bytes from ``offset`` on, and its sidecar."""
 
     name: str
     tar: Path
     offset: int
     size: int
     sha256: str
+    sidecar_offset: int
+    sidecar_size: int
 
     def read(self) -> bytes:
         """The PNG file; :class:`BncapError` if it is not the one that was packed."""
@@ -47,6 +49,13 @@ class Member:
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise BncapError(f"{self.name} differs from its hash in {INDEX}; {_remedy(self.tar)}")
         return content
+
+    def read_sidecar(self) -> dict[str, Any]:
+        """How the picture was drawn; :class:`BncapError` if the sidecar is damaged."""
+        try:
+            return json.loads(_read_bytes(self.tar, self.sidecar_offset, self.sidecar_size))
+        except ValueError as error:
+            raise BncapError(f"the sidecar of {self.name} is damaged; {_remedy(self.tar)}") from error
 
     def __str__(self) -> str:
         return self.name
@@ -61,24 +70,17 @@ class Pictures:
 
     def find(self, name: str) -> Member | Path:
         """Where the picture ``name`` lies; :class:`BncapError` if its shard is missing or does not have it."""
-        parts = MEMBER.fullmatch(name)
-        if not parts:
-            return paths.data_path(self.config, name)
-        tar, row = self._row(parts)
-        return Member(name, tar, int(row["offset"]), int(row["size"]), row["sha256"])
+        return self.find_member(name) if MEMBER.fullmatch(name) else paths.data_path(self.config, name)
 
     def sidecar(self, name: str) -> dict[str, Any] | None:
         """How the picture ``name`` was drawn; None for one that a data set brought."""
+        return self.find_member(name).read_sidecar() if MEMBER.fullmatch(name) else None
+
+    def find_member(self, name: str) -> Member:
+        """The picture ``name``, which was drawn; raises as :meth:`find`, and ValueError for another one."""
         parts = MEMBER.fullmatch(name)
         if not parts:
-            return None
-        tar, row = self._row(parts)
-        try:
-            return json.loads(_read_bytes(tar, int(row["sidecar_offset"]), int(row["sidecar_size"])))
-        except ValueError as error:
-            raise BncapError(f"the sidecar of {name} is damaged; {_remedy(tar)}") from error
-
-    def _row(self, parts: re.Match[str]) -> tuple[Path, dict[str, str]]:
+            raise ValueError(f"{name!r} is no picture of a tar shard")
         variant, seed, caption_id = parts.groups()
         if variant not in self._shards:
             folder = artifacts.require(paths.step_dir(self.config.profile, STEP, variant, int(seed)))
@@ -89,7 +91,9 @@ class Pictures:
             raise BncapError(
                 f"{paths.short_name(tar.parent)} has no picture {caption_id}.png; make triplets.csv again: notebook 02"
             )
-        return tar, rows[caption_id]
+        row = rows[caption_id]
+        offset, size, *sidecar = (int(row[key]) for key in ("offset", "size", "sidecar_offset", "sidecar_size"))
+        return Member(name, tar, offset, size, row["sha256"], *sidecar)
 
 
 def encode_picture(picture: Image.Image, stored_side: int) -> bytes:

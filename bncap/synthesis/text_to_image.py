@@ -145,7 +145,7 @@ def load_synthesiser(config: Config) -> Synthesiser:
         painter = MiniSynthesiser()
         return Synthesiser(painter.draw, {"synthesiser": {"name": painter.name}}, {})
     paths = [hub.path(config, name) for name in component_names(config)]
-    sampling = {"steps": settings.steps, "guidance": settings.guidance}
+    sampling: dict[str, Any] = {"steps": settings.steps, "guidance": settings.guidance}
     model: KandinskySynthesiser | PipelineSynthesiser
     if len(paths) == 2:
         decoder, prior = paths

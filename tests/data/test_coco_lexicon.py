@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 
 from bncap.config import get_config
-from bncap.data.coco_lexicon import NO_THINGS_BN, NOUN_LEXICON_BN, WORDS_BN
+from bncap.data.coco_lexicon import OTHER_MEANINGS_BN, NOUN_LEXICON_BN, WORDS_BN
 from bncap.experiments import evaluate
 from bncap.metrics import Nouns, noun_precision
 from bncap.mini.lexicon import genitive_bn
@@ -100,7 +100,7 @@ def test_running_text_gives_the_kinds_in_their_order(caption, expected):
         "টয়লেট পেপারের রোল",
     ],
 )  # fmt: skip
-def test_what_only_looks_like_a_thing_of_coco_is_none(caption):
+def test_words_with_another_meaning_name_no_category(caption):
     assert kinds(caption) == []
 
 
@@ -113,9 +113,9 @@ def test_words_may_be_typed_with_composed_letters_and_joiners():
     assert kinds(composed) == ["car"]
 
 
-def test_a_phrase_of_no_thing_holds_a_word_of_one():
+def test_a_phrase_with_another_meaning_holds_a_word_of_a_category():
     words = {tuple(tokenise(word, "bn")) for entries in WORDS_BN.values() for word in entries}
-    for phrase in NO_THINGS_BN:
+    for phrase in OTHER_MEANINGS_BN:
         tokens = tokenise(phrase, "bn")
         assert len(tokens) > 1
         assert any((token,) in words for token in tokens), phrase

@@ -11,7 +11,7 @@ from bncap.errors import BncapError
 from bncap.mini.synthesiser import MiniSynthesiser
 from bncap.pipeline import artifacts, paths
 from bncap.synthesis import generate
-from bncap.synthesis.audit import audit_pictures, largest_difference, regenerate, same_synthesiser
+from bncap.synthesis.audit import audit_pictures, measure_difference, regenerate_pictures, load_same_synthesiser
 from bncap.synthesis.generate import drawing_versions
 from bncap.synthesis.shards import Pictures, encode_picture
 
@@ -47,7 +47,7 @@ def test_each_picture_is_drawn_at_the_place_in_the_batch_that_it_had_at_first(co
     store = Pictures(config)
     records = [store.sidecar(f"pictures.000{i // 5}of0003-s42/{i}.png") for i in range(11)]
     assert [record["position"] for record in records] == [0, 1, 2, 0, 1, 0, 1, 2, 0, 1, 0]
-    regenerate(records, *same_synthesiser(records, config))
+    regenerate_pictures(records, *load_same_synthesiser(records, config))
     assert {len(seeds) for seeds in calls} == {3} and len(calls) == 5  # as many as there are of position 0
     for record in records:
         assert any(seeds[record["position"]] == record["seed"] for seeds in calls)
@@ -90,7 +90,7 @@ def test_there_is_nothing_to_audit_where_nothing_was_drawn(config):
         audit_pictures(config, 0)
 
 
-def test_the_largest_difference_is_in_levels_of_255():
+def test_the_measure_difference_is_in_levels_of_255():
     black, grey = (encode_picture(Image.new("RGB", (4, 4), (level,) * 3), 0) for level in (0, 77))
-    assert largest_difference(black, grey) == largest_difference(grey, black) == 77
-    assert largest_difference(black, encode_picture(Image.new("RGB", (5, 5)), 0)) == 255
+    assert measure_difference(black, grey) == measure_difference(grey, black) == 77
+    assert measure_difference(black, encode_picture(Image.new("RGB", (5, 5)), 0)) == 255
