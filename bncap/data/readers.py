@@ -452,7 +452,7 @@ def _get_value(path: Path, place: str, record: Any, key: str) -> Any:
     value: Any = record.get(key) if isinstance(record, dict) else None
     if not isinstance(value, kind):
         fault = f"{key!r} is {'missing' if value is None else repr(value)}, expected {kind.__name__}"
-    elif kind is str and not _is_text(value):
+    elif isinstance(value, str) and not _is_text(value):
         fault = f"{key!r} holds half of a surrogate pair"
     else:
         return value

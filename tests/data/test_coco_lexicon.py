@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 
 from bncap.config import get_config
-from bncap.data.coco_lexicon import OTHER_MEANINGS_BN, NOUN_LEXICON_BN, WORDS_BN
+from bncap.data.coco_lexicon import NOUN_LEXICON_BN, OTHER_MEANINGS_BN, WORDS_BN
 from bncap.experiments import evaluate
 from bncap.metrics import Nouns, noun_precision
 from bncap.mini.lexicon import genitive_bn

@@ -11,7 +11,7 @@ from bncap.errors import BncapError
 from bncap.mini.synthesiser import MiniSynthesiser
 from bncap.pipeline import artifacts, paths
 from bncap.synthesis import generate
-from bncap.synthesis.audit import audit_pictures, measure_difference, regenerate_pictures, load_same_synthesiser
+from bncap.synthesis.audit import audit_pictures, load_same_synthesiser, measure_difference, regenerate_pictures
 from bncap.synthesis.generate import drawing_versions
 from bncap.synthesis.shards import Pictures, encode_picture
 
