@@ -1,4 +1,4 @@
-"""Scores of captions: BLEU, METEOR, BERTScore-F1, nouns named rightly, variety.  All shares and scores are 0 to 100.
+"""Scores of captions: BLEU, METEOR, BERTScore-F1, nouns named rightly, diversity.  All shares and scores are 0 to 100.
 
 Every function takes captions as written and brings hypotheses and references to one form with :mod:`bncap.text`; the
 signature names that form, the tools and their versions.
@@ -15,6 +15,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from sacrebleu.metrics import BLEU
+from sacrebleu.metrics.bleu import BLEUScore
 
 from bncap.bertscore import BertScore
 from bncap.bertscore import load_bertscore as load_bertscore
@@ -77,30 +79,23 @@ def sentence_scores(
     Sentence BLEU-4 has sacrebleu's smoothing for sentences (``exp``, orders up to the caption's length).
     Raises ValueError as :func:`score` does.
     """
-    from sacrebleu.metrics import BLEU
-
-    rows = []
-    statistics = bleu_statistics(hypotheses, references, lang).tolist()
-    for (sys_len, ref_len, *counts), meteor in zip(statistics, _meteor(hypotheses, references, lang), strict=True):
-        bleu = BLEU.compute_bleu(counts[:4], counts[4:], sys_len, ref_len, smooth_method="exp", effective_order=True)
-        rows.append({"B4": bleu.score, "METEOR": 100 * meteor})
-    return rows
+    _check(hypotheses, references)
+    pairs = zip(hypotheses, references, _meteor(hypotheses, references, lang), strict=True)
+    return [{"B4": _bleu(text, tuple(refs), lang).score, "METEOR": 100 * meteor} for text, refs, meteor in pairs]
 
 
 def bleu_statistics(hypotheses: Sequence[str], references: Sequence[Sequence[str]], lang: str = "bn") -> np.ndarray:
     """Sufficient statistics of BLEU, (N, 10) int64: hypothesis length, closest reference length, matched 1..4-grams,
-    all 1..4-grams.  Sums of rows go into :func:`bleu_from_statistics`, so that a bootstrap over images can be had
-    without counting anew.  Raises ValueError as :func:`score` does.
+    all 1..4-grams.  Sums of rows go into :func:`bleu_from_statistics`, so that a bootstrap over images does not count
+    again.  Raises ValueError as :func:`score` does.
     """
     _check(hypotheses, references)
-    rows = (_statistics(caption, tuple(refs), lang) for caption, refs in zip(hypotheses, references, strict=True))
-    return np.array(list(rows), dtype=np.int64)
+    bleus = (_bleu(text, tuple(refs), lang) for text, refs in zip(hypotheses, references, strict=True))
+    return np.array([(bleu.sys_len, bleu.ref_len, *bleu.counts, *bleu.totals) for bleu in bleus], dtype=np.int64)
 
 
 def bleu_from_statistics(stats_sum: Sequence[int] | np.ndarray) -> dict[str, float]:
     """Corpus ``B1``..``B4``, unsmoothed, from summed :func:`bleu_statistics`, (10,)."""
-    from sacrebleu.metrics import BLEU
-
     hyp_len, ref_len, *counts = np.asarray(stats_sum).tolist()
     scores = {}
     for n in (1, 2, 3, 4):
@@ -111,33 +106,10 @@ def bleu_from_statistics(stats_sum: Sequence[int] | np.ndarray) -> dict[str, flo
 
 
 @lru_cache(maxsize=16384)
-def _statistics(caption: str, refs: tuple[str, ...], lang: str) -> tuple[int, ...]:
-    """A row of :func:`bleu_statistics`."""
-    lengths, most = _reference_grams(refs, lang)
-    length, grams = _grams(caption, lang)
-    matched, total = [0] * 4, [0] * 4
-    for gram, count in grams.items():
-        total[len(gram) - 1] += count
-        matched[len(gram) - 1] += min(count, most.get(gram, 0))
-    closest = min(lengths, key=lambda other: (abs(other - length), other))
-    return (length, closest, *matched, *total)
-
-
-@lru_cache(maxsize=4096)  # every variant is scored against the same references
-def _reference_grams(refs: tuple[str, ...], lang: str) -> tuple[list[int], Counter[tuple[str, ...]]]:
-    """Each reference's length, and how often each n-gram occurs in the one that has most of it."""
-    counted = [_grams(ref, lang) for ref in refs]
-    most: Counter[tuple[str, ...]] = Counter()
-    for _, grams in counted:
-        most |= grams
-    return [length for length, _ in counted], most
-
-
-def _grams(text: str, lang: str) -> tuple[int, Counter[tuple[str, ...]]]:
-    """Number of tokens, and all 1..4-grams."""
-    tokens = tokenise(text, lang)
-    spans = (tuple(tokens[i : i + n]) for n in (1, 2, 3, 4) for i in range(len(tokens) - n + 1))
-    return len(tokens), Counter(spans)
+def _bleu(caption: str, refs: tuple[str, ...], lang: str) -> BLEUScore:
+    """sacrebleu's counts of a caption, and its smoothed score as a sentence."""
+    text, *texts = (" ".join(tokenise(each, lang)) for each in (caption, *refs))
+    return BLEU(tokenize="none", force=True, effective_order=True).sentence_score(text, texts)
 
 
 def _meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]], lang: str) -> list[float]:
@@ -150,7 +122,7 @@ def _meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]], lang
 def _single_meteor(caption: str, ref: str, lang: str) -> float:
     from nltk.translate.meteor_score import single_meteor_score
 
-    # Case is the normaliser's affair, hence preprocess=str; WordNet has no Bengali and is no part of nltk's package.
+    # The normaliser decides on case, hence preprocess=str; WordNet has no Bengali and is no part of nltk's package.
     stemmer, wordnet = SimpleNamespace(stem=lambda token: stem(token, lang)), SimpleNamespace(synsets=lambda word: [])
     return single_meteor_score(tokenise(ref, lang), tokenise(caption, lang), str, stemmer, wordnet)
 
@@ -172,43 +144,25 @@ def signature(references: Sequence[Sequence[str]], lang: str, bertscore: BertSco
     ))  # fmt: skip
 
 
-def noun_precision(
-    hypotheses: Sequence[str], present: Sequence[Iterable[str]], lexicon: Mapping[str, str], lang: str = "bn"
-) -> float:
-    """Share of the things that the captions name which are in their pictures, over the corpus; NaN if none is named.
-
-    ``present``: for each caption the kinds in its picture.  ``lexicon``: that of :class:`Nouns`; a kind named twice in
-    a caption counts once.  Raises ValueError for unequal lengths and as :class:`Nouns` does.
-    """
-    named, right, _ = noun_counts(hypotheses, present, lexicon, lang).sum(axis=0).tolist()
-    return 100 * right / named if named else math.nan
-
-
-def noun_recall(
-    hypotheses: Sequence[str], present: Sequence[Iterable[str]], lexicon: Mapping[str, str], lang: str = "bn"
-) -> float:
-    """Share of the things in the pictures, of kinds that the lexicon has a word for, which the captions name.
-
-    Arguments and errors as in :func:`noun_precision`; NaN if no picture holds such a thing.
-    """
-    _, right, there = noun_counts(hypotheses, present, lexicon, lang).sum(axis=0).tolist()
-    return 100 * right / there if there else math.nan
-
-
 def noun_counts(
     hypotheses: Sequence[str], present: Sequence[Iterable[str]], lexicon: Mapping[str, str], lang: str = "bn"
 ) -> np.ndarray:
-    """Kinds named, named and present, and present of each caption: (N, 3) int64.  Arguments and errors as in
-    :func:`noun_precision`.
+    """Kinds named, named and present, and present of each caption: (N, 3) int64.
+
+    Noun precision and recall are shares of their sums: of the kinds named, those present; of the kinds present that the
+    lexicon has a word for, those named.  A kind named twice in a caption counts once.
+
+    ``present``: for each caption the kinds in its picture.  ``lexicon``: that of :class:`Nouns`.  Raises ValueError for
+    unequal lengths and as :class:`Nouns` does.
     """
     if len(hypotheses) != len(present):
         raise ValueError(f"{len(hypotheses)} hypotheses, but {len(present)} sets of kinds; give one set per hypothesis")
     nouns = Nouns(lexicon, lang)
     counts = np.zeros((len(hypotheses), 3), dtype=np.int64)
-    for row, (caption, really) in enumerate(zip(hypotheses, present, strict=True)):
+    for row, (caption, kinds) in enumerate(zip(hypotheses, present, strict=True)):
         named = {kind for _, _, kind in nouns.find(tokenise(caption, lang))}
-        there = set(really) & nouns.kinds
-        counts[row] = len(named), len(named & there), len(there)
+        known = set(kinds) & nouns.kinds
+        counts[row] = len(named), len(named & known), len(known)
     return counts
 
 
@@ -228,10 +182,10 @@ class Nouns:
             stems = self._stems(tokenise(words, lang))
             if not stems:
                 raise ValueError(f"lexicon word {words!r} ({kind}) has no token; delete it")
-            found = self._entries.setdefault(stems, kind)
-            if found != kind:
+            known = self._entries.setdefault(stems, kind)
+            if known != kind:
                 raise ValueError(
-                    f"lexicon word {words!r} ({kind!r}) has the stem {' '.join(stems)!r} of a word for {found!r}"
+                    f"lexicon word {words!r} ({kind!r}) has the stem {' '.join(stems)!r} of a word for {known!r}"
                 )
         self._lengths = sorted({len(stems) for stems in self._entries}, reverse=True)
 

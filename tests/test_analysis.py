@@ -51,17 +51,13 @@ def test_mmd_of_two_single_points_is_known():
     assert mmd_rbf([[0.0]], [[3.0]]) == pytest.approx(2 - 2 * math.exp(-0.5))
 
 
-def test_mmd_of_a_set_with_itself_is_zero_and_grows_with_the_shift():
-    x, _ = clouds()
-    assert mmd_rbf(x, x) == pytest.approx(0, abs=1e-15)
-    assert mmd_rbf(x, x + 0.1) < mmd_rbf(x, x + 1) < mmd_rbf(x, x + 5)
-
-
 def test_mmd_of_equal_points_is_zero_and_a_median_of_zero_between_unequal_ones_is_refused():
     assert mmd_rbf(np.ones((4, 2)), np.ones((3, 2))) == 0
     with pytest.raises(ValueError, match="bandwidth="):
         mmd_rbf(np.zeros((9, 1)), np.ones((1, 1)))
     assert mmd_rbf(np.zeros((9, 1)), np.ones((1, 1)), bandwidth=1) == pytest.approx(2 - 2 * math.exp(-0.5))
+    with pytest.raises(ValueError, match="median distance is 0"):
+        mmd_rbf_chance(np.zeros((9, 1)), np.ones((1, 1)))
     with pytest.raises(ValueError, match="positive"):
         mmd_rbf(np.zeros((2, 1)), np.ones((2, 1)), bandwidth=0)
 
@@ -77,13 +73,6 @@ def test_what_chance_leaves_is_the_mean_over_all_ways_to_part_the_points(n, m):
     assert mmd_rbf_chance(x, y) == pytest.approx(np.mean([mmd_rbf(*pair) for pair in parted]), rel=1e-12)
     squares = [centroid_distance(*pair) ** 2 for pair in parted]
     assert centroid_distance_chance(x, y) == pytest.approx(math.sqrt(np.mean(squares)), rel=1e-12)
-
-
-def test_chance_leaves_nothing_of_equal_points_and_refuses_a_kernel_of_width_zero():
-    same = np.ones((4, 2)), np.ones((3, 2))
-    assert mmd_rbf_chance(*same) == 0 == centroid_distance_chance(*same)
-    with pytest.raises(ValueError, match="median distance is 0"):
-        mmd_rbf_chance(np.zeros((9, 1)), np.ones((1, 1)))
 
 
 def test_paired_cosines_agree_with_scipy():
@@ -102,12 +91,6 @@ def test_domain_mixing_agrees_with_a_plain_loop():
         near = sorted((j for j in range(21) if j != i), key=lambda j: math.dist(points[i], points[j]))[:k]
         shares.append(sum(domain[j] != domain[i] for j in near) / k)
     assert domain_mixing(x, y, k) == pytest.approx(np.mean(shares))
-
-
-def test_domains_far_apart_do_not_mix_and_one_distribution_mixes_by_half():
-    assert domain_mixing(*clouds(shift=100), k=5) == 0
-    x, y = clouds(1000, 1000, shift=0)
-    assert domain_mixing(x, y) == pytest.approx(0.5, abs=0.03)
 
 
 def test_with_all_neighbours_the_mixing_is_the_share_of_the_other_domain():

@@ -44,11 +44,6 @@ def scorer(checkpoints):
     return load_bertscore(checkpoints["without"], num_layers=2)
 
 
-def test_an_empty_reference_scores_without_a_crash(scorer):
-    assert score(["বল"], [[""]], bertscore=scorer)["BERT-F1"] == 0
-    assert score(["বল"], [["", "বল"]], bertscore=scorer)["BERT-F1"] == pytest.approx(100, abs=1e-3)
-
-
 @pytest.mark.parametrize("tokenizer", ["with", "without"])
 def test_identical_captions_have_a_bertscore_of_100(checkpoints, tokenizer):
     encoder = load_bertscore(checkpoints[tokenizer], num_layers=2)
@@ -67,11 +62,6 @@ def test_bertscore_equals_the_packages_own_scorer(checkpoints, layers):
     encoder = load_bertscore(checkpoints["with"], num_layers=layers)
     assert encoder.f1(HYPOTHESES, REFERENCES) == pytest.approx(expected, abs=1e-5)
     assert len(set(expected)) == 5
-
-
-def test_the_two_layers_are_different_encoders(checkpoints):
-    first, second = (load_bertscore(checkpoints["with"], num_layers=n).f1(HYPOTHESES, REFERENCES) for n in (1, 2))
-    assert first != second
 
 
 def test_a_batch_of_one_gives_the_same_score_as_a_large_one(scorer):
@@ -99,21 +89,11 @@ def test_each_sentence_is_encoded_once_and_references_never_again(checkpoints):
     assert rows == [1]
 
 
-def test_a_folder_is_no_t5_for_having_t5_in_its_path(checkpoints, tmp_path):
-    folder = shutil.copytree(checkpoints["with"], tmp_path / "test5" / "bert")
-    assert load_bertscore(folder, num_layers=2).signature_name == "bert"
-
-
 @pytest.mark.parametrize("captions", [["", "বল"], ["বল"] * 5, ["বল", "গাছ"], ["।", "!"], ["", ""]])
 def test_empty_repeated_and_one_word_captions_score_without_a_crash(captions, scorer):
     scores = score(captions, [["একটি বল আছে", "বল"]] * len(captions), bertscore=scorer)
     assert 0 <= scores["BERT-F1"] <= 100.001
-
-
-def test_bertscore_takes_the_best_reference(scorer):
-    caption, refs = "একটি লাল বল", ["নদী", "দুটি লাল গাছ", "মন্ত্র আছে"]
-    single = [scorer.f1([caption], [[ref]])[0] for ref in refs]
-    assert scorer.f1([caption], [refs])[0] == pytest.approx(max(single), abs=1e-6)
+    assert score(["বল"], [[""]], bertscore=scorer)["BERT-F1"] == 0
 
 
 def test_the_signature_names_tools_versions_and_the_model_but_no_path(scorer, checkpoints):
@@ -133,21 +113,14 @@ def test_wrong_encoders_are_errors_with_a_remedy(checkpoints, tmp_path):
         load_bertscore(tmp_path, num_layers=2)
 
 
-@pytest.mark.parametrize("size", [0, 5000])
-@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize(
+    ("file", "size"),
+    [("config.json", 0), ("model.safetensors", 0), ("model.safetensors", 5000), ("tokenizer.json", 250)],
+)
 def test_a_damaged_checkpoint_is_one_line_with_its_folder(checkpoints, tmp_path, file, size):
     folder = shutil.copytree(checkpoints["with"], tmp_path / "bert")
-    (folder / file).write_bytes((folder / file).read_bytes()[: size // (1 if file == "model.safetensors" else 20)])
+    (folder / file).write_bytes((folder / file).read_bytes()[:size])
     with pytest.raises(BncapError, match=rf"^{folder}: the BERTScore model cannot be loaded \(.+\); .+$"):
-        load_bertscore(folder, num_layers=2)
-
-
-def test_a_checkpoint_without_any_vocabulary_is_an_error(checkpoints, tmp_path):
-    folder = shutil.copytree(checkpoints["with"], tmp_path / "bert")
-    for path in folder.iterdir():
-        if path.name.startswith(("tokenizer", "vocab", "special")):
-            path.unlink()
-    with pytest.raises(BncapError, match="BERTScore model"):
         load_bertscore(folder, num_layers=2)
 
 
