@@ -9,16 +9,19 @@ from typing import Any
 
 from PIL import Image
 
-from bncap.config import BASELINES, MAIN, REFERENCES, SENSITIVITY, VARIANTS
-from bncap.experiments import paper
+from bncap.config import BASE, BASELINES, MAIN, READINGS, REFERENCES, SENSITIVITY, VARIANTS
+from bncap.experiments import diagnostics, paper
 from bncap.experiments.evaluate import SCORE_COLUMNS
+from bncap.experiments.grounding import AGAINST, MEASURES
 from bncap.experiments.runs import run_dir
 from bncap.pipeline import artifacts, paths
-from bncap.report import page, report_sections, results
+from bncap.report import page, results
 from bncap.settings import Config
 
 ALL = (*VARIANTS, *BASELINES, *SENSITIVITY, *REFERENCES)
 SPLITS = ("test", "ood")
+SOURCES = ("generated", "reference")
+MEASURED = (BASE, "pal", MAIN)
 Score = Callable[[str, int, str, str], float]
 
 
@@ -87,22 +90,115 @@ def make_rest(config: Config) -> None:
     for seed in config.seeds(42):
         folder = paths.step_dir(config.profile, "08_umap_mmd", "analysis", seed)
         finish(folder, {"summary.json": alignment(seed)})
-    for name in report_sections.FIGURES:
+    for name in page.FIGURES:
         Image.new("RGB", (900, 300), "#0072B2").save(paths.figures_dir(config.profile) / f"{name}.png")
 
 
-def committed() -> dict[str, Any]:
-    """``results.json`` of the committed miniature."""
-    return artifacts.read_json(paths.ROOT / "figures/published/results.json")
+def make_estimate(name: str, value: float, half_width: float = 1.0) -> dict[str, Any]:
+    """A value under ``name`` with its interval."""
+    low, high = value - half_width, value + half_width
+    return {name: value, "low": low, "high": high, "excludes_zero": low > 0 or high < 0}
 
 
-def patch_evidence(monkeypatch) -> None:
-    """What needs models or a corpus is what the committed miniature measured."""
-    for module in (results.grounding, results.convergence, results.diversity):
-        name = module.__name__.rpartition(".")[2]
-        monkeypatch.setattr(module, "summarise", lambda config, first_seed, name=name: committed()[name])
-    monkeypatch.setattr(results.extended, "read", lambda profile, name: committed()[name])
-    monkeypatch.setattr(page.attention_view, "from_samples", lambda folder: "<div class='bncap-attention'></div>")
+def make_evidence(degenerate: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What grounding, convergence and diversity measure, in the form of ``results.json``; numbers without meaning."""
+    places = [{"split": s, "source": t, "variant": v} for s in SPLITS for t in SOURCES for v in MEASURED]
+    sizes = {"words": 20, "named": 25, "counted": 80.0, "images": 16, "seeds": 2}
+    names = [f"{m}{other}" for m in MEASURES for other in ("", *(f"_{a}" for a in AGAINST))]
+    rows = [
+        {**place, "measure": name, **make_estimate("value", 30.0 + 5 * i + j), **sizes}
+        for i, place in enumerate(places)
+        for j, name in enumerate(names)
+    ]
+    differences = [
+        {**place, "measure": measure, "against": BASE, **make_estimate("difference", 0.5 - 3 * i)}
+        for i, place in enumerate(places)
+        for measure in MEASURES
+        if place["variant"] != BASE
+    ]
+    losses = [
+        {"variant": variant, "measure": measure, "mean": 1.5 + i, "std": 0.25, "seeds": 2}
+        for measure in diagnostics.LOSSES
+        for i, variant in enumerate(MEASURED)
+    ]
+    falls = [
+        {"variant": variant, "against": BASE, "measure": measure, "seeds": 2, **make_estimate("difference", 1.125)}
+        for measure in diagnostics.LOSSES
+        for variant in MEASURED[1:]
+    ]
+    variety = [
+        {
+            "variant": name, "split": split, "distinct": 42.0, "vocabulary": 12.0, "mean_length": 6.25,
+            "most_frequent_share": 12.5, "most_frequent": "একটি লাল <বল>।", "degenerate": name in degenerate,
+            "lengths": [0.0, 50.0, 50.0], "captions": 16, "seeds": 2,
+        }
+        for split in SPLITS
+        for name in ("references", *VARIANTS, *BASELINES)
+    ]  # fmt: skip
+    return {
+        "grounding": {"rows": rows, "differences": differences, "without_boxes": []},
+        "convergence": {"rows": losses, "differences": falls},
+        "diversity": variety,
+    }
+
+
+def make_readings() -> dict[str, Any]:
+    """What notebook 11 measures of two readings, one of which is flagged."""
+    compared = [("tau_on_probabilities", MAIN), ("pal_syn", "pal"), ("pal_syn", "ce_real_syn")]
+    readings = [
+        {"variant": name, "label": READINGS[name].label, "reason": "", "trained": True,
+         "against": [against for variant, against in compared if variant == name]}
+        for name in dict(compared)
+    ]  # fmt: skip
+    scores = [
+        {"variant": v, "against": a, "split": split, "metric": metric, **make_estimate("difference", 1.75)}
+        for v, a in compared
+        for split in SPLITS
+        for metric in ("B4", "METEOR", "noun_precision")
+    ]
+    terms = [f"{way}/{term}" for way in ("logged", "default") for term in ("pal", "infonce", "ot")]
+    others = ("relevant/mmd_rbf", "relevant/relative_centroid_distance", "attended_patches")
+    measures = [
+        {"variant": v, "against": a, "measure": m, "first": 1.0, "second": 2.0, **make_estimate("difference", -1.5)}
+        for v, a in compared
+        for m in (*terms, *others)
+    ]
+    flag = {"variant": "tau_on_probabilities", "against": MAIN, "terms": measures[:1], "gap": measures[6]}
+    same = [{"variant": "all_layers", "label": READINGS["all_layers"].label, "why": "The decoder has 2 layers."}]
+    return {
+        "readings": readings, "same": same, "scores": scores, "measures": measures, "before": {},
+        "flags": [{**flag, "above_before": True}],
+    }  # fmt: skip
+
+
+def make_errors() -> dict[str, Any]:
+    """What notebook 12 measures of one group of pictures and of two thresholds."""
+    place = {"split": "ood", "dimension": "number", "group": "1", "measure": "B4"}
+    rows = [{**place, "variant": v, **make_estimate("value", 20.5), "pictures": 9, "asked": 9} for v in (BASE, MAIN)]
+    difference = {**place, "variant": MAIN, "against": BASE, **make_estimate("difference", 0.75)}
+    names = {"filter0.0": 0.0, "filter0.4": 0.4}
+    pairs = [
+        {"filter": name, "threshold": threshold, "accepted": 90, "candidates": 100, "pairs": 40, "faulty_accepted": 9.5,
+         "faulty_pairs": 8.5}
+        for name, threshold in names.items()
+    ]  # fmt: skip
+    metrics = ("B4", "METEOR")
+    scores = [{"filter": f, "split": "ood", "metric": m, "mean": 10.25, "std": 0.5} for f in names for m in metrics]
+    against = {"variant": "filter0.4", "against": "filter0.0", "split": "ood", "metric": "B4"}
+    worth = {"pairs": pairs, "scores": scores, "differences": [{**against, **make_estimate("difference", 0.25)}]}
+    return {"rows": rows, "differences": [difference], "guesses": [], "filter": worth}
+
+
+def patch_evidence(monkeypatch, extended: bool = True, **options: Any) -> None:
+    """Replace what needs models or a corpus by made-up measurements."""
+    evidence, made = make_evidence(**options), {"date": "2026-01-02", "commit": "0123abc"}
+    modules = {"grounding": results.grounding, "convergence": results.diagnostics, "diversity": results.diagnostics}
+    for name, module in modules.items():
+        monkeypatch.setattr(module, f"summarise_{name}", lambda config, first_seed, name=name: evidence[name])
+    contents = {"readings": make_readings(), "error_analysis": make_errors()}
+    saved = {name: {"made": made, "found": content} for name, content in contents.items()}
+    monkeypatch.setattr(results.estimates, "read_extended", lambda profile, name: saved[name] if extended else None)
+    monkeypatch.setattr(page.attention, "render_samples", lambda folder: "<div class='bncap-attention'></div>")
 
 
 def alignment(seed: int) -> dict[str, float]:

@@ -18,7 +18,7 @@ from bncap.experiments import runs, samples
 from bncap.mini import world
 from bncap.mini.corpus import texts_for
 from bncap.pipeline import artifacts, paths, workers
-from bncap.report import plot_training, tables
+from bncap.report import figures_method, figures_results, tables
 from bncap.synthesis import generate
 
 COLOURS = {"लाल": (205, 30, 35), "नीला": (40, 60, 200), "काला": (20, 20, 20), "पीला": (230, 210, 40)}
@@ -127,8 +127,8 @@ def test_samples_and_figures_need_no_pair(chain, tmp_path):
     places = [(c["rank"], -c["meteor"]) for c in record["captions"]]
     assert record["lang"] == "hi" and len(places) == samples.SHOWN and places == sorted(set(places))
     assert (places[0][0], places[-1][0]) == (1, record["captions"][0]["of"])
-    assert Image.open(plot_training.caption_gallery(shown, tmp_path / "captions")).width > 1000
-    assert plot_training.convergence(chain, [42], tmp_path / "fig3", [BASE]).is_file()
+    assert Image.open(figures_method.draw_captions(shown, tmp_path / "captions")).width > 1000
+    assert figures_results.draw_convergence(chain, [42], tmp_path / "fig3", [BASE]).is_file()
 
 
 def test_the_table_has_one_row_and_nothing_of_the_papers(chain):

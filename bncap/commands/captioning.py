@@ -71,7 +71,7 @@ def caption_pictures(
         opened = [(file, open_picture(file)) for file in files[start : start + config.features.batch]]
         found += _caption_batch(model, encoder, opened, config)
     if attention_png is not None:
-        from bncap.report.plot_attention import Example, draw_examples
+        from bncap.report.attention import Example, draw_examples
 
         seen = (seen_picture(encoder, open_picture(file)) for file in files)
         examples = [Example(i, f.text, f.words, f.picture.name) for i, f in zip(seen, found, strict=True)]
@@ -190,10 +190,10 @@ def _picture_files(path: Path) -> list[Path]:
 
 def _check_attention(png: Path, count: int) -> None:
     """:class:`BncapError` if ``count`` pictures cannot be drawn into ``png``: said before the work, not after it."""
-    from bncap.report.plot_attention import MOST
+    from bncap.report.attention import MAX_PICTURES
 
-    if count > MOST:
-        raise BncapError(f"attention can be drawn for 1 to {MOST} pictures at a time, not {count}; name fewer")
+    if count > MAX_PICTURES:
+        raise BncapError(f"attention can be drawn for 1 to {MAX_PICTURES} pictures at a time, not {count}; name fewer")
     if png.suffix != ".png" or png.is_dir():
         raise BncapError(f"{png} is no name of a PNG file; write one such as words.png after --attention")
     try:

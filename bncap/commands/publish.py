@@ -19,8 +19,8 @@ from typing import Any
 from bncap.commands import runner
 from bncap.config import BASE, MAIN
 from bncap.errors import BncapError
-from bncap.experiments.records import interval
 from bncap.pipeline import artifacts, paths
+from bncap.report.tables import format_interval
 
 PUBLISHED = paths.ROOT / "figures" / "published"
 NUMBERS = "numbers.json"
@@ -84,15 +84,15 @@ def quoted_numbers(results: Mapping[str, Any]) -> dict[str, str]:
     share = {**pair, "split": "ood", "measure": "share", "source": "generated"}
     distance = {**pair, "set": "all", "metric": "centroid_distance"}
     numbers = {
-        "bleu4": interval(_only(results["pairs"], {**pair, "split": "ood", "metric": "B4"})),
-        "attention_in_box": interval(_only(results["grounding"]["differences"], share), 1),
-        "patch_distance": interval(_only(results["alignment"]["differences"], distance)),
+        "bleu4": format_interval(_only(results["pairs"], {**pair, "split": "ood", "metric": "B4"})),
+        "attention_in_box": format_interval(_only(results["grounding"]["differences"], share), digits=1),
+        "patch_distance": format_interval(_only(results["alignment"]["differences"], distance)),
     }
     found = (results["readings"] or {}).get("found", {"readings": [], "scores": []})
     for reading in found["readings"]:
         if reading["trained"] and reading["against"][0] == MAIN:
             score = {"variant": reading["variant"], "against": MAIN, "split": "ood", "metric": "B4"}
-            numbers[f"reading/{reading['variant']}"] = interval(_only(found["scores"], score))
+            numbers[f"reading/{reading['variant']}"] = format_interval(_only(found["scores"], score))
     return numbers
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from bncap.commands import check
 from bncap.config import EXTENDED_NOTEBOOKS, OWN_NOTEBOOKS, get_config
 from bncap.errors import BncapError, OutOfTime
-from bncap.experiments import extended
+from bncap.experiments import estimates
 from bncap.pipeline import artifacts, deadline, files, paths, trials
 from bncap.pipeline.code import code_hash, imported_names
 
@@ -58,7 +58,7 @@ class Request:
         settings = get_config(self.profile, self.overrides).as_dict()
         parts = [settings, self.seed, artifacts.file_hash(notebook), code]
         if notebook.name.startswith(REPORT):  # which shows the last results of the extended notebooks
-            parts += [artifacts.file_hash(path) for path in extended.result_files(self.profile)]
+            parts += [artifacts.file_hash(path) for path in estimates.extended_files(self.profile)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -210,6 +210,3 @@ def _find_difference(results: Results, claim: Claim) -> Mapping[str, Any] | None
     section = results.get(claim.section) or []
     records = section if isinstance(section, list) else section.get("differences", [])
     return estimates.first(records, **dict(claim.select))
-
-
-judge, count = check_claims, count_verdicts

@@ -184,7 +184,3 @@ def _check_same_images(a: tuple[str, ...], b: tuple[str, ...], first: str, secon
 
 def _differences_file(profile: str, name: str) -> Path:
     return paths.figures_dir(profile) / (f"{name}_differences.csv" if name in TABLES else f"{name}.csv")
-
-
-of_pairs, of_table, against_base = compare_pairs, compare_table, compare_with_base
-write, read = write_differences, read_differences

@@ -20,7 +20,6 @@ from bncap.data.corpus import Pair, find_valid, read_corpus
 from bncap.encoders import features
 from bncap.errors import BncapError
 from bncap.experiments import comparisons, estimates, paper
-from bncap.experiments.records import interval
 from bncap.experiments.runs import inputs_of, run_variants
 from bncap.pipeline import artifacts, hub, paths
 from bncap.settings import Config, override
@@ -212,39 +211,3 @@ def _draw(config: Config, pairs: Sequence[Pair], size: int) -> list[Pair]:
 
 def _corpus(config: Config) -> Path:
     return artifacts.require(paths.step_dir(config.profile, "01_data_build", "corpus", config.data.seed))
-
-
-run, measure, write_table = run_filters, summarise_filters, write_filters
-SAID = ("B4", "noun_precision")
-
-
-def sentences(found: dict[str, Any]) -> list[str]:
-    """What the numbers of :func:`measure` say: what each threshold lets in, and what the strictest one changes."""
-    said = []
-    for record in found["pairs"]:
-        faults = record["faulty_pairs"]
-        known_faults = "" if faults is None else f", {faults:.1f} % of them with a faulty translation"
-        said.append(
-            f"Threshold {record['threshold']:g} accepts {record['accepted']} of {record['candidates']} pairs; "
-            f"{record['pairs']} are trained on{known_faults}."
-        )
-    strictest = found["pairs"][-1]["filter"]
-    for r in _told([r for r in found["differences"] if r["variant"] == strictest]):
-        said.append(f"{paper.label(r['variant'])} less {paper.label(r['against'])}, {_shift(r)}.")
-    if twin := _told(found["twin"]):
-        one, other = (paper.label(twin[0][name]) for name in ("variant", "against"))
-        said.append(
-            f"{one} and {other} were trained on the same pairs and differ in the last bit of some features alone, so "
-            f"that the first less the second is what two runs differ by for no reason: "
-            f"{'; '.join(_shift(r) for r in twin)}."
-        )
-    return said
-
-
-def _told(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [r for r in records if r["metric"] in SAID and r["difference"] is not None]
-
-
-def _shift(r: dict[str, Any]) -> str:
-    what = "which leaves out 0" if r["excludes_zero"] else "which holds 0"
-    return f"{paper.SPLITS[r['split']]}, {paper.NAMES[r['metric']]}: {interval(r)}, {what}"

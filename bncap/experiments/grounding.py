@@ -398,14 +398,3 @@ def write_grounding(config: Config, content: Mapping[str, Any]) -> Path:
     differences = [{**record, "value": record["difference"]} for record in content["differences"]]
     path = paths.figures_dir(config.profile) / "grounding.csv"
     return estimates.write_csv(path, [*content["rows"], *differences], TABLE_COLUMNS)
-
-
-summarise, build_all = summarise_grounding, build_groundings
-
-
-def write_table(config: Config, found: Mapping[str, Any]) -> Path:
-    from bncap.report import grounding_text
-
-    path = write_grounding(config, found)
-    artifacts.write_text(path.with_suffix(".md"), grounding_text.markdown(found))
-    return path

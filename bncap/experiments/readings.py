@@ -320,13 +320,3 @@ def _flags(measures: Sequence[Record], before: Mapping[str, float]) -> Iterator[
 
 def _ends_lower(record: Record) -> bool:
     return record["excludes_zero"] and record["difference"] < 0
-
-
-run, same, write_table = run_readings, find_equal_readings, write_readings
-
-
-def measure(config: Config, first_seed: int) -> dict[str, Any]:
-    from bncap.report.reading_sentences import sentences
-
-    content = summarise_readings(config, first_seed)
-    return {**content, "sentences": sentences(content)}

@@ -239,6 +239,3 @@ def _score(config: Config, variant: str, seed: int, trained: Path) -> Path:
         config=config,
         quiet=True,
     )
-
-
-folder_of = run_dir

@@ -1,64 +1,124 @@
-"""The report: one HTML file with every table, figure and reading, from saved CSV, JSON and PNG files alone."""
+"""The report: one HTML file with every table, figure and verdict, from saved CSV, JSON and PNG files alone."""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import fontpkg_hind_siliguri
+import jinja2
 import pandas as pd
 
 from bncap import stats
-from bncap.config import COMPARED, MAIN
+from bncap.config import COMPARED, EXTENDED_NOTEBOOKS, MAIN
 from bncap.errors import BncapError
-from bncap.experiments import comparisons, encoder_accuracy, paper, scores
-from bncap.experiments import runs as experiments
-from bncap.experiments.paper_claims import NOT_TESTED
+from bncap.experiments import comparisons, paper, runs
+from bncap.experiments.claims import NOT_TESTED
 from bncap.pipeline import artifacts, paths
-from bncap.report import attention_view, findings, layout, report_grids, report_sections, tables
+from bncap.report import attention, summaries, tables
+from bncap.report.tables import FormattedTable
 from bncap.settings import Config
 from bncap.text import iso, language_name
 
 REPORT_NOTEBOOK = "09_report"
+TABLE_NOTEBOOKS = {
+    "table1_baselines": "05_baselines", "table2_main": "04_training", "table3_ablations": "06_ablations",
+    "table4_sensitivity": "07_sensitivity",
+}  # fmt: skip
 TEMPLATE = paths.PACKAGE / "report" / "template.html"
 
-JUDGED = (
-    "A claim says that one value is above another, or below it. It holds where the whole 95 % interval of their "
-    "difference, in brackets, lies on the claimed side of 0, does not hold where all of it lies on the other, and "
-    "cannot be told where 0 lies within. Intervals of scores and of grounding are over images and seeds (bootstrap), "
-    "those of losses and distances over seeds (Student's t); with a single seed nothing can be told."
-)
+FIGURES: dict[str, tuple[str, str]] = {
+    "differences": (
+        "06_ablations",
+        "Every variant and baseline against cross-entropy alone, with 95 % intervals over images and seeds; filled: 0 "
+        "lies outside.",
+    ),
+    "table3_ablations": ("06_ablations", "Table 3, out of domain: a dot for each seed, a bar at the mean."),
+    "table4_sensitivity": ("07_sensitivity", "Table 4, out of domain: a dot for each seed, a bar at the mean."),
+    "grounding": (
+        "08_umap_mmd",
+        "Share of a noun's attention in its object's box, and how often the strongest patch lies in it, beside chance "
+        "and maps that do not depend on the word.",
+    ),
+    "attention": (
+        "04_training",
+        "Attention of each word, in held-out pictures at even ranks of METEOR, best to worst.",
+    ),
+    "fig3_umap": (
+        "08_umap_mmd",
+        "Fig. 3, bottom: patches of real and synthetic pictures before and after training, in one UMAP of the first "
+        "seed's runs.",
+    ),
+    "umap_seeds": ("08_umap_mmd", "The same patches, drawn by UMAPs of other seeds."),
+    "fig3_convergence": (
+        "04_training",
+        "Fig. 3, top: the losses over training, the full objective beside cross-entropy alone.",
+    ),
+    "lengths": ("09_report", "Length of the captions out of domain, beside the references."),
+    "readings": ("11_readings", "Differences of the scores that each other reading of the paper makes."),
+    "readings_gap": ("11_readings", "Losses and gap after training under each reading."),
+    "errors": ("12_error_analysis", "Correct parts of the captions, by group of pictures."),
+    "confusion": ("12_error_analysis", "Kinds named (across) by kinds in the picture (down), per cent; white: never."),
+    "filter": ("12_error_analysis", "The captioner after each threshold of the verifier, on equally many pairs."),
+    "fig2_pipeline": ("04_training", "Fig. 2: the pipeline from an English caption to the losses, with a triplet."),
+    "fig1_patches": (
+        "04_training",
+        "Fig. 1: a test picture, the encoder's maps, its patches, and each word's attention.",
+    ),
+    "acceptance": ("01_data_build", "Acceptance: the share of translated captions that pass the verifier (Eq. 4)."),
+    "pairs": ("02_synthesis", "Pairs: real pictures beside the synthetic ones drawn from their captions (Eq. 5)."),
+    "prompts": ("02_synthesis", "Prompts: their length as the model counts it, and the words that its window leaves."),
+    "captions": ("04_training", "Captions of the main model, at even ranks of METEOR, each with its first reference."),
+}
+"""Figure -> the notebook that draws it, and its caption."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, at most one sentence, and below it tables, figures (by name) or ready HTML (``viewer``)."""
+
+    id: str
+    title: str
+    parts: Sequence[FormattedTable | str]
+    sentence: str = ""
+    viewer: str = ""
 
 
 def write_report(config: Config, first_seed: int) -> Path:
     """Write ``figures/<profile>/report.html``, which needs no other file; returns its path.
 
-    Reads the tables' CSVs, ``results.json`` and the PNGs of :data:`bncap.report.report_sections.FIGURES` in the same folder,
-    the samples of notebook 04 and the manifests of the runs.  What notebooks 11 and 12 found is left out where they
-    have never been run.  Raises BncapError, with the command that makes it, for whatever else is missing, and for a
-    ``results.json`` of other seeds.
+    Reads the tables' CSVs, ``results.json`` and the PNGs of :data:`FIGURES` in the same folder, the samples of notebook
+    04 and the manifests of the runs.  Sections of notebooks 11 and 12 are left out where these have never been run.
+    Between the comments ``kind`` it says that it is a run's own; :func:`bncap.commands.publish.publish` replaces that.
+    Raises BncapError, with the command that makes it, for whatever else is missing, and for a ``results.json`` of other
+    seeds.
     """
-    import jinja2
-
-    template = jinja2.Environment(
+    environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(TEMPLATE.read_text("utf-8"))
+    )
     results = read_results(config, first_seed)
-    grids = [grid for name in scores.TABLES for grid in report_grids.of_layout(_table(config, name))]
-    view = attention_view.from_samples(paths.step_dir(config.profile, "04_training", "samples", first_seed))
-    encoders_apart = [encoder_accuracy.apart(results["encoders"])] if results["encoders"] else []
-    page = template.render(
-        profile=config.profile,
+    run = describe_run(config, first_seed)
+    verdicts = pd.Series([claim["verdict"] for claim in results["claims"]]).value_counts().to_dict()
+    page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
+        config=config,
         language=iso(config.data.lang),
         language_name=language_name(config.data.lang),
-        font=_font(),
-        warnings=findings.warnings(results),
-        overview=findings.overview(results),
-        how_judged=JUDGED,
-        claims=report_sections.claimed(results),
-        sections=report_sections.build(results, grids, view, encoders_apart),
-        figures=_figures(config, results),
-        limits=limits(config, results) + findings.contradictions(),
-        run=what_was_run(config, first_seed),
+        font=_read_font(),
+        seeds=results["seeds"],
+        degenerate=[
+            f"{paper.label(r['variant'])} ({paper.SPLITS[r['split']]})" for r in results["diversity"] if r["degenerate"]
+        ],
+        headline=summaries.headline(results),
+        claims=summaries.claims(results["claims"]),
+        verdicts=verdicts,
+        by_chance=f"{(1 - stats.LEVEL) * len(results['claims']):.1f}",
+        not_tested=NOT_TESTED,
+        sections=build_sections(config, first_seed, results, run["Commit"]),
+        figures=_read_figures(config, results),
+        run=run,
         signatures=sorted({record["signature"] for record in results["results"]}),
     )
     path = paths.figures_dir(config.profile) / "report.html"
@@ -66,108 +126,125 @@ def write_report(config: Config, first_seed: int) -> Path:
     return path
 
 
-def read_results(config: Config, first_seed: int) -> findings.Results:
+def read_results(config: Config, first_seed: int) -> dict[str, Any]:
     """``results.json`` of the profile; BncapError if it is missing or of other seeds."""
-    results = artifacts.read_json(_need(config, "results.json", REPORT_NOTEBOOK))
+    results = artifacts.read_json(_require_figure(config, "results.json", REPORT_NOTEBOOK))
     if results["seeds"] != list(config.seeds(first_seed)):
         raise BncapError(
             f"results.json holds seeds {results['seeds']}, not {list(config.seeds(first_seed))}; "
-            f"{_remedy(config, REPORT_NOTEBOOK)}"
+            f"{_name_command(config, REPORT_NOTEBOOK)}"
         )
     return results
 
 
-def limits(config: Config, results: findings.Results) -> list[str]:
-    """What the numbers cannot say, from how they came about."""
-    seeds, judged = len(results["seeds"]), results["derived"]["judged"]
-    said = [
-        f"The paper reports a single seed and no spread, so whether its own differences exceed chance is not known. "
-        f"Here there {'is 1 seed' if seeds == 1 else f'are {seeds} seeds'}; all share the same training data, "
-        f"so that no interval speaks of another choice of these, nor of another world."
+def build_sections(config: Config, first_seed: int, results: Mapping[str, Any], commit: str) -> list[Section]:
+    """All sections in order; those of notebooks 11 and 12 where they have been run."""
+    score_tables = [table for name in runs.TABLES for table in _read_table(config, name)]
+    encoders = [summaries.encoder_accuracy(results["encoders"])] if results["encoders"] else []
+    boxes = [summaries.grounding(results["grounding"])] if results["grounding"]["rows"] else []
+    samples = paths.step_dir(config.profile, "04_training", "samples", first_seed)
+    gap = results["alignment"]
+    sections = [
+        Section(
+            "scores",
+            "Scores: Tables 1 to 4",
+            ["differences", *score_tables, *encoders, "table3_ablations", "table4_sensitivity"],
+        ),
+        Section(
+            "grounding",
+            "Grounding",
+            ["grounding", *boxes, "attention"],
+            "Choose a word of a caption to see the patches that it attends to.",
+            attention.render_samples(samples),
+        ),
+        Section(
+            "alignment",
+            "Real and synthetic patches",
+            ["fig3_umap", summaries.alignment(gap), "umap_seeds", summaries.umap_seeds(gap)],
+        ),
+        Section("training", "Training", ["fig3_convergence", summaries.training(results["convergence"])]),
+        Section("variety", "Variety of the captions", ["lengths", summaries.diversity(results["diversity"])]),
     ]
-    if seeds > 1:
-        said.append(
-            f"Each of the {judged['claims']} comparisons has its own {stats.LEVEL:.0%} interval; were there no "
-            f"differences at all, about {judged['by_chance']:.1f} would still seem to show one."
-        )
-    if config.data.source == "mini":
-        said.append(
-            "The pictures are drawn scenes of a miniature world and the models are small ones made for it: a score "
-            "can be set against another score here, but not against the paper's in size."
-        )
-    said.append(f"What the paper also says to help, and nothing here varies: {NOT_TESTED}.")
-    if config.world.model_steps < 1:
-        said.append(
-            f"Profile {config.profile} trains the pretrained parts for {config.world.model_steps:.0%} of their steps, "
-            "to show that everything runs: its scores mean nothing."
-        )
-    return said
+    if results["readings"]:
+        content = results["readings"]["found"]
+        parts = ["readings", summaries.readings(content), "readings_gap", summaries.flagged_readings(content)]
+        sections.append(Section("readings", "Other readings of the paper", parts, _date(results["readings"], commit)))
+    if results["error_analysis"]:
+        content = results["error_analysis"]["found"]
+        parts = ["filter", summaries.filters(content["filter"])]
+        if content["rows"]:
+            parts += ["errors", summaries.error_groups(content), "confusion"]
+        title, sentence = "Errors and the verification threshold", _date(results["error_analysis"], commit)
+        sections.append(Section("errors", title, parts, sentence))
+    method = ["fig2_pipeline", "fig1_patches", "acceptance", "pairs", "prompts", "captions"]
+    return [*sections, Section("method", "Method and data", method)]
 
 
-def what_was_run(config: Config, first_seed: int) -> list[tuple[str, str]]:
+def list_figures(results: Mapping[str, Any]) -> list[str]:
+    """The names of :data:`FIGURES`, without those of the extended notebooks that have never been run."""
+    was_run = dict(zip(EXTENDED_NOTEBOOKS, (results["readings"], results["error_analysis"]), strict=True))
+    return [name for name, (notebook, _) in FIGURES.items() if was_run.get(notebook[:2], True)]
+
+
+def describe_run(config: Config, first_seed: int) -> dict[str, str]:
     """Terms and their values: profile, commit, seeds, minutes, images."""
     manifests = (paths.artifacts_root() / config.profile).glob(f"0[0-8]_*/*/{artifacts.MANIFEST}")
     steps = [artifacts.read_json(path) for path in sorted(manifests)]
-    runs = [artifacts.read_json(_run(config, v, s) / artifacts.MANIFEST) for v, s in _all_runs(config, first_seed)]
-    tested = scores.read_scores(config, MAIN, config.seeds(first_seed)[0])
-    counts = artifacts.read_json(
-        artifacts.require(paths.step_dir(config.profile, "02_synthesis", "images", config.data.seed)) / "counts.json"
-    )
+    seeds = config.seeds(first_seed)
+    folders = [runs.run_dir(config, variant, seed) for variant in COMPARED for seed in seeds]
+    trained = [artifacts.read_json(artifacts.require(folder) / artifacts.MANIFEST) for folder in folders]
+    tested = comparisons.read_scores(config, MAIN, seeds[0])
+    images = artifacts.require(paths.step_dir(config.profile, "02_synthesis", "images", config.data.seed))
+    counts = artifacts.read_json(images / "counts.json")
     minutes = sum(step["seconds"] for step in steps) / 60
-    return [
-        ("Profile", config.profile),
-        ("Commit", ", ".join(sorted({run["commit"].replace("+", " with changes") for run in runs}))),
-        ("Seeds", ", ".join(map(str, config.seeds(first_seed)))),
-        ("Runs", f"{len(runs)}, each trained and scored once"),
-        ("Computing time", f"{minutes:.1f} minutes in {len(steps)} steps, added up even where they ran side by side"),
-        ("Training", f"{counts['paired']} synthetic images beside {counts['real_images']} real ones"),
-        ("Test images", ", ".join(f"{tested[split]['images']} {words}" for split, words in paper.SPLITS.items())),
-        ("torch, transformers", ", ".join(f"{runs[0]['packages'][name]}" for name in ("torch", "transformers"))),
-    ]
+    return {
+        "Profile": config.profile,
+        "Commit": ", ".join(sorted({run["commit"].replace("+", " with changes") for run in trained})),
+        "Seeds": ", ".join(map(str, seeds)),
+        "Runs": f"{len(trained)}, each trained and scored once",
+        "Computing time": f"{minutes:.1f} minutes in {len(steps)} steps, added up even where they ran side by side",
+        "Training": f"{counts['paired']} synthetic images beside {counts['real_images']} real ones",
+        "Test images": ", ".join(f"{tested[split]['images']} {words}" for split, words in paper.SPLITS.items()),
+        "torch, transformers": ", ".join(trained[0]["packages"][name] for name in ("torch", "transformers")),
+    }
 
 
-def _table(config: Config, name: str) -> layout.Layout:
-    notebook = {1: "05_baselines", 2: "04_training", 3: "06_ablations", 4: "07_sensitivity"}[scores.TABLES[name].number]
-    frame = pd.read_csv(_need(config, f"{name}.csv", notebook))
-    _need(config, f"{name}_differences.csv", notebook)
-    return tables.arrange(frame, name, config, comparisons.read(config, name))
+def _date(content: Mapping[str, Any], commit: str) -> str:
+    made = content["made"]
+    other = "" if made["commit"] in commit else ", another commit than that of the runs above"
+    return f"Measured on {made['date']} at commit {made['commit']}{other}."
 
 
-def _figures(config: Config, results: findings.Results) -> dict[str, dict[str, str]]:
-    """The figures that the report shows, each with its sentence."""
-    found = {}
-    for name in report_sections.figures_shown(results):
-        notebook, sentence = report_sections.FIGURES[name]
-        found[name] = {"sentence": sentence, "png": _base64(_need(config, f"{name}.png", notebook))}
-    return found
+def _read_table(config: Config, name: str) -> list[FormattedTable]:
+    frame = pd.read_csv(_require_figure(config, f"{name}.csv", TABLE_NOTEBOOKS[name]))
+    _require_figure(config, f"{name}_differences.csv", TABLE_NOTEBOOKS[name])
+    return tables.format_table(frame, name, config, comparisons.read_differences(config, name))
 
 
-def _font() -> str:
-    from fontpkg_hind_siliguri import ROOT
+def _read_figures(config: Config, results: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    figures = {}
+    for name in list_figures(results):
+        notebook, caption = FIGURES[name]
+        png = _require_figure(config, f"{name}.png", notebook)
+        figures[name] = {"caption": caption, "png": base64.b64encode(png.read_bytes()).decode("ascii")}
+    return figures
 
-    return _base64(ROOT / "files" / "HindSiliguri-Regular.ttf")
+
+def _read_font() -> str:
+    return base64.b64encode((fontpkg_hind_siliguri.ROOT / "files" / "HindSiliguri-Regular.ttf").read_bytes()).decode(
+        "ascii"
+    )
 
 
-def _base64(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode("ascii")
-
-
-def _need(config: Config, file: str, notebook: str) -> Path:
+def _require_figure(config: Config, file: str, notebook: str) -> Path:
     path = paths.figures_dir(config.profile) / file
     if not path.is_file():
         raise BncapError(
-            f"figures/{config.profile}/{file} is missing: notebook {notebook} writes it; {_remedy(config, notebook)}"
+            f"figures/{config.profile}/{file} is missing: notebook {notebook} writes it; "
+            f"{_name_command(config, notebook)}"
         )
     return path
 
 
-def _remedy(config: Config, notebook: str) -> str:
+def _name_command(config: Config, notebook: str) -> str:
     return f"make it with: ./run_all.sh --profile {config.profile} --only {notebook[:2]}"
-
-
-def _all_runs(config: Config, first_seed: int) -> list[tuple[str, int]]:
-    return [(variant, seed) for variant in COMPARED for seed in config.seeds(first_seed)]
-
-
-def _run(config: Config, variant: str, seed: int) -> Path:
-    return artifacts.require(experiments.folder_of(config, variant, seed))

@@ -9,22 +9,11 @@ from typing import Any
 import pandas as pd
 
 from bncap.config import BASE, COMPARED
-from bncap.experiments import (
-    claims,
-    comparisons,
-    convergence,
-    diversity,
-    encoder_accuracy,
-    extended,
-    gap,
-    grounding,
-    paper,
-    paper_claims,
-)
-from bncap.experiments.scores import DIGITS, TABLES, known, read_scores, spread
+from bncap.experiments import alignment, claims, comparisons, diagnostics, estimates, grounding, paper
+from bncap.experiments.comparisons import read_scores, seed_mean_std
+from bncap.experiments.estimates import DIGITS, rounded
+from bncap.experiments.runs import TABLES
 from bncap.pipeline import artifacts, paths
-from bncap.report import findings
-from bncap.report.tables import SETTINGS, variant_of
 from bncap.settings import Config
 
 NOUNS = ("noun_precision", "noun_recall")
@@ -38,10 +27,10 @@ def write_results(config: Config, first_seed: int) -> Path:
     - ``summary``: mean and sample standard deviation over the seeds, with what the paper prints;
     - ``differences``: each row of each table against cross-entropy alone and against the row above it, and ``pairs``,
       all others that are compared, with their intervals (:mod:`bncap.experiments.comparisons`);
-    - ``grounding``, ``alignment``, ``convergence``, ``diversity``: what their modules' ``summarise`` gives;
+    - ``grounding``, ``alignment``, ``convergence``, ``diversity``: what their ``summarise_...`` function gives;
     - ``readings``, ``error_analysis``: what notebooks 11 and 12 last found, with its date and commit; null before;
     - ``encoders``: how well those of Table 1 tell kinds in the mini world, else null;
-    - ``claims``: the paper's claims, each with a verdict; ``derived``: further numbers of the report's sentences.
+    - ``claims``: the paper's claims, each with a verdict; ``paper``: what it prints of Fig. 3.
 
     A number that is not known is null.  Nothing in the file depends on when or how fast it was made.
     Raises BncapError, with the command that makes it, for a run that is not finished.
@@ -57,18 +46,17 @@ def write_results(config: Config, first_seed: int) -> Path:
         "seeds": list(seeds),
         "results": records,
         "summary": _summary(records),
-        "differences": [record for name in TABLES for record in comparisons.of_table(config, first_seed, name)],
-        "pairs": comparisons.against_base(config, first_seed) + _claimed(config, first_seed),
-        "grounding": grounding.summarise(config, first_seed),
-        "alignment": gap.summarise(config, first_seed),
-        "convergence": convergence.summarise(config, first_seed),
-        "diversity": diversity.summarise(config, first_seed),
-        **{name: extended.read(config.profile, name) for name in extended.NAMES},
-        "encoders": encoder_accuracy.accuracy(config) if config.data.source == "mini" else None,
+        "differences": [record for name in TABLES for record in comparisons.compare_table(config, first_seed, name)],
+        "pairs": comparisons.compare_with_base(config, first_seed) + _claimed(config, first_seed),
+        "grounding": grounding.summarise_grounding(config, first_seed),
+        "alignment": alignment.summarise_alignment(config, first_seed),
+        "convergence": diagnostics.summarise_convergence(config, first_seed),
+        "diversity": diagnostics.summarise_diversity(config, first_seed),
+        **{name: estimates.read_extended(config.profile, name) for name in estimates.EXTENDED},
+        "encoders": diagnostics.encoder_accuracy(config) if config.data.source == "mini" else None,
         "paper": _of_paper(),
     }
-    content["claims"] = claims.judge(content)
-    content["derived"] = findings.derive(content)
+    content["claims"] = claims.check_claims(content)
     path = paths.figures_dir(config.profile) / "results.json"
     artifacts.write_json(path, content)
     return path
@@ -76,24 +64,14 @@ def write_results(config: Config, first_seed: int) -> Path:
 
 def _claimed(config: Config, first_seed: int) -> list[dict[str, Any]]:
     """The comparisons of the claims that are not with cross-entropy alone."""
-    pairs = [pair for pair in paper_claims.score_pairs() if pair[1] != BASE]
-    return comparisons.of_pairs(config, first_seed, pairs)
+    pairs = [pair for pair in claims.score_pairs() if pair[1] != BASE]
+    return comparisons.compare_pairs(config, first_seed, pairs)
 
 
 def _of_paper() -> dict[str, Any]:
     """What the paper prints of Fig. 3, with the relative changes."""
     printed = {"centroid_distance": paper.CENTROID_DISTANCE, "mmd": paper.MMD}
     return {name: {**asdict(change), "change": round(change.relative, DIGITS)} for name, change in printed.items()}
-
-
-def as_results(frame: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """The scores of a table in the form of ``results.json``, so that :mod:`bncap.report.findings` can read it alone."""
-    records = []
-    for _, row in frame.iterrows():
-        same = {"variant": variant_of(row), "seed": int(row["seed"]), "split": row["split"]}
-        values = row.drop([*SETTINGS, "method", "split", "seed"], errors="ignore").items()
-        records += [{**same, "metric": metric, "value": known(value)} for metric, value in values]
-    return {"results": records}
 
 
 def _records(config: Config, variant: str, seed: int) -> list[dict[str, Any]]:
@@ -103,15 +81,15 @@ def _records(config: Config, variant: str, seed: int) -> list[dict[str, Any]]:
         values |= {metric: scores[metric] for metric in NOUNS if metric in scores}
         values |= {metric: scores["diversity"][metric] for metric in VARIETY}
         same = {"variant": variant, "seed": seed, "split": split, "signature": scores["signature"]}
-        records += [{**same, "metric": metric, "value": known(value)} for metric, value in values.items()]
+        records += [{**same, "metric": metric, "value": rounded(value)} for metric, value in values.items()]
     return records
 
 
 def _summary(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     summary = []
     for (variant, split, metric), group in pd.DataFrame(records).groupby(["variant", "split", "metric"]):
-        mean, std = spread(group["value"].astype(float))
+        mean, std = seed_mean_std(group["value"].astype(float))
         printed = {place: row[metric] for place, row in paper.printed(variant, split).items() if metric in row}
-        entry = {"variant": variant, "split": split, "metric": metric, "mean": known(mean), "std": known(std)}
+        entry = {"variant": variant, "split": split, "metric": metric, "mean": rounded(mean), "std": rounded(std)}
         summary.append({**entry, "seeds": len(group), "paper": printed})
     return summary

@@ -1,30 +1,117 @@
-"""Tables 1 to 4, read from the scores that finished runs have saved."""
+"""Tables 1 to 4 of the paper: read from saved scores, formatted once, written as CSV, Markdown and LaTeX."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from bncap import stats
-from bncap.config import MAIN, PART_BASE, SENSITIVITY, VARIANTS
+from bncap.config import ALL_VARIANTS, MAIN, PART_BASE, SENSITIVITY
 from bncap.errors import BncapError
 from bncap.experiments import comparisons, paper
-from bncap.experiments.scores import DIGITS, TABLES, read_scores, spread
+from bncap.experiments.comparisons import read_scores, seed_mean_std
+from bncap.experiments.estimates import DIGITS, Record
+from bncap.experiments.runs import TABLES
 from bncap.pipeline import artifacts, paths
-from bncap.report import layout
 from bncap.settings import Config
 
 SETTINGS = ("lambda", "tau", "rho")
+HEADINGS = {
+    "method": "Method", "lambda": "λ", "tau": "τ", "rho": "ρ", "split": "Images", "noun_precision": "Noun prec.",
+}  # fmt: skip
 MARKS = {comparisons.TO_BASE: "*", comparisons.TO_ABOVE: "†"}
-COMPARED = ("B4", "METEOR", "BERT-F1", "noun_precision")
-"""What the block of differences below a table shows; its CSV has all metrics."""
+DIFFERENCE_METRICS = ("B4", "METEOR", "BERT-F1", "noun_precision")
+"""The metrics of the block of differences below a table; its CSV has all of them."""
+UNKNOWN = "–"
+LATEX = str.maketrans({
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "±": r"$\pm$", "–": "--",
+    "−": "$-$", "*": r"$^{*}$", "†": r"$^{\dagger}$", "λ": r"$\lambda$", "τ": r"$\tau$", "ρ": r"$\rho$",
+})  # fmt: skip
 
-Records = Sequence[Mapping[str, Any]]
+
+def format_number(value: float | None, digits: int = 2, sign: str = "") -> str:
+    """``12.30``, with ``sign="+"`` ``+12.30``; a dash for None and NaN."""
+    return UNKNOWN if value is None or math.isnan(value) else f"{value:{sign}.{digits}f}"
+
+
+def format_mean(mean: float | None, std: float | None, marks: str = "", digits: int = 2) -> str:
+    """``12.30* ± 0.40``; the mean alone where the deviation is not known."""
+    deviation = format_number(std, digits)
+    return format_number(mean, digits) + marks + (f" ± {deviation}" if deviation != UNKNOWN else "")
+
+
+def format_interval(record: Record | None, key: str = "difference", digits: int = 2, mark: str = "") -> str:
+    """``+1.20* [+0.30, +2.10]`` of ``record[key]`` with ``low`` and ``high``.
+
+    Only a difference has a sign, and ``mark`` only where its interval leaves out 0.  A dash where the value is not
+    known; no bounds where the interval is not.
+    """
+    if record is None or record[key] is None:
+        return UNKNOWN
+    sign = "+" if key == "difference" else ""
+    value = format_number(record[key], digits, sign) + mark * bool(record.get("excludes_zero"))
+    if record["low"] is None or record["high"] is None:
+        return value
+    return f"{value} [{format_number(record['low'], digits, sign)}, {format_number(record['high'], digits, sign)}]"
+
+
+@dataclass(frozen=True)
+class FormattedTable:
+    """A table whose ``cells`` are text.
+
+    The first ``text_columns`` hold no numbers.  ``paper_rows`` are the positions of the rows that the paper prints or
+    people wrote.  ``caption_column`` holds captions in the target language.
+    """
+
+    name: str
+    title: str
+    caption: str
+    cells: pd.DataFrame
+    text_columns: int = 1
+    notes: tuple[str, ...] = ()
+    paper_rows: frozenset[int] = frozenset()
+    caption_column: str = ""
+
+    def markdown(self) -> str:
+        """Title and caption, the cells as a pipe table, and the notes."""
+        align = ["left" if i < self.text_columns else "right" for i in range(self.cells.shape[1])]
+        cells = self.cells.map(_escape_markdown).rename(columns=_escape_markdown)
+        rows = cells.to_markdown(index=False, colalign=align, disable_numparse=True)
+        return "\n\n".join([f"**{self.title}.** {_escape_markdown(self.caption)}", rows, *self.notes]) + "\n"
+
+    def write_markdown(self, path: Path) -> str:
+        """Write :meth:`markdown` to ``path`` and return it, for a notebook to show."""
+        artifacts.write_text(path, self.markdown())
+        return self.markdown()
+
+    def latex(self) -> str:
+        """A ``table*`` with booktabs' rules; the document needs ``\\usepackage{booktabs}`` and nothing else."""
+        columns = "l" * self.text_columns + "r" * (self.cells.shape[1] - self.text_columns)
+        styler = self.cells.style.hide(axis="index").format(_format_latex).format_index(_format_latex, axis="columns")
+        text = styler.to_latex(
+            environment="table*", position_float="centering", hrules=True, column_format=f"@{{}}{columns}@{{}}",
+            caption=" ".join([self.caption, *self.notes]).translate(LATEX), label=f"tab:{self.name}",
+        )  # fmt: skip
+        return text.replace("\\centering", "\\centering\\scriptsize\\setlength{\\tabcolsep}{1pt}", 1)
+
+
+def _escape_markdown(text: str) -> str:
+    return str(text).replace("|", r"\|").replace("*", r"\*")
+
+
+def _format_latex(text: str) -> str:
+    """Minus signs as such; deviations and intervals in small print, so that a table fits the width of a page."""
+    signed = re.sub(r"(?<!\w)-(?=\d)", "−", text)
+    value, separator, rest = (
+        part.translate(LATEX) for part in re.match(r"(.*?)( ± | \[|$)(.*)", signed, re.S).groups()
+    )
+    return value if not separator else rf"{value}{{\tiny{separator.replace(' [', chr(92) + ',[')}{rest}}}"
 
 
 def table1(config: Config, first_seed: int) -> pd.DataFrame:
@@ -34,7 +121,7 @@ def table1(config: Config, first_seed: int) -> pd.DataFrame:
     ``noun_precision``; ``method`` is the variant's name, scores are 0 to 100.  The seeds are
     ``config.seeds(first_seed)``.  Raises BncapError, with the command that makes it, for a run that is not finished.
     """
-    return _frame(config, first_seed, "table1_baselines")
+    return _read_table(config, first_seed, "table1_baselines")
 
 
 def table2(config: Config, first_seed: int, variant: str = MAIN) -> pd.DataFrame:
@@ -42,83 +129,96 @@ def table2(config: Config, first_seed: int, variant: str = MAIN) -> pd.DataFrame
 
     Columns and errors as in :func:`table1`.
     """
-    return _frame(config, first_seed, "table2_main", (variant,))
+    return _read_table(config, first_seed, "table2_main", (variant,))
 
 
 def table3(config: Config, first_seed: int) -> pd.DataFrame:
     """Table 3 (Sec. 5.4): every variant of the objective.  Columns and errors as in :func:`table1`."""
-    return _frame(config, first_seed, "table3_ablations")
+    return _read_table(config, first_seed, "table3_ablations")
 
 
 def table4(config: Config, first_seed: int) -> pd.DataFrame:
     """Table 4 (Sec. 5.5): settings of PAL, with ``lambda, tau, rho`` for ``method``; else as :func:`table1`."""
-    return _frame(config, first_seed, "table4_sensitivity")
+    return _read_table(config, first_seed, "table4_sensitivity")
+
+
+def _read_table(config: Config, first_seed: int, name: str, variants: Sequence[str] = ()) -> pd.DataFrame:
+    rows = []
+    for variant in variants or TABLES[name].variants:
+        settings = map(float, re.findall(r"[\d.]+", variant))
+        first = dict(zip(SETTINGS, settings, strict=True)) if variant in SENSITIVITY else {"method": variant}
+        for split in TABLES[name].splits:
+            for seed in config.seeds(first_seed):
+                scores = read_scores(config, variant, seed).get(split)
+                if scores is None:  # own data have one test set
+                    continue
+                metrics = [metric for metric in (*paper.METRICS, "noun_precision") if metric in scores]
+                values = {metric: round(scores[metric], DIGITS) for metric in metrics}
+                rows.append({**first, "split": split, "seed": seed, **values})
+    return pd.DataFrame(rows)
 
 
 def variant_of(row: pd.Series) -> str:
-    """The variant whose run a row of a table is about."""
-    if "method" in row:
-        return row["method"]
-    return f"lambda{row['lambda']}-tau{row['tau']}-rho{row['rho']}"
+    """The variant that a row of a table is about."""
+    return row["method"] if "method" in row else f"lambda{row['lambda']}-tau{row['tau']}-rho{row['rho']}"
 
 
 def write_table(frame: pd.DataFrame, name: str, config: Config) -> list[Path]:
     """Write ``frame`` as ``figures/<profile>/<name>.csv``, ``.md`` and ``.tex``; returns their paths.
 
-    ``name`` is one of :data:`bncap.experiments.scores.TABLES`.  The CSV holds the rows as they are; the other two show mean ±
-    sample standard deviation over the seeds, each method above what the paper prints for it, and below the table the
-    differences from cross-entropy alone and from the row above.  Those go into ``<name>_differences.csv`` too.
+    ``name`` is one of :data:`bncap.experiments.runs.TABLES`.  The CSV holds the rows as they are; the other two show
+    mean ± sample standard deviation over the seeds, each method above what the paper prints for it, then the differences
+    from cross-entropy alone and from the row above.  Those go into ``<name>_differences.csv`` too.
     """
     if name not in TABLES:
         raise BncapError(f"unknown table {name!r}: choose one of {', '.join(TABLES)}")
     folder = paths.figures_dir(config.profile)
     csv, md, tex = (folder / f"{name}{suffix}" for suffix in (".csv", ".md", ".tex"))
     variants = list(dict.fromkeys(frame.apply(variant_of, axis=1)))
-    differences = comparisons.of_table(config, int(frame["seed"].iloc[0]), name, variants)
+    differences = comparisons.compare_table(config, int(frame["seed"].iloc[0]), name, variants)
     artifacts.write_text(csv, frame.to_csv(index=False, lineterminator="\n"))
-    comparisons.write(config, name, differences)
-    laid_out = arrange(frame, name, config, differences)
-    artifacts.write_text(md, layout.markdown(laid_out))
-    artifacts.write_text(tex, layout.latex(laid_out))
+    comparisons.write_differences(config, name, differences)
+    formatted = format_table(frame, name, config, differences)
+    artifacts.write_text(md, "\n".join(table.markdown() for table in formatted))
+    artifacts.write_text(tex, "\n".join(table.latex() for table in formatted))
     return [csv, md, tex]
 
 
-def arrange(frame: pd.DataFrame, name: str, config: Config, differences: Records) -> layout.Layout:
-    """The table ``name`` as it is shown: means and deviations over seeds, with the paper's rows and the caption.
+def format_table(frame: pd.DataFrame, name: str, config: Config, differences: Sequence[Record]) -> list[FormattedTable]:
+    """The table ``name`` with means, deviations over seeds and the paper's rows, and, if any, its differences.
 
-    ``differences``: its records of :func:`bncap.experiments.comparisons.of_table`, which set the marks at the means and
-    fill the block below the table.
+    ``differences``: its records of :func:`bncap.experiments.comparisons.compare_table`, which also set the marks at the
+    means.
     """
     keys = [*SETTINGS] if "lambda" in frame else ["method"]
     several = frame["split"].nunique() > 1
-    own = config.data.source == "own"  # which the paper's numbers have nothing to do with
-    metrics = [*paper.METRICS, *(["noun_precision"] if "noun_precision" in frame else [])]
-    marks = _marks(differences)
-    rows, notes, images = [], [], {}
+    own = config.data.source == "own"  # the paper's numbers are of other data
+    metrics = [metric for metric in (*paper.METRICS, "noun_precision") if metric in frame]
+    marks = _collect_marks(differences)
+    rows, notes, paper_rows = [], [], set()
     for _, group in frame.groupby([*keys, "split"], sort=False):
         variant, split = variant_of(group.iloc[0]), group["split"].iloc[0]
-        images[split] = read_scores(config, variant, int(group["seed"].iloc[0]))[split]["images"]
-        names = tuple(str(group[key].iloc[0]) for key in keys) if len(keys) > 1 else (paper.label(variant),)
-        shown = (layout.spread(*spread(group[m]), marks.get((variant, split, m), "")) for m in metrics)
-        where = (paper.SPLITS[split],) if several else ()
-        rows.append(layout.Row((*names, *where, "here", *shown), ours=True))
+        names = [str(group[key].iloc[0]) for key in keys] if len(keys) > 1 else [paper.label(variant)]
+        means = [format_mean(*seed_mean_std(group[m]), marks.get((variant, split, m), "")) for m in metrics]
+        rows.append([*names, *[paper.SPLITS[split]] * several, "here", *means])
         printed = {} if own else paper.printed(variant, split)
         for place, scores in printed.items():
-            cells = tuple(layout.number(scores.get(metric, math.nan)) for metric in metrics)
-            where = (paper.DATASETS[split],) if several else ()
-            rows.append(layout.Row((*[""] * len(keys), *where, f"paper, {place}", *cells), ours=False))
-        notes += [] if own else _notes(variant, printed)
+            paper_rows.add(len(rows))
+            cells = [format_number(scores.get(metric)) for metric in metrics]
+            rows.append([*[""] * len(keys), *[paper.DATASETS[split]] * several, f"paper, {place}", *cells])
+        notes += [] if own else _note_paper(variant, printed)
     if "lambda" in frame:
-        notes.append(_part_base(config, sorted(set(frame["seed"])), metrics))
-    columns = (*keys, *(["split"] if several else []), "source")
-    header = tuple(layout.HEADINGS.get(column, column) for column in (*columns, *metrics))
+        notes.append(_describe_part_base(config, sorted(set(frame["seed"])), metrics))
+    columns = [HEADINGS.get(c, c) for c in (*keys, *["split"] * several, "From", *metrics)]
     title = "The captioner on pictures that it was not trained on" if own else TABLES[name].title
-    caption = f"{title}. {_how(frame, images, config)}{_marked(differences)}"
-    below = _differences(differences, several) if differences else None
-    return layout.Layout(name, TABLES[name].number, caption, header, tuple(rows), tuple(notes), len(columns), below)
+    caption = f"{title}. {_describe_runs(frame, config)}{_explain_marks(differences)}"
+    cells = pd.DataFrame(rows, columns=columns)
+    number, text_columns = TABLES[name].number, len(columns) - len(metrics)
+    main = FormattedTable(name, f"Table {number}", caption, cells, text_columns, tuple(notes), frozenset(paper_rows))
+    return [main, *([_format_differences(name, number, differences, several)] if differences else [])]
 
 
-def _marks(differences: Records) -> dict[tuple[str, str, str], str]:
+def _collect_marks(differences: Sequence[Record]) -> dict[tuple[str, str, str], str]:
     """(variant, split, metric) -> the marks of the differences that exclude 0."""
     marks: dict[tuple[str, str, str], str] = {}
     for relation, mark in MARKS.items():
@@ -129,89 +229,58 @@ def _marks(differences: Records) -> dict[tuple[str, str, str], str]:
     return marks
 
 
-def _marked(differences: Records) -> str:
-    """The part of a caption that explains the marks."""
+def _explain_marks(differences: Sequence[Record]) -> str:
     if not differences:
         return ""
     base = next(r["against"] for r in differences if r["relation"] == comparisons.TO_BASE)
-    meanings = [f"{MARKS[comparisons.TO_BASE]} differs from {paper.label(base)}"]
-    if any(r["relation"] == comparisons.TO_ABOVE for r in differences):
-        meanings.append(f"{MARKS[comparisons.TO_ABOVE]} from the row above")
-    return f" {'; '.join(meanings)}: 0 lies outside the {differences[0]['level']:.0%} interval of the difference."
+    above = any(r["relation"] == comparisons.TO_ABOVE for r in differences)
+    meanings = f"* differs from {paper.label(base)}" + "; † from the row above" * above
+    return f" {meanings}: 0 lies outside the {differences[0]['level']:.0%} interval of the difference."
 
 
-def _differences(differences: Records, several: bool) -> layout.Layout:
+def _format_differences(name: str, number: int, differences: Sequence[Record], several: bool) -> FormattedTable:
     """The block below a table: a row for each row of the table and each that it is compared with."""
-    found: dict[tuple[str, str, str], dict[str, Mapping[str, Any]]] = {}
+    metrics = [m for m in DIFFERENCE_METRICS if any(r["metric"] == m for r in differences)]
+    grouped: dict[tuple[str, str, str], dict[str, Record]] = {}
     for r in differences:
-        found.setdefault((r["split"], r["variant"], r["relation"]), {})[r["metric"]] = r
-    metrics = [m for m in COMPARED if any(r["metric"] == m for r in differences)]
+        grouped.setdefault((r["split"], r["variant"], r["relation"]), {})[r["metric"]] = r
     rows = []
-    for (split, variant, relation), records in found.items():
-        shown = (
-            layout.difference(r["difference"], r["low"], r["high"], MARKS[relation] * r["excludes_zero"])
-            if (r := records.get(metric))
-            else layout.UNKNOWN
-            for metric in metrics
-        )
-        against = (
-            "row above" if relation == comparisons.TO_ABOVE else paper.label(next(iter(records.values()))["against"])
-        )
-        where = (paper.SPLITS[split],) if several else ()
-        rows.append(layout.Row((paper.label(variant), *where, against, *shown), ours=True))
-    columns = ("method", *(["split"] if several else []), "against")
-    header = tuple(layout.HEADINGS.get(column, column) for column in (*columns, *metrics))
+    for (split, variant, relation), records in grouped.items():
+        base = next(iter(records.values()))["against"]
+        against = "row above" if relation == comparisons.TO_ABOVE else paper.label(base)
+        cells = [format_interval(records.get(metric), mark=MARKS[relation]) for metric in metrics]
+        rows.append([paper.label(variant), *[paper.SPLITS[split]] * several, against, *cells])
+    columns = [HEADINGS.get(c, c) for c in ("method", *["split"] * several, "Against", *metrics)]
     level, seeds = differences[0]["level"], differences[0]["seeds"]
     caption = (
         f"Difference of the means with its {level:.0%} interval: paired bootstrap over the test images"
         f"{f' and the {seeds} seeds' if seeds > 1 else ''}, {stats.REPLICATES} samples, BLEU of each whole sample. "
-        "A mark (* or †, as above) says that the interval leaves out 0. Each interval stands by itself: where nothing "
-        f"differs, up to {1 - level:.0%} of them would still be marked."
+        f"* and †: the interval leaves out 0. Without any true difference, about {1 - level:.0%} of the intervals do so."
     )
-    return layout.Layout("differences", 0, caption, header, tuple(rows), (), len(columns))
+    title = f"Differences, Table {number}"
+    cells = pd.DataFrame(rows, columns=columns)
+    return FormattedTable(f"{name}_differences", title, caption, cells, len(columns) - len(metrics))
 
 
-def _frame(config: Config, first_seed: int, name: str, variants: Sequence[str] = ()) -> pd.DataFrame:
-    rows = []
-    for variant in variants or TABLES[name].variants:
-        for split in TABLES[name].splits:
-            for seed in config.seeds(first_seed):
-                scores = read_scores(config, variant, seed).get(split)
-                if scores is None:  # data of one's own have one test set
-                    continue
-                measured = {metric: round(scores[metric], DIGITS) for metric in paper.METRICS}
-                if "noun_precision" in scores:
-                    measured["noun_precision"] = round(scores["noun_precision"], DIGITS)
-                rows.append({**_first_columns(variant), "split": split, "seed": seed, **measured})
-    return pd.DataFrame(rows)
-
-
-def _first_columns(variant: str) -> dict[str, Any]:
-    if variant not in SENSITIVITY:
-        return {"method": variant}
-    values = map(float, re.findall(r"[\d.]+", variant))
-    return dict(zip(SETTINGS, values, strict=True))
-
-
-def _notes(variant: str, printed: dict[str, paper.Row]) -> list[str]:
+def _note_paper(variant: str, printed: Mapping[str, Mapping[str, float]]) -> list[str]:
     """What a reader must know of the paper's rows for ``variant``."""
     name = paper.label(variant)
     if not printed:
-        return [f"{name} has no counterpart in the paper: {VARIANTS[variant].reason}."]
+        return [f"{name} has no counterpart in the paper: {ALL_VARIANTS[variant].reason}."]
     if len({tuple(row.items()) for row in printed.values()}) > 1:
         values = " and ".join(f"{row['B4']:.2f} in {place}" for place, row in printed.items())
         return [f"The paper prints different scores for {name} on the same images, BLEU-4 {values}; both are shown."]
     return []
 
 
-def _part_base(config: Config, seeds: Sequence[int], metrics: Sequence[str]) -> str:
-    """What the settings of Table 4 are compared with is no row of it."""
+def _describe_part_base(config: Config, seeds: Sequence[int], metrics: Sequence[str]) -> str:
+    """The scores that Table 4's settings are compared with, which are no row of it."""
     saved = [read_scores(config, PART_BASE, seed)["ood"] for seed in seeds]
-    scores = {layout.HEADINGS.get(m, m): layout.spread(*spread([s[m] for s in saved])) for m in metrics}
-    return f"{paper.label(PART_BASE)}, has {', '.join(f'{name} {score}' for name, score in scores.items())}."
+    scores = ", ".join(f"{HEADINGS.get(m, m)} {format_mean(*seed_mean_std([s[m] for s in saved]))}" for m in metrics)
+    return f"{paper.label(PART_BASE)}, has {scores}."
 
 
-def _how(frame: pd.DataFrame, images: dict[str, int], config: Config) -> str:
+def _describe_runs(frame: pd.DataFrame, config: Config) -> str:
     """The part of a caption that says what was averaged over what."""
     seeds = sorted(set(frame["seed"]))
     listed = ", ".join(map(str, seeds))
@@ -220,6 +289,8 @@ def _how(frame: pd.DataFrame, images: dict[str, int], config: Config) -> str:
         if len(seeds) > 1
         else f"One seed ({listed}), so no standard deviation"
     )
+    scores = read_scores(config, variant_of(frame.iloc[0]), seeds[0])
+    images = {split: scores[split]["images"] for split in dict.fromkeys(frame["split"])}
     closing = f"Profile {config.profile}; all scores 0–100, higher is better."
     if config.data.source == "own":
         return f"{averaged}; {sum(images.values())} test images. {closing}"

@@ -13,7 +13,7 @@ from bncap import __main__ as cli
 from bncap.commands import runner
 from bncap.commands.status import status_table
 from bncap.errors import BncapError
-from bncap.experiments import extended
+from bncap.experiments import estimates
 from bncap.pipeline import artifacts, code, files, paths
 
 PARAMETERS = 'PROFILE = "mini"\nSEED = 42\nOVERRIDES = []'
@@ -140,11 +140,11 @@ def test_the_report_runs_again_when_an_extended_notebook_has_found_something(ser
     notebook(series / "09_report.ipynb", "print('the report')")
     run()
     for content in ({"x": 1.0}, {"x": 2.0}):
-        extended.write("smoke", extended.READINGS, content)
+        estimates.write_extended("smoke", estimates.READINGS, content)
         capsys.readouterr()
         run()
         assert "09_report: running" in (said := capsys.readouterr().out) and "02_second: up to date" in said
-    extended.write("smoke", extended.READINGS, {"x": 2.0})
+    estimates.write_extended("smoke", estimates.READINGS, {"x": 2.0})
     run()
     assert "09_report: up to date" in capsys.readouterr().out
 

@@ -13,7 +13,7 @@ from bncap.config import SENSITIVITY, VARIANTS, get_config
 from bncap.errors import BncapError
 from bncap.experiments import comparisons, paper
 from bncap.pipeline import paths
-from bncap.report import layout, tables
+from bncap.report import tables
 
 SCORES = ["B1", "B2", "B3", "B4", "METEOR", "BERT-F1"]
 WRITERS = {
@@ -92,7 +92,7 @@ def test_mean_and_deviation_over_seeds_stand_above_both_rows_that_the_paper_prin
     assert re.sub(r"\s", "", lines[here + 2]).endswith("|paper,Tables2,3|49.14|29.64|18.11|12.29|27.98|71.20|–|")
     assert "over 2 seeds (42, 43); 16 test images out of domain" in lines[0]
     assert "BLEU-4 10.85 in Table 1 and 12.29 in Tables 2, 3" in md.read_text("utf-8")
-    assert tex.read_text("utf-8").count(r"11.00{\tiny$\pm$1.41}") == 3 * 7
+    assert tex.read_text("utf-8").count(r"11.00{\tiny $\pm$ 1.41}") == 3 * 7
 
 
 def test_a_single_seed_shows_no_deviation_and_says_so(artifacts_dir):
@@ -106,7 +106,7 @@ def test_a_single_seed_shows_no_deviation_and_says_so(artifacts_dir):
 def test_table_four_shows_three_metrics_of_the_paper_and_a_dash_for_the_others(config):
     make_runs(config)
     _, md, _ = tables.write_table(tables.table4(config, 42), "table4_sensitivity", config)
-    text = md.read_text("utf-8")
+    text = "\n".join(read_rows(md.read_text("utf-8")))
     assert "| λ | τ | ρ | From |" in text
     assert "| paper, Table 4 | – | – | – | 2.50 | 17.50 | 63.70 | – |" in text
     assert "| 0.5 | 1.3 | 0.5 | here |" in text
@@ -120,16 +120,14 @@ def test_the_compute_matched_row_is_said_to_be_none_of_the_papers(config):
 
 def test_latex_escapes_what_latex_would_read_and_needs_only_booktabs(config):
     make_runs(config)
-    row = layout.Row(("a&b_c", "here", "1.00 ± 0.10"), ours=True)
-    laid_out = layout.Layout("x", 1, "50 % of A_1 & B#{λ} ± 2", ("Method", "From", "B1"), (row,), (), 2)
-    text = layout.latex(laid_out)
+    cells = pd.DataFrame([["a&b_c", "here", "1.00 ± 0.10"]], columns=["Method", "From", "B1"])
+    text = tables.FormattedTable("x", "Table 1", "50 % of A_1 & B#{λ} ± 2", cells, 2).latex()
     assert r"50 \% of A\_1 \& B\#\{$\lambda$\} $\pm$ 2" in text
-    assert r"a\&b\_c & here & 1.00{\tiny$\pm$0.10} \\" in text
-    commands = {r"\toprule", r"\midrule", r"\bottomrule", r"\addlinespace", r"\begin", r"\end", r"\caption", r"\label"}
+    assert r"a\&b\_c & here & 1.00{\tiny $\pm$ 0.10} \\" in text
     for name, table in WRITERS.items():
         tex = tables.write_table(table(config, 42), name, config)[2].read_text("utf-8")
         tex.encode("ascii")
-        assert commands <= set(re.findall(r"\\[a-z]+", tex))
+        assert {r"\toprule", r"\midrule", r"\bottomrule", r"\caption", r"\label"} <= set(re.findall(r"\\[a-z]+", tex))
         tabulars = re.findall(r"\\begin{tabular}{@{}([lr]+)@{}}(.*?)\\end{tabular}", tex, re.S)
         assert len(tabulars) == 2  # scores and differences
         for columns, content in tabulars:
@@ -137,8 +135,13 @@ def test_latex_escapes_what_latex_would_read_and_needs_only_booktabs(config):
             assert {line.replace(r"\&", "").count("&") for line in body} == {len(columns) - 1}
 
 
+def read_rows(text: str) -> list[str]:
+    """Lines with single blanks."""
+    return [re.sub(r" +", " ", line) for line in text.splitlines()]
+
+
 def split_blocks(text: str) -> tuple[str, str]:
-    above, below = text.split("**Differences.**")
+    above, below = re.sub(r" +", " ", text).split("**Differences")
     return above, below
 
 
@@ -152,7 +155,7 @@ def test_marks_stand_where_the_intervals_below_the_table_leave_out_zero(config):
     assert rows["PAL"].count(r"30.00\*†") == 6 and rows["PAL"].count("| 20.00 ±") == 1
     assert rows["PAL + InfoNCE"].count("20.00† ±") == 6 and r"\*" not in rows["PAL + InfoNCE"]
     assert not any(mark in line for name, line in rows.items() if not name.startswith("PAL") for mark in "*†")
-    lines = [re.sub(r"\s+", " ", line) for line in below.splitlines()]
+    lines = below.splitlines()
     assert "over the test images and the 2 seeds, 2000 samples" in lines[0]
     [base] = [line for line in lines if line.startswith("| PAL | CE (Real-only) |")]
     [after] = [line for line in lines if line.startswith("| PAL + InfoNCE | row above |")]
@@ -165,13 +168,12 @@ def test_the_block_of_differences_is_made_from_the_records_that_the_csv_holds(co
     make_runs(config)
     frame = tables.table2(config, 42)
     csv, md, _ = tables.write_table(frame, "table2_main", config)
-    records = comparisons.read(config, "table2_main")
-    assert records == comparisons.of_table(config, 42, "table2_main")
-    laid_out = tables.arrange(frame, "table2_main", config, records)
-    assert layout.markdown(laid_out) == md.read_text("utf-8")
-    assert laid_out.differences.header == ("Method", "Images", "Against", "B4", "METEOR", "BERT-F1", "Noun prec.")
-    shown = {(row.cells[1], name): cell for row in laid_out.differences.rows for name, cell in zip(
-        laid_out.differences.header, row.cells, strict=True)}  # fmt: skip
+    records = comparisons.read_differences(config, "table2_main")
+    assert records == comparisons.compare_table(config, 42, "table2_main")
+    main, differences = tables.format_table(frame, "table2_main", config, records)
+    assert main.markdown() + "\n" + differences.markdown() == md.read_text("utf-8")
+    assert list(differences.cells) == ["Method", "Images", "Against", "B4", "METEOR", "BERT-F1", "Noun prec."]
+    shown = {(row["Images"], name): row[name] for _, row in differences.cells.iterrows() for name in differences.cells}
     [there] = [r for r in records if (r["split"], r["metric"]) == ("ood", "METEOR")]
     assert shown["out of domain", "METEOR"].startswith(f"{there['difference']:+.2f}")
     assert f"[{there['low']:+.2f}, {there['high']:+.2f}]" in shown["out of domain", "METEOR"]
@@ -206,7 +208,7 @@ def test_a_table_without_anything_to_compare_with_has_no_marks_and_no_second_blo
     csv, md, tex = tables.write_table(frame, "table2_main", config)
     assert "Differences" not in md.read_text("utf-8") and "differs" not in md.read_text("utf-8")
     assert tex.read_text("utf-8").count("tabular") == 2
-    assert comparisons.read(config, "table2_main") == []
+    assert comparisons.read_differences(config, "table2_main") == []
 
 
 def test_a_missing_run_is_an_error_with_the_command_that_makes_it(config):

@@ -1,2 +1,0 @@
-from bncap.experiments.grounding import AGAINST as AGAINST
-from bncap.experiments.grounding import MEASURES as MEASURES

@@ -1,1 +1,0 @@
-from bncap.experiments.readings import GAP as GAP

@@ -1,0 +1,204 @@
+"""Attention of a caption's words over its picture: as a static grid, and as an interactive viewer without scripts."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from bncap.decoders.decode import WordAttention
+from bncap.encoders.features import open_picture
+from bncap.errors import BncapError
+from bncap.experiments import paper
+from bncap.pipeline.artifacts import read_json, require
+from bncap.report.style import save, use_style
+
+WORDS_PER_ROW = 9
+MAX_PICTURES = 20
+"""Pictures that fit into one figure."""
+
+STYLE = """
+.bncap-attention { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 16rem), 1fr)); gap: 1.5rem;
+  font: .875rem/1.5 system-ui, sans-serif; }
+.bncap-attention form { position: relative; margin: 0; min-width: 0; }
+.bncap-attention img { display: block; width: 100%; height: auto; aspect-ratio: 1; margin: 0; }
+.bncap-attention .map { display: none; position: absolute; top: 0; left: 0; background: rgba(255, 255, 255, .35); }
+.bncap-attention p { margin: .2rem 0; }
+.bncap-attention .words { display: flex; flex-wrap: wrap; gap: .25rem; margin-top: .5rem; font-size: 1.0625rem; }
+.bncap-attention [lang] { font-family: "Hind Siliguri", Hind, "Noto Sans", system-ui, sans-serif; }
+.bncap-attention label { display: contents; }
+.bncap-attention input { position: absolute; width: 1px; height: 1px; margin: 0; opacity: 0; }
+.bncap-attention .word { padding: .2rem .5rem; min-width: 2.25rem; text-align: center; cursor: pointer;
+  border: 1px solid rgba(127, 127, 127, .6); border-radius: .3rem; }
+.bncap-attention input:checked ~ .word { background: #0072b2; border-color: #0072b2; color: #fff; }
+.bncap-attention input:focus-visible ~ .word { outline: 3px solid #e69f00; outline-offset: 1px; }
+.bncap-attention input:checked ~ .map { display: block; }
+"""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture as the encoder sees it, its caption, the words' attention, a line of small print and a reference."""
+
+    image: Image.Image
+    caption: str
+    words: Sequence[WordAttention]
+    note: str = ""
+    reference: str = ""
+
+
+def read_examples(samples: Path) -> list[Example]:
+    """What :func:`bncap.experiments.samples.build_samples` saved in the folder ``samples``, ranks in the notes."""
+    captions = read_json(require(samples) / "samples.json")["captions"]
+    return [
+        Example(
+            open_picture(samples / c["picture"]),
+            c["caption"],
+            [WordAttention(w["word"], np.array(w["weights"])) for w in c["words"]],
+            note,
+            c["reference"],
+        )
+        for c, note in zip(captions, describe_samples(captions), strict=True)
+    ]
+
+
+def describe_samples(captions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The small print of saved samples: the split if there are several, the rank by METEOR, and METEOR."""
+    splits = paper.SPLITS if len({c["split"] for c in captions}) > 1 else {}
+    return [
+        ", ".join(filter(None, (splits.get(c["split"]), f"rank {c['rank']} of {c['of']}", f"METEOR {c['meteor']:.1f}")))
+        for c in captions
+    ]
+
+
+def compute_heat(weights: ArrayLike) -> np.ndarray:
+    """How warm a patch is drawn: (S,) weights that sum to 1 -> (S,), 0 at an even share and below 0 under it.
+
+    1 is the largest weight, or three even shares where no weight is larger, so that diffuse attention looks diffuse.
+    """
+    shares = np.asarray(weights, dtype=float) * len(weights)
+    return (shares - 1) / (max(shares.max(), 3.0) - 1)
+
+
+def show_picture(axis: Axes, image: Image.Image | np.ndarray, title: str = "") -> None:
+    """A picture without ticks, its title above; maps of features keep their square cells."""
+    smooth = isinstance(image, Image.Image)
+    axis.imshow(image, extent=(0, 1, 0, 1), interpolation="antialiased" if smooth else "nearest")
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    axis.set_title(title, fontsize=8, pad=3)
+
+
+def show_attention(axis: Axes, image: Image.Image, weights: ArrayLike, title: str = "") -> None:
+    """A faded picture, warm where its patches have :func:`compute_heat`, interpolated."""
+    heat = compute_heat(weights)
+    side = round(len(heat) ** 0.5)
+    grey = Image.blend(Image.new("L", image.size, 255), image.convert("L"), 0.6)
+    show_picture(axis, grey.convert("RGB"), title)
+    square = Image.fromarray(heat.reshape(side, side).astype(np.float32))
+    smooth = np.asarray(square.resize((224, 224), Image.Resampling.BICUBIC)).clip(0, 1)
+    axis.imshow(smooth, extent=(0, 1, 0, 1), cmap="autumn_r", alpha=0.85 * smooth**0.6, vmin=0, vmax=1)
+
+
+def draw_examples(examples: Sequence[Example], path: Path) -> Path:
+    """Each picture with its caption above and, to its right, one copy for each word; returns the PNG.
+
+    Under a word stands the share of its attention that its strongest patch has.  Raises :class:`BncapError` for more
+    than :data:`MAX_PICTURES` pictures.
+    """
+    if not 1 <= len(examples) <= MAX_PICTURES:
+        raise BncapError(f"attention can be drawn for 1 to {MAX_PICTURES} pictures at a time, not {len(examples)}")
+    use_style()
+    rows = [max(1, -(-len(example.words) // WORDS_PER_ROW)) for example in examples]
+    heights = [0.5 + count for count in rows]
+    fig = plt.figure(figsize=(7.6, 0.25 + sum(heights)), layout="constrained")
+    fig.suptitle(
+        "Warm: more than an even share of the word's attention. Below: the share of the strongest patch.",
+        fontsize=8, x=0.01, ha="left",
+    )  # fmt: skip
+    parts = fig.subfigures(len(examples), 1, height_ratios=heights, squeeze=False)
+    for part, example, count in zip(parts[:, 0], examples, rows, strict=True):
+        part.suptitle(f"{example.caption or '(no words)'}\n{example.note}", x=0.01, ha="left", fontsize=8.5)
+        axes = part.subplots(count, WORDS_PER_ROW + 1, squeeze=False)
+        for axis in axes.flat:
+            axis.axis("off")
+        show_picture(axes[0, 0], example.image)
+        for axis, word in zip(axes[:, 1:].flat, example.words, strict=False):
+            show_attention(axis, example.image, word.weights, word.word)
+            axis.text(0.5, -0.04, f"{max(word.weights):.0%}", ha="center", va="top", fontsize=7, color="0.4")
+    return save(fig, path)
+
+
+def draw_samples(samples: Path, path: Path) -> Path:
+    """``attention.png``: the words of all saved samples, each test split from best to worst; returns the PNG."""
+    return draw_examples(read_examples(samples), path)
+
+
+def render_viewer(examples: Sequence[Example], lang: str = "bn") -> str:
+    """Interactive word-attention viewer as HTML: choosing a word colours the patches that it attends to.
+
+    A patch is coloured, and has its share in per cent written on it, if it gets more than an even share; the strongest
+    is framed.  The words are radio buttons, so that no script is needed and touch, mouse and keyboard work; each picture
+    is a form of its own without ids, so that a page may hold the viewer twice.  Nothing is loaded from elsewhere.
+
+    lang: the language of the captions as HTML names it.  Raises :class:`BncapError` if there is no example.
+    """
+    if not examples:
+        raise BncapError("attention can be shown for 1 picture or more, not 0")
+    forms = [_render_picture(example, lang) for example in examples]
+    return "\n".join(('<div class="bncap-attention">', f"<style>{STYLE}</style>", *forms, "</div>"))
+
+
+def render_samples(samples: Path) -> str:
+    """:func:`render_viewer` of what :func:`bncap.experiments.samples.build_samples` saved in ``samples``."""
+    return render_viewer(read_examples(samples), read_json(require(samples) / "samples.json")["lang"])
+
+
+def _render_picture(example: Example, lang: str) -> str:
+    buffer = io.BytesIO()
+    example.image.convert("RGB").save(buffer, "JPEG", quality=75, subsampling=0)
+    caption = escape(example.caption or "(no words)")
+    picture = f'<img alt="{caption}" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    reference = f'a reference: <span lang="{lang}" dir="auto">{escape(example.reference)}</span>'
+    lines = [escape(example.note), reference if example.reference else "", "" if example.words else caption]
+    # JupyterLab would take the keys for its own, unless the very element that has the focus forbids it
+    radio = '<label><input type="radio" name="word" data-lm-suppress-shortcuts="true"'
+    words = [f'{radio} checked><span class="word" lang="en">picture</span></label>']
+    for word in example.words:
+        words.append(f'{radio}><span class="word">{escape(word.word)}</span>{_render_map(word.weights)}</label>')
+    return (
+        f'<form method="dialog" autocomplete="off">{picture}{"".join(f"<p>{line}</p>" for line in lines if line)}'
+        f'<div class="words" lang="{lang}" dir="auto">{"".join(words)}</div></form>'
+    )
+
+
+def _render_map(weights: ArrayLike) -> str:
+    """The drawing that lies over the picture: coloured patches, their shares in per cent, a frame around the strongest.
+
+    It is an image and no inline SVG, since JupyterLab removes that from a notebook that it does not trust.
+    """
+    shares = np.asarray(weights, dtype=float)
+    side = round(len(shares) ** 0.5)
+    parts = []
+    for i in np.flatnonzero((heat := compute_heat(shares)) > 1e-6):  # not for an even share's rounding
+        row, column = divmod(int(i), side)
+        square = f"x='{column}' y='{row}' width='1' height='1'"
+        frame = " stroke='#000' stroke-width='.06'" if i == shares.argmax() else ""
+        parts.append(f"<rect {square} fill='#d55e00' fill-opacity='{0.15 + 0.7 * heat[i]:.2f}'{frame}/>")
+        parts.append(f"<text x='{column + 0.5}' y='{row + 0.62}'>{100 * shares[i]:.0f}</text>")
+    text = "font-family='system-ui,sans-serif' font-size='.36' font-weight='600' text-anchor='middle'"
+    outline = "stroke='#fff' stroke-width='.05' paint-order='stroke'"
+    size = f"viewBox='0 0 {side} {side}' width='{100 * side}' height='{100 * side}'"
+    svg = f"<svg xmlns='http://www.w3.org/2000/svg' {size}><g {text}>{''.join(parts)}</g></svg>"
+    svg = svg.replace("<text", f"<text {outline}")
+    return f'<img class="map" alt="" src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}">'
