@@ -1,13 +1,15 @@
-"""Kernels and a dataset for Kaggle, ready for ``kaggle datasets create`` and ``kaggle kernels push``.
+"""``python -m bncap kaggle``: a dataset with the package, and a kernel folder for each notebook.
 
-A push uploads one file, so each kernel is a thin generated notebook, and the package travels as a dataset.  The kernels
-hand their artefacts on as Kaggle's own outputs: each has those it reads as its sources.
+A push to Kaggle uploads one file, so each kernel is ``kernel.ipynb`` with its own settings, and the package is a
+dataset.  Kernels read each other's artefacts as Kaggle's own outputs: each has those it reads as its sources.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,20 +17,18 @@ from typing import Any
 
 from bncap.commands import runner
 from bncap.commands.check import NEEDS
-from bncap.config import OWN_NOTEBOOKS, get_config
+from bncap.config import get_config
 from bncap.errors import BncapError
-from bncap.kaggle import cells
 from bncap.pipeline import artifacts, paths
 from bncap.settings import Config
 
+TEMPLATE = Path(__file__).with_name("kernel.ipynb")
 PACKAGE_SLUG = "bncap-package"
-PACKAGE_FILES = ("requirements.txt", "pyproject.toml", "run_all.sh", "README.md", "LICENSE")
-PACKAGE_FOLDERS = ("bncap", "notebooks")
-README_TITLE = "# On Kaggle"
-DISCARDS = {"05": "features-*"}
-"""Step folders that do not fit into the 20 GB of a kernel's output; see :mod:`bncap.commands.resources`."""
+PACKAGE_PARTS = ("bncap", "notebooks", "requirements.txt", "pyproject.toml", "run_all.sh", "README.md", "LICENSE")
+TOO_LARGE = {"05": "features-*"}
+"""Step folders of a notebook that do not fit into the 20 GB of a kernel's output: 29 GB of features."""
 SESSION_MINUTES = 720
-"""After which Kaggle ends a session, and drops what it had made."""
+"""After which Kaggle ends a session and drops its output."""
 READS = {
     "01": ("00",),
     "02": ("00", "01"),
@@ -41,22 +41,33 @@ READS = {
     "10": ("00", "01", "02", "04"),
 }
 """Notebook -> those whose artefacts it reads."""
+README = """# bncap on Kaggle
+
+Run these in this folder, with `pip install kaggle` and its token in place. Kernels of one stage can run side by side;
+start a stage when all kernels of the stages before have finished.
+
+```bash
+{commands}
+```
+
+A kernel that prints *Time is up* keeps what it made in its output. To continue, write the folders again with
+`python -m bncap kaggle ... --resume`, which attaches each kernel's own last output, and push that kernel again.{note}
+"""
 
 
 @dataclass(frozen=True)
 class Export:
-    """What the kernels are to be.
+    """Options of the kernels.
 
     Args:
         user: Kaggle user name, as in the address of the profile page.
-        overrides: settings such as "train.epochs=2", handed to every kernel.
+        overrides: settings such as "train.epochs=2", for every kernel.
         gpu: Kaggle's name of the machine; "NvidiaTeslaT4" is the one with two T4.
-        internet: whether the kernels may fetch packages and models.
-        translation_kernels, synthesis_kernels: kernels that share the work of notebooks 01 and 02; 0: none beside them.
-        minutes: after which a kernel stops cleanly; a session of Kaggle's ends after 720.
-        data, models: what is attached besides: datasets "owner/slug"; for models also
-            "owner/model/framework/variation/version".
-        resume: attach each kernel's own output too, so that it goes on; Kaggle has that only once the kernel has run.
+        internet: whether the kernels may download packages and models.
+        translation_kernels, synthesis_kernels: further kernels that share the work of notebooks 01 and 02.
+        minutes: after which a kernel stops cleanly, fewer than 720.
+        data, models: further inputs, datasets "owner/slug"; models also "owner/model/framework/variation/version".
+        resume: attach each kernel's own output, which Kaggle knows only once the kernel has run.
     """
 
     user: str
@@ -71,79 +82,114 @@ class Export:
     models: tuple[str, ...] = ()
     resume: bool = False
 
-    def arguments(self, *command: str) -> tuple[str, ...]:
-        """For ``python -m bncap``: ``command`` with the profile and the settings."""
-        return (*command, "--profile", self.profile, *(part for o in self.overrides for part in ("--set", o)))
-
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel: its title, the notebook whose needs it has, its command, the titles of the kernels that it reads."""
+    """A kernel: its slug, the notebook whose needs it has, its command, the slugs of the kernels that it reads."""
 
-    title: str
+    slug: str
     notebook: str
     command: tuple[str, ...]
     sources: tuple[str, ...]
 
-    @property
-    def slug(self) -> str:
-        return slug(self.title)
-
-
-def slug(title: str) -> str:
-    """Kaggle's name in addresses for a title of small letters, digits and spaces."""
-    return title.replace(" ", "-")
-
 
 def write_kernels(export: Export, out: Path) -> list[Path]:
-    """Write the dataset with the package, a kernel for each notebook, and ``README.md`` with the order into ``out``.
+    """Write the dataset with the package, the kernels, and ``README.md`` with the push commands into ``out``.
 
     Returns the folder of the dataset, then those of the kernels in the order in which they can run.
 
-    Raises :class:`BncapError` for a wrong name or number, and for folders in ``out`` that are not of this making.
+    Raises :class:`BncapError` for a wrong option, and for a folder in ``out`` that this command has not written.
     """
     config = get_config(export.profile, export.overrides)
     _check(export, config)
     kernels = _plan(export, config)
-    _make_out(out)
-    folders = [_write_package(export.user, out)]
-    for kernel in kernels:
-        folder = _emptied(out / kernel.slug, "kernel-metadata.json")
-        notebook = cells.notebook(
-            title=kernel.title,
-            names={"USER": export.user, "SLUG": kernel.slug, "PACKAGE": PACKAGE_SLUG},
-            internet=export.internet,
-            command=export.arguments(*kernel.command, "--minutes", str(export.minutes)),
-            check=export.arguments("check", "--only", kernel.notebook, *(["--download"] if export.internet else [])),
-            gathers=kernel.notebook == "09",
-            discards=DISCARDS.get(kernel.notebook, ""),
-            attach=_to_attach(export, config) if _uses(kernel) else [],
-        )
-        artifacts.write_json(folder / "kernel-metadata.json", _metadata(export, kernel))
-        artifacts.write_json(folder / f"{kernel.slug}.ipynb", notebook)
-        folders.append(folder)
-    artifacts.write_text(out / "README.md", _readme(export, kernels))
-    return folders
-
-
-def _make_out(out: Path) -> None:
-    """Make the folder ``out``; refused if it holds a README of something else, which would be written over."""
     readme = out / "README.md"
-    if readme.is_file() and not readme.read_text("utf-8", "replace").startswith(README_TITLE):
+    if readme.is_file() and not readme.read_text("utf-8", "replace").startswith(README[:10]):
         raise BncapError(f"{readme} is of something else; name another folder with --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BncapError(f"--out {out} cannot be made ({error.strerror}); name a folder that can be") from error
+    folders = [_write_package(export.user, out)]
+    for kernel in kernels:
+        folder = _empty_folder(out / kernel.slug, "kernel-metadata.json")
+        artifacts.write_json(folder / "kernel-metadata.json", _metadata(export, kernel))
+        artifacts.write_json(folder / f"{kernel.slug}.ipynb", _notebook(export, kernel))
+        folders.append(folder)
+    no_world = "00" not in {kernel.notebook for kernel in kernels}
+    note = f" There is no kernel for notebook 00: profile {export.profile} needs no mini world." if no_world else ""
+    artifacts.write_text(readme, README.format(commands=_commands(kernels), note=note))
+    return folders
+
+
+def _check(export: Export, config: Config) -> None:
+    if not re.fullmatch(r"[a-z0-9]+(?:[_-][a-z0-9]+)*", export.user):
+        raise BncapError(f"--user {export.user}: write the name as in kaggle.com/<name>, in small letters")
+    for name, count, most in (
+        ("translation", export.translation_kernels, config.data.shards),
+        ("synthesis", export.synthesis_kernels, 99),
+    ):
+        if not 0 <= count <= most:
+            raise BncapError(f"--{name}-kernels {count}: from 0 to {most}")
+    if not 0 < export.minutes < SESSION_MINUTES:
+        raise BncapError(f"--minutes {export.minutes}: a session ends after {SESSION_MINUTES}; name fewer, such as 690")
+    captions = config.data.captions
+    if config.data.source == "own" and not captions.startswith(f"{paths.KAGGLE_INPUT}/"):
+        raise BncapError(
+            f"data.captions={captions or '(not set)'}: a kernel has no such file; upload it with its pictures as a "
+            f"dataset and name it as it lies there, such as --captions {paths.KAGGLE_INPUT}/mine/captions.csv"
+        )
+    for option, sources, slashes in (("data", export.data, (1,)), ("models", export.models, (1, 4))):
+        for source in sources:
+            if source.count("/") not in slashes:
+                raise BncapError(
+                    f"--{option} {source}: write owner/dataset, as in kaggle.com/datasets/owner/dataset"
+                    + (", or owner/model/framework/variation/version" if option == "models" else "")
+                )
+
+
+def _plan(export: Export, config: Config) -> list[Kernel]:
+    """The kernels in the order in which they can run; 00 is left out where no mini world is needed."""
+    needs_world = config.data.source == "mini" or any(
+        str(component).startswith("mini:") for component in vars(config.components).values()
+    )
+    slugs = {
+        path.name[:2]: f"bncap-{path.stem.replace('_', '-')}"
+        for path in runner.select(own=config.data.source == "own")
+        if needs_world or path.name[:2] != "00"
+    }
+    count, shards = export.translation_kernels, config.data.shards
+    bounds = [shards * i // count for i in range(count + 1)] if count else []
+    helpers = {
+        "01": {
+            f"bncap-01-translation-{i}-of-{count}": ("translate", "--shards", ",".join(map(str, range(first, end))))
+            for i, (first, end) in enumerate(pairwise(bounds), 1)
+        },
+        "02": {
+            f"bncap-02-synthesis-{i}-of-{export.synthesis_kernels}": (
+                "synthesise", "--shard", f"{i}/{export.synthesis_kernels}",
+            )
+            for i in range(1, export.synthesis_kernels + 1)
+        },
+    }  # fmt: skip
+    kernels: list[Kernel] = []
+    for number, slug in slugs.items():
+        reads = tuple(slugs[n] for n in READS.get(number, ()) if n in slugs)
+        shared = helpers.get(number, {})
+        kernels += [Kernel(name, number, command, reads) for name, command in shared.items()]
+        # the pictures stay in the output of the kernel that drew them, and notebook 04 shows some
+        sources = (*reads, *shared, *(helpers["02"] if number == "04" else ()))
+        kernels.append(Kernel(slug, number, ("run", "--only", number), sources))
+    return kernels
 
 
 def _metadata(export: Export, kernel: Kernel) -> dict[str, Any]:
     need = NEEDS[kernel.notebook]
-    attached = (*export.data, *export.models) if _uses(kernel) else ()
-    own = [kernel.slug] if export.resume else []
+    inputs = (*export.data, *export.models) if need.parts or need.captions or need.pictures else ()
+    sources = [*kernel.sources, *([kernel.slug] if export.resume else [])]
     return {
         "id": f"{export.user}/{kernel.slug}",
-        "title": kernel.title,
+        "title": kernel.slug.replace("-", " "),
         "code_file": f"{kernel.slug}.ipynb",
         "language": "python",
         "kernel_type": "notebook",
@@ -152,67 +198,46 @@ def _metadata(export: Export, kernel: Kernel) -> dict[str, Any]:
         "enable_tpu": False,
         "enable_internet": export.internet,
         "machine_shape": export.gpu if need.gpu else "",
-        "dataset_sources": [f"{export.user}/{PACKAGE_SLUG}", *(s for s in attached if s.count("/") == 1)],
-        "kernel_sources": [f"{export.user}/{name}" for name in (*map(slug, kernel.sources), *own)],
-        "model_sources": [s for s in attached if s.count("/") == 4],
+        "dataset_sources": [f"{export.user}/{PACKAGE_SLUG}", *(each for each in inputs if each.count("/") == 1)],
+        "kernel_sources": [f"{export.user}/{slug}" for slug in sources],
+        "model_sources": [each for each in inputs if each.count("/") == 4],
         "competition_sources": [],
     }
 
 
-def _plan(export: Export, config: Config) -> list[Kernel]:
-    """The kernels in the order in which they can run; 00 is left out where no mini world is needed."""
-    stems = {n.name[:2]: n.stem for n in runner.select()}
-    if config.data.source == "own":
-        stems = {number: stems[number] for number in OWN_NOTEBOOKS}
-    if not _needs_mini(config):
-        stems.pop("00", None)
-    titles = {number: f"bncap {stem.replace('_', ' ')}" for number, stem in stems.items()}
-    helpers = {"01": _translators(export, config.data.shards), "02": _synthesisers(export)}
-    kernels: list[Kernel] = []
-    for number, title in titles.items():
-        read = tuple(titles[n] for n in READS.get(number, ()) if n in titles)
-        own = helpers.get(number, {})
-        kernels += [Kernel(name, number, command, read) for name, command in own.items()]
-        # the pictures stay in the output of the kernel that drew them, and 04 shows some
-        shared = (*own, *(helpers["02"] if number == "04" else ()))
-        kernels.append(Kernel(title, number, ("run", "--only", number), (*read, *shared)))
-    return kernels
-
-
-def _translators(export: Export, shards: int) -> dict[str, tuple[str, ...]]:
-    """Title -> command of the kernels that share the shards of notebook 01 in contiguous runs."""
-    count = export.translation_kernels
-    bounds = [shards * i // count for i in range(count + 1)] if count else []
-    mine = [",".join(map(str, range(a, b))) for a, b in pairwise(bounds)]
-    return {f"bncap 01 translation {i} of {count}": ("translate", "--shards", m) for i, m in enumerate(mine, 1)}
-
-
-def _synthesisers(export: Export) -> dict[str, tuple[str, ...]]:
-    count = export.synthesis_kernels
-    numbers = range(1, count + 1)
-    return {f"bncap 02 synthesis {i} of {count}": ("synthesise", "--shard", f"{i}/{count}") for i in numbers}
-
-
-def _needs_mini(config: Config) -> bool:
-    return config.data.source == "mini" or any(str(v).startswith("mini:") for v in vars(config.components).values())
-
-
-def _uses(kernel: Kernel) -> bool:
-    """Whether the kernel opens data sets or models from outside."""
-    need = NEEDS[kernel.notebook]
-    return bool(need.parts) or need.captions or need.pictures
+def _notebook(export: Export, kernel: Kernel) -> dict[str, Any]:
+    """The template with this kernel's title and settings."""
+    options = ["--profile", export.profile, *(part for each in export.overrides for part in ("--set", each))]
+    check = ["check", "--only", kernel.notebook, *(["--download"] if export.internet else []), *options]
+    command = [*kernel.command, *options, "--minutes", str(export.minutes)]
+    names = export.user, kernel.slug, PACKAGE_SLUG
+    settings = {
+        'USER, SLUG, PACKAGE = "user", "slug", "package"': f"USER, SLUG, PACKAGE = {names!r}",
+        "INTERNET = True": f"INTERNET = {export.internet}",
+        'CHECK = ["check"]': f"CHECK = {check!r}",
+        'COMMAND = ["run"]': f"COMMAND = {command!r}",
+        'TOO_LARGE = ""': f"TOO_LARGE = {TOO_LARGE.get(kernel.notebook, '')!r}",
+    }
+    notebook: dict[str, Any] = json.loads(TEMPLATE.read_text("utf-8"))
+    introduction, first = notebook["cells"][:2]
+    introduction["source"] = [
+        f"# {kernel.slug.replace('-', ' ')}\n\n",
+        f"Written by `python -m bncap kaggle`. Runs `python -m bncap {' '.join(command)}` with the package in the "
+        f"dataset `{export.user}/{PACKAGE_SLUG}`. Missing packages are installed; torch stays as it is.",
+    ]
+    lines = "".join(first["source"]).splitlines()
+    first["source"] = "\n".join(settings.get(line, line) for line in lines).splitlines(keepends=True)
+    return notebook
 
 
 def _write_package(user: str, out: Path) -> Path:
-    folder = _emptied(out / PACKAGE_SLUG, "dataset-metadata.json")
-    for name in PACKAGE_FOLDERS:
-        for file in sorted((paths.ROOT / name).rglob("*")):
-            relative = file.relative_to(paths.ROOT)
-            if file.is_file() and not any(part.startswith((".", "__pycache__")) for part in relative.parts):
-                (folder / relative).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(file, folder / relative)
-    for name in PACKAGE_FILES:
-        shutil.copy(paths.ROOT / name, folder / name)
+    folder = _empty_folder(out / PACKAGE_SLUG, "dataset-metadata.json")
+    for name in PACKAGE_PARTS:
+        source = paths.ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
     metadata = {
         "id": f"{user}/{PACKAGE_SLUG}",
         "title": PACKAGE_SLUG.replace("-", " "),
@@ -223,8 +248,8 @@ def _write_package(user: str, out: Path) -> Path:
     return folder
 
 
-def _emptied(folder: Path, marker: str) -> Path:
-    """``folder``, made; what an earlier call wrote there, which has a ``marker`` file, is removed."""
+def _empty_folder(folder: Path, marker: str) -> Path:
+    """``folder``, made again; what an earlier call wrote there, which has a ``marker`` file, is removed."""
     if folder.exists() and any(folder.iterdir()) and not (folder / marker).is_file():
         raise BncapError(f"{folder} holds something else; name another folder with --out")
     shutil.rmtree(folder, ignore_errors=True)
@@ -232,57 +257,12 @@ def _emptied(folder: Path, marker: str) -> Path:
     return folder
 
 
-def _check(export: Export, config: Config) -> None:
-    if not re.fullmatch(r"[a-z0-9]+(?:[_-][a-z0-9]+)*", export.user):
-        raise BncapError(f"--user {export.user}: write the name as in kaggle.com/<name>, in small letters")
-    if not 0 <= export.translation_kernels <= config.data.shards:
-        raise BncapError(
-            f"--translation-kernels {export.translation_kernels}: from 0 to the {config.data.shards} shards"
-        )
-    if not 0 <= export.synthesis_kernels <= 99:
-        raise BncapError(f"--synthesis-kernels {export.synthesis_kernels}: from 0 to 99")
-    if not 0 < export.minutes < SESSION_MINUTES:
-        raise BncapError(f"--minutes {export.minutes}: a session ends after {SESSION_MINUTES}; name fewer, such as 690")
-    captions = config.data.captions
-    if config.data.source == "own" and not captions.startswith(f"{paths.KAGGLE_INPUT}/"):
-        raise BncapError(
-            f"data.captions={captions or '(not set)'}: a kernel has no such file; upload it with its pictures as a "
-            f"dataset and name it as it lies there, such as --captions {paths.KAGGLE_INPUT}/mine/captions.csv"
-        )
-    name = r"[A-Za-z0-9_.-]+"
-    for source in export.data:
-        if not re.fullmatch(f"{name}/{name}", source):
-            raise BncapError(f"--data {source}: write owner/dataset, as in kaggle.com/datasets/owner/dataset")
-    for source in export.models:
-        if not re.fullmatch(rf"{name}/{name}(?:/{name}/{name}/[0-9]+)?", source):
-            raise BncapError(f"--models {source}: write owner/dataset, or owner/model/framework/variation/version")
-
-
-def _to_attach(export: Export, config: Config) -> list[str]:
-    """What the user still has to attach by hand, for the text of a kernel."""
-    lines = []
-    if not export.data and config.data.source == "coco":
-        lines.append("datasets with COCO 2014 (`annotations/`, `train2014/`, `val2014/`) and Flickr30k (`flickr30k/`)")
-    if not export.data and config.data.source == "own":
-        lines.append(f"a dataset with `{config.data.captions}` and its pictures")
-    if not export.models and not export.internet:
-        lines.append("a dataset with the models in folders named as on the hub (`facebook/mbart-large-50/` and so on)")
-    return lines
-
-
-def _readme(export: Export, kernels: list[Kernel]) -> str:
-    """The commands in their order; kernels of one stage may run side by side."""
-    stage: dict[str, int] = {}
+def _commands(kernels: Sequence[Kernel]) -> str:
+    """The push commands, stage by stage."""
+    stages: dict[str, int] = {}
     for kernel in kernels:
-        stage[kernel.title] = 1 + max((stage[title] for title in kernel.sources), default=0)
-    lines = [
-        README_TITLE, "", "Run these in this folder, with `pip install kaggle` and its token in place.", "",
-        "```bash", f"kaggle datasets create -p {PACKAGE_SLUG} --dir-mode zip   # after a change: datasets version",
-    ]  # fmt: skip
-    for number in sorted(set(stage.values())):
-        lines += ["", f"# stage {number}" + (": when all of the stages before have finished" if number > 1 else "")]
-        lines += [f"kaggle kernels push -p {kernel.slug}" for kernel in kernels if stage[kernel.title] == number]
-    lines += ["```", "", *cells.going_on(export.user, "SLUG")]
-    if "00" not in {kernel.notebook for kernel in kernels}:
-        lines += ["", f"There is no kernel for notebook 00: profile {export.profile} needs no mini world."]
-    return "\n".join(lines) + "\n"
+        stages[kernel.slug] = 1 + max((stages[slug] for slug in kernel.sources), default=0)
+    lines = [f"kaggle datasets create -p {PACKAGE_SLUG} --dir-mode zip   # after a change: datasets version"]
+    for stage in sorted(set(stages.values())):
+        lines += [f"# stage {stage}", *(f"kaggle kernels push -p {slug}" for slug in stages if stages[slug] == stage)]
+    return "\n".join(lines)

@@ -18,9 +18,12 @@ import functools
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bncap.errors import BncapError
-from bncap.settings import Config
+
+if TYPE_CHECKING:
+    from bncap.settings import Config
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent

@@ -88,14 +88,10 @@ def test_kaggles_own_code_accepts_every_kernel(api, written, capsys):
     assert "does not resolve" not in capsys.readouterr().out  # titles agree with slugs
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("language", "perl"), ("kernel_sources", ["no-owner"]), ("dataset_sources", ["x"]), ("code_file", "gone.ipynb"),
-     ("model_sources", ["owner/model"]), ("kernel_type", "book"), ("id", "somebody/tiny")],
-)  # fmt: skip
+@pytest.mark.parametrize(("field", "value"), [("kernel_sources", ["no-owner"]), ("model_sources", ["owner/model"])])
 def test_kaggles_own_code_refuses_broken_metadata(api, tmp_path, field, value):
     folder = write_kernels(Export("somebody"), tmp_path / "out")[1]
-    broken = metadata(folder) | {field: value if field != "id" else "somebody/abc"}
+    broken = metadata(folder) | {field: value}
     (folder / "kernel-metadata.json").write_text(json.dumps(broken))
     with pytest.raises(ValueError):
         api.kernels_push(str(folder))
@@ -117,14 +113,6 @@ def test_kaggles_own_code_accepts_the_dataset_with_all_of_its_folders(api, writt
     assert {"__main__.py", "mini/checkpoints/maxvit_mini/model.safetensors"} <= set(uploaded["bncap.zip"])
 
 
-def test_kaggles_own_code_refuses_a_broken_dataset(api, tmp_path):
-    folder = write_kernels(Export("somebody"), tmp_path)[0]
-    record = json.loads((folder / "dataset-metadata.json").read_text())
-    (folder / "dataset-metadata.json").write_text(json.dumps(record | {"title": "tiny"}))
-    with pytest.raises(ValueError, match="title"):
-        api.dataset_create_new(str(folder), quiet=True)
-
-
 def test_sources_are_kernels_that_come_before(written):
     seen = set()
     for name, folder in list(written.items())[1:]:
@@ -133,10 +121,6 @@ def test_sources_are_kernels_that_come_before(written):
         seen.add(f"somebody/{name}")
     read = metadata(written["bncap-02-synthesis"])["kernel_sources"]
     assert read == [f"somebody/bncap-{n}" for n in ("01-data-build", "02-synthesis-1-of-2", "02-synthesis-2-of-2")]
-
-
-def test_the_kernel_that_captions_reads_the_triplets_which_say_what_model_was_trained(written):
-    assert "somebody/bncap-02-synthesis" in metadata(written["bncap-10-caption-your-image"])["kernel_sources"]
 
 
 def test_the_kernel_that_looks_back_at_the_start_of_training_has_the_models(tmp_path):
@@ -148,8 +132,9 @@ def test_the_kernel_that_looks_back_at_the_start_of_training_has_the_models(tmp_
 def test_shards_are_shared_out_whole(written):
     shards = []
     for i in range(1, 5):
-        run = next(c for c in code_cells(written[f"bncap-01-translation-{i}-of-4"]) if "'translate'" in c)
-        shards += run.split("'--shards', '")[1].split("'")[0].split(",")
+        shards += (
+            code_cells(written[f"bncap-01-translation-{i}-of-4"])[0].split("'--shards', '")[1].split("'")[0].split(",")
+        )
     assert shards == [str(i) for i in range(10)]
 
 
@@ -207,21 +192,11 @@ def test_captions_of_ones_own_are_named_as_they_lie_in_a_kernel(tmp_path):
     assert [folder.name[6:8] for folder in folders[1:]] == ["00", "01", "02", "04", "10"]
 
 
-def test_a_readme_of_something_else_is_not_written_over(tmp_path):
-    (tmp_path / "README.md").write_text("# My project")
-    with pytest.raises(BncapError, match=r"README\.md is of something else; name another folder with --out"):
-        write_kernels(Export("somebody"), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
-
-
-def test_an_out_that_cannot_be_a_folder_is_named(tmp_path):
-    (tmp_path / "file").write_text("mine")
-    for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(BncapError, match=f"--out {out} cannot be made"):
-            write_kernels(Export("somebody"), out)
-
-
 def test_a_folder_with_other_things_is_left_alone(tmp_path):
+    (tmp_path / "README.md").write_text("# My project")
+    with pytest.raises(BncapError, match="--out"):
+        write_kernels(Export("somebody"), tmp_path)
+    (tmp_path / "README.md").unlink()
     (tmp_path / PACKAGE_SLUG).mkdir()
     (tmp_path / PACKAGE_SLUG / "mine.txt").write_text("mine")
     with pytest.raises(BncapError, match="holds something else"):
@@ -249,9 +224,9 @@ def test_a_kernel_finds_package_and_its_own_output_in_both_layouts(written, tmp_
     (own / "artifacts" / "kaggle" / "made.txt").write_text("made")
     package.parent.mkdir(parents=True, exist_ok=True)
     package.symlink_to(written[PACKAGE_SLUG])
-    done = start(written[name], root, tmp_path, 4)
+    done = start(written[name], root, tmp_path, 3)
     assert done.returncode == 0, done.stderr
-    assert f"going on from {own}" in done.stdout
+    assert f"continuing from {own}" in done.stdout
     assert (tmp_path / "scratch" / "package" / "bncap" / "__main__.py").is_file()
     assert [p.relative_to(root).as_posix() for p in (root / "working").rglob("*") if p.is_file()] == [
         "working/artifacts/kaggle/made.txt"
@@ -298,18 +273,12 @@ def test_any_other_failure_stops_the_kernel(tmp_path):
 def lacking(monkeypatch):
     """Two packages of the requirements and torch are not installed; what pip is asked for is recorded."""
     calls, gone = [], {"torch", "sacremoses", "diffusers"}
-    real = session.importlib.metadata.version
-
-    def version(name):
-        if name in gone:
-            raise session.importlib.metadata.PackageNotFoundError(name)
-        return real(name)
+    monkeypatch.setattr(session, "installed_version", lambda name: None if name in gone else "1.0")
 
     def pip(command, check):
         calls.append(command)
         gone.difference_update(argument.split("==")[0] for argument in command)
 
-    monkeypatch.setattr(session.importlib.metadata, "version", version)
     monkeypatch.setattr(session.subprocess, "run", pip)
     return calls
 
@@ -318,7 +287,7 @@ def test_only_what_is_missing_is_installed_and_torch_never(lacking, tmp_path):
     session.install_missing(True, tmp_path)
     (command,) = lacking
     assert {a.split("==")[0] for a in command if "==" in a} == {"sacremoses", "diffusers"}
-    assert (tmp_path / "constraints.txt").read_text().startswith("torchvision==")
+    assert (tmp_path / "constraints.txt").read_text().startswith("torchvision==1.0")
     assert "--no-index" not in command
 
 
@@ -342,7 +311,7 @@ def test_what_is_too_large_for_the_output_stays_behind(tmp_path, monkeypatch):
     monkeypatch.setenv("BNCAP_ARTIFACTS", str(tmp_path / "scratch"))
     for step in ("features-vit-s42", "vit_gpt2-s42"):
         (tmp_path / "scratch" / "kaggle" / "05_baselines" / step).mkdir(parents=True)
-    session.keep(tmp_path / "kept", "features-*")
+    session.keep_artifacts(tmp_path / "kept", "features-*")
     assert [p.name for p in (tmp_path / "kept" / "kaggle" / "05_baselines").iterdir()] == ["vit_gpt2-s42"]
 
 
