@@ -15,10 +15,10 @@ from bncap.data.splits import read_splits
 from bncap.encoders import features
 from bncap.errors import BncapError
 from bncap.experiments import runs, samples
-from bncap.mini import world
-from bncap.mini.corpus import texts_for
 from bncap.pipeline import artifacts, paths, workers
 from bncap.report import figures_method, figures_results, tables
+from bncap.small_models import build
+from bncap.small_models.text_models import select_texts
 from bncap.synthesis import generate
 
 COLOURS = {"लाल": (205, 30, 35), "नीला": (40, 60, 200), "काला": (20, 20, 20), "पीला": (230, 210, 40)}
@@ -69,9 +69,9 @@ def chain(tmp_path_factory):
         patch.setenv("BNCAP_ARTIFACTS", str(folder / "artifacts"))
         patch.setenv("BNCAP_FIGURES", str(folder / "figures"))
         patch.setattr(workers, "run_parallel", one_after_the_other)
-        patch.setattr(world, "run_parallel", one_after_the_other)
+        patch.setattr(build, "run_parallel", one_after_the_other)
         config = write_data(folder)
-        world.build_models(config)
+        build.build_models(config)
         corpus.build_corpus(config)
         generate.build_images(config)
         features.build_features(config)
@@ -85,8 +85,8 @@ def step(config, number, name):
 
 
 def test_only_what_serves_own_data_is_made_and_from_training_captions_alone(chain):
-    assert set(world.build_models(chain)) == {"decoder", "bertscore"}
-    texts, splits = texts_for(chain), read_splits(chain)
+    assert set(build.build_models(chain)) == {"decoder", "bertscore"}
+    texts, splits = select_texts(chain), read_splits(chain)
     seen = {*texts.train, *texts.held_out}
     assert seen == {caption.text for caption in splits["train"]}
     held_out = [caption.text for split in ("validation", "test") for caption in splits[split]]
@@ -153,4 +153,4 @@ def test_captions_of_another_language_are_refused_with_the_remedy(tmp_path, arti
     path.write_text("\n".join([f"{lines[0]},lang", *(f"{line},hi" for line in lines[1:])]), "utf-8")
     config = get_config("own", [f"data.captions={path}", "data.lang=ne_NP"])
     with pytest.raises(BncapError, match=r"captions\.csv has no training caption in Nepali.*set data\.lang"):
-        texts_for(config)
+        select_texts(config)

@@ -18,9 +18,9 @@ from bncap.chunked_cross_entropy import IGNORED
 from bncap.config import get_config
 from bncap.decoders.mbart import Vocabulary, trim
 from bncap.losses import total
-from bncap.mini.encoder import CHECKPOINT
 from bncap.model import Captioner, build_captioner
 from bncap.settings import Decode, Loss
+from bncap.small_models.encoder import CHECKPOINT
 
 CHANNELS, TOKENS, SIDE = 128, 14, 112
 CLOSE = 1e-5

@@ -52,7 +52,7 @@ class Encoder:
     def __init__(self, path: str, penultimate: bool = False) -> None:
         import timm
 
-        import bncap.mini.encoder  # noqa: F401  registers the mini architectures with timm
+        import bncap.encoders.mini_models  # noqa: F401  registers the mini architectures with timm
 
         with loading("encoder", path):
             self.model = timm.create_model(f"local-dir:{path}", pretrained=True).eval().requires_grad_(False)

@@ -2,7 +2,7 @@
 
 The truth is in the annotations: kinds and boxes in COCO's form, and the colours that the mini world adds.  The kinds
 that a caption names are found with the lexicon of :func:`bncap.experiments.evaluate.noun_lexicon`; colours and
-relations are read in the mini world alone, by :mod:`bncap.mini.parse`.
+relations are read in the mini world alone, by :func:`bncap.mini.grammar.parse_bn`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from bncap.experiments.evaluate import CaptionScores, read_caption_scores
 from bncap.experiments.paper import SPLITS
 from bncap.experiments.runs import run_dir
 from bncap.metrics import Nouns
-from bncap.mini.grammar import OPPOSITE
-from bncap.mini.parse import Said, read_bn
+from bncap.mini.grammar import OPPOSITE, BengaliMeaning, parse_bn
 from bncap.pipeline import artifacts, paths
 from bncap.settings import Config
 from bncap.text import iso, tokenise
@@ -118,19 +117,19 @@ def label_caption(
         yield ("object", kind), kind in named
         yield _number_group(scene), kind in named
     if sentences:
-        parsed = read_bn(caption)
+        parsed = parse_bn(caption)
         yield from _label_colours(scene, parsed)
         yield from _label_relations(scene, parsed)
 
 
-def _label_colours(scene: Sequence[SceneObject], parsed: Said) -> Iterator[tuple[Group, bool]]:
+def _label_colours(scene: Sequence[SceneObject], parsed: BengaliMeaning) -> Iterator[tuple[Group, bool]]:
     for thing in _single_kinds(scene):
         colour = next((m.colour for m in parsed.objects if m.kind == thing.kind and m.colour), None)
         if thing.colour and colour:
             yield ("colour", thing.colour), colour == thing.colour
 
 
-def _label_relations(scene: Sequence[SceneObject], parsed: Said) -> Iterator[tuple[Group, bool]]:
+def _label_relations(scene: Sequence[SceneObject], parsed: BengaliMeaning) -> Iterator[tuple[Group, bool]]:
     truth = relations_of(scene)
     for figure, relation, ground in parsed.relations:
         pair = parsed.objects[figure].kind, parsed.objects[ground].kind

@@ -1,15 +1,17 @@
-"""How the mini world is spoken of: five English captions of a scene, their meaning, and the same in Bengali.
+"""Captions of the mini world: English from a scene, Bengali from parsed English, and both parsed back to a meaning.
 
-The English is generated from the scene, as annotators would write it; the Bengali is said from the *parsed English*, so
-it knows no more than the caption does.
+The English is generated from the scene, as annotators would write it; the Bengali is generated from the *parsed
+English*, so it knows no more than the caption does.
 """
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from unicodedata import category, is_normalized
 
 from bncap.mini.lexicon import (
     BACKGROUND_WORDS_EN,
@@ -18,13 +20,19 @@ from bncap.mini.lexicon import (
     COLOURS_BN,
     ENGLISH,
     ENGLISH_OOD,
+    NOUN_LEXICON_BN,
     RELATION_WORDS_EN,
     Dialect,
     genitive_bn,
 )
-from bncap.mini.scene import COLOURS, Object, Scene
+from bncap.mini.scene import COLOURS, Object, Scene, sample_scene
+from bncap.text import normalise, tokenise
 
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+BENGALI_CHARACTERS = "".join(
+    char for char in map(chr, range(0x0980, 0x0A00)) if category(char) != "Cn" and is_normalized("NFC", char)
+)
+"""Every character of the Bengali block that NFC text can hold."""
 
 OWN_PATTERN, OWN_WORD = 0.6, 0.4
 """Share of patterns and of words that out-of-domain Bengali takes from its own dialect, where it has any."""
@@ -32,7 +40,7 @@ OWN_PATTERN, OWN_WORD = 0.6, 0.4
 
 @dataclass(frozen=True)
 class Mention:
-    """One object as a caption speaks of it; what the caption leaves open is None."""
+    """One object as a caption mentions it; what the caption leaves open is None."""
 
     kind: str
     colour: str | None
@@ -53,21 +61,29 @@ class ParsedCaption:
     out_of_domain: bool = False
 
 
-def _texts(dialect: Dialect) -> list[str]:
-    tables = (dialect.nouns, dialect.sizes, dialect.backgrounds)
-    relations = [text for pairs in dialect.relations.values() for pair in pairs for text in pair]
-    patterns = (*dialect.single, *dialect.pairs, *dialect.joined, *dialect.tails)
-    return [t for table in tables for texts in table.values() for t in texts] + relations + list(patterns)
-
-
-def vocabulary(dialect: Dialect) -> frozenset[str]:
+def list_words(dialect: Dialect) -> frozenset[str]:
     """The words of a dialect's phrases and patterns, lower case, slots left out."""
-    return frozenset(word for text in _texts(dialect) for word in re.sub(r"\{\w+\}|[,-]", " ", text).split())
+    tables = (dialect.nouns, dialect.sizes, dialect.backgrounds)
+    texts = [text for table in tables for words in table.values() for text in words]
+    texts += [text for pairs in dialect.relations.values() for pair in pairs for text in pair]
+    texts += [*dialect.single, *dialect.pairs, *dialect.joined, *dialect.tails]
+    return frozenset(word for text in texts for word in re.sub(r"\{\w+\}|[,-]", " ", text).split())
 
 
-_OOD_WORDS_EN = (vocabulary(ENGLISH_OOD) | {"that", "coloured"}) - vocabulary(ENGLISH)
+_OOD_WORDS_EN = (list_words(ENGLISH_OOD) | {"that", "coloured"}) - list_words(ENGLISH)
 _KINDS_EN = {noun: kind for d in (ENGLISH, ENGLISH_OOD) for kind, nouns in d.nouns.items() for noun in nouns}
 _SIZES_EN = {word: size for d in (ENGLISH, ENGLISH_OOD) for size, words in d.sizes.items() for word in words}
+_NOUNS_BN = {normalise(word, "bn"): kind for word, kind in NOUN_LEXICON_BN.items()}
+_COLOURS_BN = {normalise(word, "bn"): colour for colour, word in COLOURS_BN.items()}
+_SIZES_BN = {
+    normalise(word, "bn"): size for d in (BENGALI, BENGALI_OOD) for size, words in d.sizes.items() for word in words
+}
+_RELATIONS_BN = {
+    tuple(tokenise(text, "bn")): relation
+    for d in (BENGALI, BENGALI_OOD)
+    for relation, pairs in d.relations.items()
+    for text, _ in pairs
+}
 
 
 def _clean(text: str) -> str:
@@ -98,7 +114,7 @@ def _noun_phrase_en(o: Object, rng: random.Random, dialects: Sequence[Dialect]) 
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def _caption_en(scene: Scene, rng: random.Random, dialects: Sequence[Dialect]) -> str:
+def _generate_caption_en(scene: Scene, rng: random.Random, dialects: Sequence[Dialect]) -> str:
     own = dialects[-1]
     mentioned = len(scene.objects)
     # People leave out what does not strike them: the third object often, the second seldom.
@@ -121,7 +137,7 @@ def _caption_en(scene: Scene, rng: random.Random, dialects: Sequence[Dialect]) -
     return f"{text[0].upper()}{text[1:]}."
 
 
-def captions_en(scene: Scene, rng: random.Random, n: int = 5, *, out_of_domain: bool = False) -> list[str]:
+def generate_captions_en(scene: Scene, rng: random.Random, n: int = 5, *, out_of_domain: bool = False) -> list[str]:
     """``n`` different English captions of ``scene``, each true of it, each a sentence with a full stop.
 
     Out of domain every caption has a pattern that no in-domain caption has.
@@ -131,14 +147,14 @@ def captions_en(scene: Scene, rng: random.Random, n: int = 5, *, out_of_domain: 
     for _ in range(50 + 20 * n):
         if len(captions) == n:
             return list(captions)
-        captions.setdefault(_caption_en(scene, rng, dialects))
+        captions.setdefault(_generate_caption_en(scene, rng, dialects))
     raise ValueError(f"the grammar has fewer than {n} captions for {scene}")
 
 
 def _relation_en(words: list[str], at: int, before: int) -> str:
-    """Where the first object is from the second, told by the relation word ``words[at]`` after ``before`` objects.
+    """Where the first object is from the second, by the relation word ``words[at]`` after ``before`` objects.
 
-    "X left of Y" says it of X; "left of X is Y" and "X with Y to its left" say it of Y, whose opposite holds of X.
+    In "X left of Y" the word holds of X; in "left of X is Y" and "X with Y to its left" it holds of Y, its opposite of X.
     """
     relation = RELATION_WORDS_EN[words[at]]
     pronoun = words[at - 1 : at] == ["its"] or words[at + 1 : at + 2] == ["it"]
@@ -148,7 +164,7 @@ def _relation_en(words: list[str], at: int, before: int) -> str:
 def parse_en(caption: str) -> ParsedCaption:
     """The meaning of an English caption of either domain.
 
-    Words it does not know are passed over, so other or cut text gives fewer objects, down to none; it never raises.
+    Unknown words are skipped, so other or truncated text gives fewer objects, down to none.  Never raises.
     """
     words = re.findall(r"[a-z]+", caption.lower())
     objects: list[Mention] = []
@@ -182,8 +198,8 @@ def _noun_phrase_bn(o: Mention, rng: random.Random, dialects: Sequence[Dialect])
     return _clean(f"একটি {size} {colour} {noun}"), _clean(f"একটি {size} {colour} {genitive_bn(noun)}")
 
 
-def say_bn(parsed: ParsedCaption, rng: random.Random, *, out_of_domain: bool = False) -> str:
-    """A Bengali sentence of that meaning, in NFC, with a danda at its end; "" if the meaning has no object.
+def generate_caption_bn(parsed: ParsedCaption, rng: random.Random, *, out_of_domain: bool = False) -> str:
+    """A Bengali sentence of the meaning ``parsed``, in NFC, with a danda at its end; "" if it has no object.
 
     Objects beyond the third are left out.
     """
@@ -208,3 +224,61 @@ def say_bn(parsed: ParsedCaption, rng: random.Random, *, out_of_domain: bool = F
     if len(objects) == 3:
         slots["tail"] = rng.choice(patterns_of.tails).format(c=slots["c"])
     return _clean(rng.choice(patterns).format(**slots)) + "।"
+
+
+def draw_parallel_captions(seed: int, n: int) -> list[tuple[str, str]]:
+    """``n`` pairs (English, faultless Bengali) of in-domain scenes that no data split contains but by chance."""
+    rng = random.Random(f"{seed}|parallel captions")
+    english = [generate_captions_en(sample_scene(rng), rng, 1)[0] for _ in range(n)]
+    return [(caption, generate_caption_bn(parse_en(caption), rng)) for caption in english]
+
+
+@dataclass(frozen=True)
+class BengaliMeaning:
+    """Objects of a Bengali caption in the order of mention, and its relations.
+
+    (i, relation, j) says where ``objects[i]`` is from ``objects[j]``, by one of :data:`bncap.mini.scene.RELATIONS`.
+    """
+
+    objects: tuple[Mention, ...]
+    relations: tuple[tuple[int, str, int], ...]
+
+
+@functools.lru_cache(maxsize=65536)
+def parse_bn(caption: str) -> BengaliMeaning:
+    """The meaning of a Bengali caption of either domain; words that are not the grammar's are skipped.
+
+    "X-er r Y" and "Y X-er r" say that Y is r of X, the object named last before r being X; "X o tar r Y" says the same
+    with a pronoun for X.  Never raises.
+    """
+    words = tokenise(caption, "bn")
+    objects: list[Mention] = []
+    relations: list[tuple[int, str, int]] = []
+    open_relation: tuple[str, int] | None = None  # a relation and its X, whose Y comes next
+    colour = size = None
+    for at, word in enumerate(words):
+        if word == "একটি":
+            colour = size = None
+        elif word in _COLOURS_BN:
+            colour = _COLOURS_BN[word]
+        elif word in _SIZES_BN:
+            size = _SIZES_BN[word]
+        elif word in _NOUNS_BN:
+            if open_relation:
+                relations.append((len(objects), *open_relation))
+                open_relation = None
+            objects.append(Mention(_NOUNS_BN[word], colour, size))
+            colour = size = None
+        elif objects and (relation := _relation_bn(words, at)):
+            ground = len(objects) - 1
+            if ground == 0 or words[at - 1] == "তার":
+                open_relation = relation, ground
+            else:
+                relations.append((ground - 1, relation, ground))
+    return BengaliMeaning(tuple(objects), tuple(relations))
+
+
+def _relation_bn(words: list[str], at: int) -> str | None:
+    """The relation whose words begin at ``at``: the longest phrase, as "on the left side" is one of several words."""
+    phrases = [phrase for phrase in _RELATIONS_BN if tuple(words[at : at + len(phrase)]) == phrase]
+    return _RELATIONS_BN[max(phrases, key=len)] if phrases else None

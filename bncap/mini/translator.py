@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from bncap.mini.grammar import ParsedCaption, parse_en, say_bn
+from bncap.mini.grammar import ParsedCaption, generate_caption_bn, parse_en
 from bncap.mini.scene import COLOURS, KINDS
 
 FAULTS = (
@@ -65,8 +65,8 @@ class MiniTranslator:
             return ""
         rng = self._generator("place", caption)
         if fault in ("object swapped", "colour swapped", "object dropped"):
-            parsed = misread(parsed, fault, rng)
-        said = say_bn(parsed, self._generator("say", caption), out_of_domain=parsed.out_of_domain)
+            parsed = apply_fault(parsed, fault, rng)
+        said = generate_caption_bn(parsed, self._generator("say", caption), out_of_domain=parsed.out_of_domain)
         words = said.removesuffix("।").split()
         if fault == "truncated":
             return " ".join(words[: rng.randint(1, max(1, len(words) // 2))])
@@ -76,7 +76,7 @@ class MiniTranslator:
         return said
 
 
-def misread(parsed: ParsedCaption, fault: str, rng: random.Random) -> ParsedCaption:
+def apply_fault(parsed: ParsedCaption, fault: str, rng: random.Random) -> ParsedCaption:
     """``parsed`` with one object swapped or dropped or one colour swapped, as ``fault`` says."""
     objects = list(parsed.objects)
     eligible = [i for i, o in enumerate(objects) if o.colour or fault != "colour swapped"]

@@ -69,7 +69,7 @@ def find(config: Config, name: str) -> Component:
         if part not in MINI_PARTS:
             raise BncapError(f"there is no mini component {name!r}; there are mini:{', mini:'.join(MINI_PARTS)}")
         if part == "encoder" and not config.world.retrain_encoder:
-            return Component(name, PACKAGE / "mini" / "checkpoints" / "maxvit_mini", "mini")
+            return Component(name, PACKAGE / "small_models" / "checkpoints" / "maxvit_mini", "mini")
         return Component(name, step_dir(config.profile, "00_mini_world", part, config.data.seed), "mini")
     local = find_local(name)
     return local or Component(name, _fetch(name), "hub")

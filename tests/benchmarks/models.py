@@ -9,7 +9,7 @@ import torch
 from plain_reading import PlainReading
 from transformers import MBartConfig, MBartForConditionalGeneration
 
-import bncap.mini.encoder  # noqa: F401  registers bncap_maxvit_mini with timm
+import bncap.encoders.mini_models  # noqa: F401  registers bncap_maxvit_mini with timm
 from bncap.commands.full_size import MBART50, SPECIAL_PIECES, Sizes, make_random_captioner
 from bncap.model import Captioner
 

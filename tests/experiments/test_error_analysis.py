@@ -24,8 +24,7 @@ from bncap.experiments.error_analysis import (
 )
 from bncap.experiments.runs import run_dir
 from bncap.mini.draw import boxes
-from bncap.mini.grammar import captions_en, parse_en, say_bn
-from bncap.mini.parse import read_bn
+from bncap.mini.grammar import generate_caption_bn, generate_captions_en, parse_bn, parse_en
 from bncap.mini.scene import sample_scene
 from bncap.pipeline import artifacts, paths
 
@@ -159,7 +158,7 @@ A_CUP = SceneObject("cup", (40, 5, 20, 20), "blue")
 
 
 def labels_of(things, caption):
-    named = {mention.kind for mention in read_bn(caption).objects}
+    named = {mention.kind for mention in parse_bn(caption).objects}
     return list(label_caption(things, named, caption, True))
 
 
@@ -168,7 +167,7 @@ def test_true_captions_of_scenes_are_judged_right_in_all_that_they_say():
     for _ in range(300):
         scene = sample_scene(rng)
         things = [SceneObject(o.kind, box, o.colour) for o, box in zip(scene.objects, boxes(scene), strict=True)]
-        caption = say_bn(parse_en(captions_en(scene, rng, 1)[0]), rng)
+        caption = generate_caption_bn(parse_en(generate_captions_en(scene, rng, 1)[0]), rng)
         for (dimension, _), right in labels_of(things, caption):
             assert right or dimension in ("object", "number"), caption  # a caption may leave things out
             said[dimension, right] += 1

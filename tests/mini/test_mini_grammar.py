@@ -8,7 +8,15 @@ import unicodedata
 
 import pytest
 
-from bncap.mini.grammar import OPPOSITE, Mention, ParsedCaption, captions_en, parse_en, say_bn, vocabulary
+from bncap.mini.grammar import (
+    OPPOSITE,
+    Mention,
+    ParsedCaption,
+    generate_caption_bn,
+    generate_captions_en,
+    list_words,
+    parse_en,
+)
 from bncap.mini.lexicon import BENGALI, BENGALI_OOD, COLOURS_BN, ENGLISH, ENGLISH_OOD, NOUN_LEXICON_BN, genitive_bn
 from bncap.mini.scene import BACKGROUNDS, COLOURS, KINDS, OOD_BACKGROUNDS, RELATIONS, SIZES, Object, Scene, sample_scene
 
@@ -17,7 +25,7 @@ def _scenes_and_captions(out_of_domain: bool, n: int = 400, seed: int = 0):
     rng = random.Random(seed)
     for _ in range(n):
         scene = sample_scene(rng, out_of_domain=out_of_domain)
-        yield scene, captions_en(scene, rng, out_of_domain=out_of_domain)
+        yield scene, generate_captions_en(scene, rng, out_of_domain=out_of_domain)
 
 
 def _words(text: str) -> set[str]:
@@ -57,7 +65,7 @@ def test_five_captions_of_a_scene_are_five_different_sentences(out_of_domain):
 def test_a_request_for_more_captions_than_there_are_is_refused():
     scene = Scene((Object("key", "red", "small", 50, 50),), "sand")
     with pytest.raises(ValueError, match="fewer than 500 captions"):
-        captions_en(scene, random.Random(0), 500)
+        generate_captions_en(scene, random.Random(0), 500)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +95,8 @@ def test_colours_and_sizes_belong_to_their_noun_before_or_behind_it():
 
 
 def test_no_caption_in_the_domain_has_a_word_of_the_other_domain_alone():
-    own_en = (vocabulary(ENGLISH_OOD) | {"that", "coloured"}) - vocabulary(ENGLISH)
-    own_bn = (vocabulary(BENGALI_OOD) | {"রঙের"}) - vocabulary(BENGALI)
+    own_en = (list_words(ENGLISH_OOD) | {"that", "coloured"}) - list_words(ENGLISH)
+    own_bn = (list_words(BENGALI_OOD) | {"রঙের"}) - list_words(BENGALI)
     own_bn |= {genitive_bn(n) for nouns in BENGALI_OOD.nouns.values() for n in nouns}
     rng = random.Random(5)
     seen: dict[bool, set[str]] = {}
@@ -97,7 +105,9 @@ def test_no_caption_in_the_domain_has_a_word_of_the_other_domain_alone():
         for _, captions in _scenes_and_captions(out_of_domain, 600):
             for caption in captions:
                 parsed = parse_en(caption)
-                seen[out_of_domain] |= _words(caption) | _words(say_bn(parsed, rng, out_of_domain=out_of_domain))
+                seen[out_of_domain] |= _words(caption) | _words(
+                    generate_caption_bn(parsed, rng, out_of_domain=out_of_domain)
+                )
     assert not seen[False] & (own_en | own_bn)
     assert own_en - {"undersized"} <= seen[True] and len(own_bn & seen[True]) > 0.9 * len(own_bn)
 
@@ -108,7 +118,7 @@ def test_bengali_names_each_object_with_its_colour_and_ends_in_a_danda(out_of_do
     for _, captions in _scenes_and_captions(out_of_domain):
         for caption in captions:
             parsed = parse_en(caption)
-            said = say_bn(parsed, rng, out_of_domain=out_of_domain)
+            said = generate_caption_bn(parsed, rng, out_of_domain=out_of_domain)
             words = said.removesuffix("।").replace(",", " ").split()
             assert said.endswith("।") and "  " not in said and not re.search("[a-zA-Z{}]", said)
             assert sorted(NOUN_LEXICON_BN[w] for w in words if w in NOUN_LEXICON_BN) == sorted(
@@ -120,7 +130,7 @@ def test_bengali_names_each_object_with_its_colour_and_ends_in_a_danda(out_of_do
 
 def test_bengali_keeps_the_relation_whichever_object_it_puts_first():
     parsed = ParsedCaption((Mention("bird", "blue", None), Mention("car", "red", None)), "left", None)
-    said = {say_bn(parsed, random.Random(seed)) for seed in range(300)}
+    said = {generate_caption_bn(parsed, random.Random(seed)) for seed in range(300)}
     assert "একটি লাল গাড়ির বাম পাশে একটি নীল পাখি আছে।" in said
     for sentence in said:
         bird, car = sentence.index("পাখি"), sentence.index("গাড়ি")
@@ -130,9 +140,9 @@ def test_bengali_keeps_the_relation_whichever_object_it_puts_first():
 
 
 def test_bengali_of_nothing_is_empty_and_the_same_seed_says_the_same():
-    assert say_bn(ParsedCaption((), None, "snow"), random.Random(0)) == ""
+    assert generate_caption_bn(ParsedCaption((), None, "snow"), random.Random(0)) == ""
     parsed = parse_en("A red ball under a big tree, and also a cat.")
-    assert say_bn(parsed, random.Random(3)) == say_bn(parsed, random.Random(3))
+    assert generate_caption_bn(parsed, random.Random(3)) == generate_caption_bn(parsed, random.Random(3))
 
 
 @pytest.mark.parametrize(
@@ -158,5 +168,5 @@ def test_every_kind_colour_size_relation_and_background_has_words_in_both_langua
 
 def test_all_bengali_is_in_nfc():
     for dialect in (BENGALI, BENGALI_OOD):
-        assert all(unicodedata.is_normalized("NFC", word) for word in vocabulary(dialect))
+        assert all(unicodedata.is_normalized("NFC", word) for word in list_words(dialect))
     assert all(unicodedata.is_normalized("NFC", word) for word in (*NOUN_LEXICON_BN, *COLOURS_BN.values()))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bncap.mini import synthesiser
-from bncap.mini.grammar import OPPOSITE, captions_en, parse_en
+from bncap.mini.grammar import OPPOSITE, generate_captions_en, parse_en
 from bncap.mini.scene import SIDE, sample_scene
 from bncap.mini.synthesiser import MiniSynthesiser
 
@@ -31,11 +31,13 @@ def test_the_scene_painted_is_one_that_the_caption_is_true_of(painted):
     captions = [
         caption
         for i in range(60)
-        for caption in captions_en(sample_scene(rng), rng, 2, out_of_domain=bool(i % 2))
+        for caption in generate_captions_en(sample_scene(rng), rng, 2, out_of_domain=bool(i % 2))
         if not i % 2
     ]
     captions += [
-        c for _ in range(60) for c in captions_en(sample_scene(rng, out_of_domain=True), rng, 2, out_of_domain=True)
+        c
+        for _ in range(60)
+        for c in generate_captions_en(sample_scene(rng, out_of_domain=True), rng, 2, out_of_domain=True)
     ]
     MiniSynthesiser().draw([f"A photo of: {c} In Bengali: ..." for c in captions], NEGATIVE, list(range(len(captions))))
     assert len(painted) == len(captions)

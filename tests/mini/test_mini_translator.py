@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
-from bncap.mini.grammar import captions_en, parse_en
+from bncap.mini.grammar import generate_captions_en, parse_en
 from bncap.mini.lexicon import COLOURS_BN, NOUN_LEXICON_BN
 from bncap.mini.scene import sample_scene
-from bncap.mini.translator import FAULTS, MiniTranslator, misread
+from bncap.mini.translator import FAULTS, MiniTranslator, apply_fault
 
 COLOURS_EN = {bengali: english for english, bengali in COLOURS_BN.items()}
 
@@ -21,7 +21,9 @@ def captions() -> list[str]:
     drawn = [
         caption
         for i in range(2400)
-        for caption in captions_en(sample_scene(rng, out_of_domain=bool(i % 2)), rng, n=3, out_of_domain=bool(i % 2))
+        for caption in generate_captions_en(
+            sample_scene(rng, out_of_domain=bool(i % 2)), rng, n=3, out_of_domain=bool(i % 2)
+        )
     ]
     return list(dict.fromkeys(drawn))
 
@@ -89,7 +91,7 @@ def test_text_without_a_known_object_is_left_in_english_and_counted_as_a_fault()
 def test_dropping_one_of_the_first_two_objects_drops_their_relation_too():
     parsed = parse_en("A red ball under a blue box, and also a cat.")
     for seed in range(20):
-        left = misread(parsed, "object dropped", random.Random(seed))
+        left = apply_fault(parsed, "object dropped", random.Random(seed))
         third_dropped = left.objects == parsed.objects[:2]
         assert left.relation == ("below" if third_dropped else None)
 

@@ -12,7 +12,7 @@ from unicodedata import category, is_normalized
 
 import torch
 
-from bncap.mini.corpus import BENGALI_CHARACTERS, parallel_captions
+from bncap.mini.grammar import BENGALI_CHARACTERS, draw_parallel_captions
 from bncap.pipeline.artifacts import write_json
 
 DEVANAGARI = "".join(c for c in map(chr, range(0x0900, 0x0980)) if category(c) != "Cn" and is_normalized("NFKC", c))
@@ -38,7 +38,7 @@ class ParallelTexts:
     """Training texts of the tokenizers: parallel captions of the mini world, drawn with ``seed``."""
 
     def __init__(self, seed: int) -> None:
-        pairs = parallel_captions(seed, 1000)
+        pairs = draw_parallel_captions(seed, 1000)
         self.english = [english for english, _ in pairs]
         self.bengali = [bengali for _, bengali in pairs]
         self.both = self.english + self.bengali

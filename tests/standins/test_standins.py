@@ -18,7 +18,7 @@ from bncap.data.translate import load_translator
 from bncap.data.verify import Verifier
 from bncap.decoders.baselines import BASELINES, build_baseline
 from bncap.encoders.features import Encoder
-from bncap.mini.corpus import parallel_captions
+from bncap.mini.grammar import draw_parallel_captions
 from bncap.model import build_captioner, load_captioner
 from bncap.objective import compute_terms, term_weights
 from bncap.pipeline import hub
@@ -28,7 +28,7 @@ from bncap.text import LANGUAGES, normalise
 from standins import build_standins
 from standins.__main__ import main as standins_command
 
-ENGLISH, BENGALI = map(list, zip(*parallel_captions(3, 64), strict=True))
+ENGLISH, BENGALI = map(list, zip(*draw_parallel_captions(3, 64), strict=True))
 TRANSLATORS = (
     "Helsinki-NLP/opus-mt-en-inc",
     "shhossain/opus-mt-en-to-bn",

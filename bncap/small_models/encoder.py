@@ -1,23 +1,20 @@
-"""The miniature's image encoders: genuine timm models for 112 px with 49 patches, pretrained on a dense proxy.
+"""The miniature's image encoders, trained to tell which object and colour covers each cell of painted scenes.
 
-For each cell of the 7 x 7 map the proxy asks for the kind (or "background") and the colour of the object that covers
-it, in freshly painted ``real`` and ``synthetic`` scenes of the training domain, as ImageNet also holds photographs and
-drawings; nothing out-of-domain is shown.  Importing this module registers three architectures with timm:
-``bncap_maxvit_mini`` (its checkpoint ships with the package), ``bncap_vit_mini`` and ``bncap_cnn_mini`` (the
-baselines' encoders, trained at first use).  A checkpoint is a folder in hub layout, for
-``timm.create_model("local-dir:<folder>")``.
-
-``python -m bncap.mini.encoder --seed 42 --out DIR`` makes the shipped checkpoint again.
+For each cell of the 7 x 7 map this proxy task asks for the kind (or "background") and the colour of the object that
+covers it, in newly painted ``real`` and ``synthetic`` scenes of the training domain (ImageNet, too, holds photographs
+and drawings); no out-of-domain picture is shown.  The checkpoint of the MaxViT ships with the package;
+``python -m bncap.small_models.encoder --seed 42 --out DIR`` makes it again.  The encoders of the baselines are trained by
+notebook 00.  :mod:`bncap.encoders.mini_models` has the architectures.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import platform
-from dataclasses import dataclass, replace
-from functools import partial
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,86 +23,33 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from timm.layers import HybridEmbed
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, save_for_hf
-from timm.models.maxxvit import MaxxVit, model_cfgs
-from timm.models.resnet import BasicBlock, ResNet
-from timm.models.vision_transformer import VisionTransformer
+from timm.models import save_for_hf
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from bncap.encoders.mini_models import GRID
 from bncap.errors import BncapError
-from bncap.mini.draw import STYLES
-from bncap.mini.proxy import BACKGROUND_LABEL, GRID, IGNORED_LABEL, PaintedScenes
-from bncap.mini.scene import COLOURS, KINDS, SIDE
+from bncap.mini.draw import STYLES, boxes, paint
+from bncap.mini.scene import COLOURS, KINDS, SIDE, Scene, sample_scene
+from bncap.pipeline.artifacts import write_json
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "maxvit_mini"
 """The checkpoint that ships with the package."""
 
-_COMMAND = "python -m bncap.mini.encoder --seed 42 --out DIR"
-
-default_cfgs = generate_default_cfgs(
-    {
-        name: {
-            "input_size": (3, SIDE, SIDE), "pool_size": (GRID, GRID), "fixed_input_size": fixed, "num_classes": 0,
-            "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "crop_pct": 1.0, "interpolation": "bicubic",
-            "first_conv": first_conv, "classifier": classifier, "license": "mit",
-        }
-        for name, fixed, first_conv, classifier in (
-            ("bncap_maxvit_mini", True, "stem.conv1", "head.fc"),
-            ("bncap_vit_mini", True, "patch_embed.backbone.conv1.0", "head"),
-            ("bncap_cnn_mini", False, "conv1.0", "fc"),
-        )
-    }
-)  # fmt: skip
-"""Read by timm's ``register_model`` under exactly this name."""
-
-
-@register_model
-def bncap_maxvit_mini(pretrained: bool = False, **kwargs) -> MaxxVit:
-    """MaxViT of three stages (32, 64, 128 channels), 0.63M parameters; last map (128, 7, 7)."""
-    base = model_cfgs["test_maxvit"]
-    attention = replace(base.transformer_cfg, dim_head=16, window_size=(GRID, GRID), grid_size=(GRID, GRID))
-    cfg = replace(
-        base, embed_dim=(32, 64, 128), depths=(1, 1, 1), block_type=("M",) * 3, stem_width=16, transformer_cfg=attention
-    )
-    return build_model_with_cfg(
-        MaxxVit, "bncap_maxvit_mini", pretrained, model_cfg=cfg, feature_cfg={"flatten_sequential": True}, **kwargs
-    )
-
-
-@register_model
-def bncap_cnn_mini(pretrained: bool = False, **kwargs) -> ResNet:
-    """ResNet of four basic blocks (32, 64, 128, 128 channels) and stride 16; last map (128, 7, 7).
-
-    Its blocks take part from the first step: begun as identities, as timm does it, they learn kinds 150 steps later.
-    """
-    shape = {"block": BasicBlock, "layers": (1, 1, 1, 1), "channels": (32, 64, 128, 128), "output_stride": 16}
-    stem = {"stem_type": "deep", "stem_width": 8, "zero_init_last": False}
-    return build_model_with_cfg(ResNet, "bncap_cnn_mini", pretrained, **{**shape, **stem, **kwargs})
-
-
-@register_model
-def bncap_vit_mini(pretrained: bool = False, **kwargs) -> VisionTransformer:
-    """Hybrid ViT, as timm's ``vit_small_resnet26d``: 3 blocks of width 128, no class token; last map (128, 7, 7).
-
-    Its patch embedding is the first three stages of ``bncap_cnn_mini``, and its blocks start small (LayerScale 0.1):
-    in the seconds that it is trained for, a projection of raw 16 px patches learns colours but hardly any kinds.
-    """
-    embed = partial(HybridEmbed, backbone=bncap_cnn_mini(features_only=True, out_indices=(3,)), proj=False)
-    shape = {"embed_layer": embed, "patch_size": 1, "embed_dim": 128, "depth": 3, "num_heads": 4, "class_token": False}
-    options = {"global_pool": "avg", "init_values": 0.1, "feature_cfg": {"out_indices": 1, "feature_cls": "getter"}}
-    return build_model_with_cfg(VisionTransformer, "bncap_vit_mini", pretrained, **{**shape, **options, **kwargs})
+COMMAND = "python -m bncap.small_models.encoder --seed 42 --out DIR"
+BACKGROUND_LABEL = len(KINDS)
+IGNORED_LABEL = -100
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How an encoder is pretrained.
 
-    ``scenes`` is the number of different pictures, None for a new one each time; ``bf16`` names the part of the encoder
-    whose modules compute in bfloat16 where the processor has instructions for it; not attention, whose backward pass is
-    many times slower so on a CPU."""
+    ``scenes`` is the number of different pictures, None for a new one each time.  ``bf16`` names the part of the encoder
+    whose modules compute in bfloat16 where the processor has instructions for it; not attention, whose backward pass
+    becomes many times slower so on a CPU.
+    """
 
     steps: int
     batch: int
@@ -121,6 +65,47 @@ RECIPES = {
 }
 
 
+class PaintedScenes(Dataset):
+    """Scene ``i``, painted on demand: in turn ``real``, ``synthetic``, ``real``, ..., or always in one ``style``.
+
+    An item is a picture (3, 112, 112) uint8 with its kind and colour labels, (7, 7) int64 each.  It depends only on
+    (seed, i).  ``count`` is the number of objects to try to place, None for the usual 1 to 3.
+    """
+
+    def __init__(self, length: int, seed: int, style: str | None = None, count: int | None = None) -> None:
+        self.length, self.seed, self.style, self.count = length, seed, style, count
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rng = random.Random(f"proxy {self.seed} {index}")
+        scene = sample_scene(rng, out_of_domain=self.style == "ood", count=self.count)
+        style = self.style or ("real", "synthetic")[index % 2]
+        picture = np.asarray(paint(scene, style, rng.getrandbits(32)))
+        return (np.ascontiguousarray(picture.transpose(2, 0, 1)), *cell_labels(scene))
+
+
+def cell_labels(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Kind and colour label of each cell, two (7, 7) int64 arrays.
+
+    A cell belongs to the object whose box covers most of it, if that is at least half; a cell that no box covers by
+    more than a tenth is background; the others are ``IGNORED_LABEL``, as is the colour of the background.
+    """
+    edges = np.arange(GRID + 1) * (SIDE / GRID)
+    cover = np.zeros((len(scene.objects), GRID, GRID))
+    for n, (x, y, width, height) in enumerate(boxes(scene)):
+        across = np.clip(np.minimum(edges[1:], x + width) - np.maximum(edges[:-1], x), 0, None)
+        down = np.clip(np.minimum(edges[1:], y + height) - np.maximum(edges[:-1], y), 0, None)
+        cover[n] = np.outer(down, across) * (GRID / SIDE) ** 2
+    most, owner = cover.max(axis=0), cover.argmax(axis=0)
+    kind_of = np.array([KINDS.index(o.kind) for o in scene.objects])
+    colour_of = np.array([COLOURS.index(o.colour) for o in scene.objects])
+    colours = np.where(most >= 0.5, colour_of[owner], IGNORED_LABEL)
+    kinds = np.where(most >= 0.5, kind_of[owner], np.where(most <= 0.1, BACKGROUND_LABEL, IGNORED_LABEL))
+    return kinds, colours
+
+
 class ProxyHeads(nn.Module):
     """Per-cell classifiers of kind (24 and background) and colour (8) on an encoder's last map."""
 
@@ -134,11 +119,6 @@ class ProxyHeads(nn.Module):
         cells = features.permute(0, 2, 3, 1)  # (B, 7, 7, C)
         cells = F.layer_norm(cells, cells.shape[-1:])
         return self.kind(cells).permute(0, 3, 1, 2), self.colour(cells).permute(0, 3, 1, 2)
-
-
-def build(arch: str) -> nn.Module:
-    """A freshly initialised encoder by its registered name, without a classifier."""
-    return timm.create_model(arch, num_classes=0)
 
 
 def last_map(encoder: nn.Module, pictures: Tensor) -> Tensor:
@@ -173,7 +153,7 @@ def _mean_of_neighbours(pixels: Tensor) -> Tensor:
     return sums.div_(inside)
 
 
-def _batches(recipe: Recipe, steps: int, seed: int):
+def _batches(recipe: Recipe, steps: int, seed: int) -> Iterator[list[Tensor]]:
     """``steps`` batches (pictures, kinds, colours): new scenes throughout, or epochs over ``recipe.scenes`` cached."""
     if recipe.scenes is None:
         # One worker paints while the model trains; items depend on their index alone, so it changes no bytes.
@@ -203,7 +183,7 @@ def pretrain_classifier(arch: str, out: Path | str, seed: int, steps: int | None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         # The faster layout for convolutions on a CPU.
-        encoder = build(arch).train().to(memory_format=torch.channels_last)
+        encoder = timm.create_model(arch, num_classes=0).train().to(memory_format=torch.channels_last)
         heads = ProxyHeads(encoder.num_features)
     if recipe.bf16 is not None and torch.cpu.get_capabilities().get("amx_bf16"):
         for module in encoder.get_submodule(recipe.bf16).children():
@@ -245,7 +225,7 @@ def evaluate(folder: Path | str, style: str, n: int, seed: int) -> dict[str, flo
         reason = " ".join(str(error).split())[:160]
         raise BncapError(
             f"{folder}: not a whole checkpoint ({reason}); delete the folder and make it again"
-            f" (the shipped one: `{_COMMAND}`)"
+            f" (the shipped one: `{COMMAND}`)"
         ) from error
     hits = {"kind": [], "colour": [], "background": []}
     for pictures, kinds, colours in DataLoader(PaintedScenes(n, seed, style), batch_size=50):
@@ -268,7 +248,7 @@ def pretrain(out: Path | str, seed: int, steps: int | None = None, progress: boo
     steps = steps or RECIPES[arch].steps
     card = {
         "architecture": arch,
-        "command": _COMMAND,
+        "command": COMMAND,
         "seed": seed,
         "steps": steps,
         "images": steps * RECIPES[arch].batch,
@@ -276,7 +256,7 @@ def pretrain(out: Path | str, seed: int, steps: int | None = None, progress: boo
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__},
         "sha256": hashlib.sha256((Path(out) / "model.safetensors").read_bytes()).hexdigest(),
     }
-    (Path(out) / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    write_json(Path(out) / "card.json", card)
     return card
 
 

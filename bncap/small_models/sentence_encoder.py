@@ -1,4 +1,4 @@
-"""The mini world's bilingual sentence encoder, in the place of LaBSE."""
+"""The mini world's bilingual sentence encoder, which takes the place of LaBSE."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bncap.mini.corpus import parallel_captions
-from bncap.mini.grammar import captions_en, parse_en, say_bn
+from bncap.mini.grammar import draw_parallel_captions, generate_caption_bn, generate_captions_en, parse_en
 from bncap.mini.scene import sample_scene
-from bncap.mini.translator import MiniTranslator, misread
+from bncap.mini.translator import MiniTranslator, apply_fault
 
 STEPS = 600
 """Training steps where ``world.model_steps`` is 1."""
 BATCH = 64
 CAPTIONS, DRAWS = 6400, 3
-"""Captions that it learns from, and how often each is translated and mistranslated anew."""
+"""Captions that it learns from, and how often each is translated and mistranslated."""
 WIDTH = 64
 SCALE = 20.0
 """Inverse temperature of the ranking loss; the usual one for cosine similarities."""
@@ -30,14 +29,14 @@ def train_sentence_encoder(out: Path, seed: int, steps: int) -> dict[str, float]
     """Train a ``StaticEmbedding`` with ``MultipleNegativesRankingLoss`` and save it for ``SentenceTransformer``.
 
     A batch has 64 English captions, each with its Bengali translation and a Bengali sentence that differs in one object
-    or colour.  Only in-domain text is seen.  Returns the last loss, and :func:`filter_quality` on held-out captions.
+    or colour.  Only in-domain text is seen.  Returns the last loss, and :func:`measure_filter_quality` on held-out captions.
     The same seed gives the same weights on one thread.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
     from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 
-    pairs = parallel_captions(seed, CAPTIONS)
+    pairs = draw_parallel_captions(seed, CAPTIONS)
     embedding = StaticEmbedding(_train_tokenizer([text for pair in pairs for text in pair]), embedding_dim=WIDTH)
     generator = torch.Generator().manual_seed(seed)
     # Close to zero, so that a word never trained on adds next to nothing to a sentence.
@@ -58,7 +57,7 @@ def train_sentence_encoder(out: Path, seed: int, steps: int) -> dict[str, float]
         optimiser.step()
         schedule.step()
     model.save(str(out), create_model_card=False)
-    return {"loss": loss.item()} | filter_quality(model, seed)
+    return {"loss": loss.item()} | measure_filter_quality(model, seed)
 
 
 def _triple(english: str, rng: random.Random) -> tuple[str, str, str]:
@@ -66,7 +65,11 @@ def _triple(english: str, rng: random.Random) -> tuple[str, str, str]:
     slips = ["object swapped"]
     slips += ["object dropped"] if len(parsed.objects) > 1 else []
     slips += ["colour swapped"] if any(o.colour for o in parsed.objects) else []
-    return english, say_bn(parsed, rng), say_bn(misread(parsed, rng.choice(slips), rng), rng)
+    return (
+        english,
+        generate_caption_bn(parsed, rng),
+        generate_caption_bn(apply_fault(parsed, rng.choice(slips), rng), rng),
+    )
 
 
 def _features(sentences: list[list[int]]) -> dict[str, Tensor]:
@@ -86,7 +89,7 @@ def _train_tokenizer(texts: list[str]):
     return tokenizer
 
 
-def filter_quality(model, seed: int) -> dict[str, float]:
+def measure_filter_quality(model, seed: int) -> dict[str, float]:
     """How well a cosine threshold tells faultless translations from faulty ones, at the mini translator's fault rate.
 
     On 2,000 held-out in-domain captions: the ``threshold`` with the highest F1 (the middle, if several), and there the
@@ -94,7 +97,7 @@ def filter_quality(model, seed: int) -> dict[str, float]:
     of 1,000 faultless out-of-domain pairs that it accepts.
     """
     translator = MiniTranslator(seed=seed)
-    english = [english for english, _ in parallel_captions(seed + 1, 2000)]
+    english = [english for english, _ in draw_parallel_captions(seed + 1, 2000)]
     good = np.array([fault is None for fault in translator.faults(english)])
     cosine = _cosine(model, english, translator.translate(english))
     grid = np.arange(0, 1, 0.005)
@@ -104,7 +107,9 @@ def filter_quality(model, seed: int) -> dict[str, float]:
     best = np.flatnonzero(f1 == f1.max())
     best = best[len(best) // 2]
     rng = random.Random(f"{seed}|out of domain")
-    ood = [captions_en(sample_scene(rng, out_of_domain=True), rng, 1, out_of_domain=True)[0] for _ in range(1000)]
+    ood = [
+        generate_captions_en(sample_scene(rng, out_of_domain=True), rng, 1, out_of_domain=True)[0] for _ in range(1000)
+    ]
     ood_cosine = _cosine(model, ood, MiniTranslator(0.0, seed).translate(ood))
     return {
         "threshold": float(grid[best]),

@@ -8,13 +8,26 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bncap.mini import corpus, text_models, text_training
-from bncap.mini.corpus import BENGALI_CHARACTERS, Texts, characters_near, mini_texts, parallel_captions
-from bncap.mini.grammar import captions_en, parse_en, say_bn
+from bncap.mini.grammar import (
+    BENGALI_CHARACTERS,
+    draw_parallel_captions,
+    generate_caption_bn,
+    generate_captions_en,
+    parse_en,
+)
 from bncap.mini.scene import sample_scene
-from bncap.mini.sentence_encoder import train_sentence_encoder
-from bncap.mini.text_models import TEXT_MODELS, train_bert, train_mbart
-from bncap.mini.text_training import IGNORED, Task
+from bncap.small_models import text_models
+from bncap.small_models.sentence_encoder import train_sentence_encoder
+from bncap.small_models.text_models import (
+    IGNORED,
+    TEXT_MODELS,
+    Task,
+    Texts,
+    collect_characters,
+    generate_mini_texts,
+    train_bert,
+    train_mbart,
+)
 
 SEED = 3
 
@@ -24,7 +37,7 @@ def small_corpus():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "SENTENCES", 600)
+        patch.setattr(text_models, "SENTENCES", 600)
         yield
     torch.set_num_threads(threads)
 
@@ -32,7 +45,7 @@ def small_corpus():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Folder and figures of each model, trained for a few steps."""
-    root, texts = tmp_path_factory.mktemp("text-models"), mini_texts(SEED)
+    root, texts = tmp_path_factory.mktemp("text-models"), generate_mini_texts(SEED)
     figures = {name: train(root / name, texts, SEED, 25) for name, train in TEXT_MODELS.items()}
     figures["verifier"] = train_sentence_encoder(root / "verifier", SEED, 60)
     return {name: (root / name, measured) for name, measured in figures.items()}
@@ -46,8 +59,8 @@ def sentences() -> list[str]:
     for i in range(200):
         out_of_domain = bool(i % 2)
         scene = sample_scene(rng, out_of_domain=out_of_domain)
-        for caption in captions_en(scene, rng, 2, out_of_domain=out_of_domain):
-            said.append(say_bn(parse_en(caption), rng, out_of_domain=out_of_domain))
+        for caption in generate_captions_en(scene, rng, 2, out_of_domain=out_of_domain):
+            said.append(generate_caption_bn(parse_en(caption), rng, out_of_domain=out_of_domain))
     return said
 
 
@@ -116,7 +129,7 @@ def test_the_sentence_encoder_ranks_a_translation_above_other_sentences(trained)
 
     folder, figures = trained["verifier"]
     model = SentenceTransformer(str(folder), device="cpu")
-    english, bengali = zip(*parallel_captions(SEED + 9, 100), strict=True)
+    english, bengali = zip(*draw_parallel_captions(SEED + 9, 100), strict=True)
     u, v = model.encode(list(english)), model.encode(list(bengali))
     best = (u @ v.T).argmax(1)
     assert sum(int(j) == i or bengali[j] == bengali[i] for i, j in enumerate(best)) > 80
@@ -131,7 +144,9 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(name, tmp_pa
         out = tmp_path / folder / name
         verifier = name == "verifier"
         figures.append(
-            train_sentence_encoder(out, seed, 3) if verifier else TEXT_MODELS[name](out, mini_texts(seed), seed, 3)
+            train_sentence_encoder(out, seed, 3)
+            if verifier
+            else TEXT_MODELS[name](out, generate_mini_texts(seed), seed, 3)
         )
     first, second, other = ((tmp_path / folder / name) for folder in "abc")
     names = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
@@ -159,7 +174,7 @@ def test_from_a_handful_of_captions_in_any_language_new_words_come_apart_and_are
     from bncap.model import load_tokenizer
 
     captions, new = OTHERS[lang]
-    texts = Texts(lang, captions, captions[:1], captions, captions, characters_near(captions))
+    texts = Texts(lang, captions, captions[:1], captions, captions, collect_characters(captions))
     train_mbart(tmp_path / "decoder", texts, SEED, 2)
     train_bert(tmp_path / "bert", texts, SEED, 2)
     mbart = load_tokenizer(str(tmp_path / "decoder"), lang)
@@ -174,7 +189,9 @@ def test_words_that_recur_are_pieces_and_rare_ones_are_not(tmp_path):
     rng = random.Random(0)
     rare = ["".join(rng.choices("bdfgklmnprst", k=9)) for _ in range(400)]
     captions = [f"A brown dog runs in the {word} ." for word in rare]
-    train_mbart(tmp_path, Texts("en_XX", captions, captions[:9], captions, captions, characters_near(captions)), 1, 1)
+    train_mbart(
+        tmp_path, Texts("en_XX", captions, captions[:9], captions, captions, collect_characters(captions)), 1, 1
+    )
     from bncap.model import load_tokenizer
 
     tokens = load_tokenizer(str(tmp_path), "en_XX").tokenize(captions[0])
@@ -182,7 +199,7 @@ def test_words_that_recur_are_pieces_and_rare_ones_are_not(tmp_path):
 
 
 def test_the_characters_near_a_text_are_those_of_its_script_with_ascii_and_of_han_those_that_occur():
-    near = characters_near(["नदी\u200d।", "犬 ▁"])
+    near = collect_characters(["नदी\u200d।", "犬 ▁"])
     assert {"ऑ", "९", "़", "।", "犬", "A", "~", "\u200d"} <= set(near)
     assert not {"猫", " ", "\n", "▁", "অ", "\u0958"} & set(near)  # the last is two characters in NFC
     assert near == "".join(sorted(set(near)))
@@ -192,7 +209,7 @@ def test_the_characters_near_a_text_are_those_of_its_script_with_ascii_and_of_ha
 def tasks(tmp_path, monkeypatch) -> dict[str, Task]:
     """What each model is trained for, untrained."""
     monkeypatch.setattr(text_models, "fit", lambda task, *_: task)
-    return {name: train(tmp_path / name, mini_texts(SEED), SEED, 1) for name, train in TEXT_MODELS.items()}
+    return {name: train(tmp_path / name, generate_mini_texts(SEED), SEED, 1) for name, train in TEXT_MODELS.items()}
 
 
 @pytest.mark.parametrize("name", TEXT_MODELS)
@@ -200,11 +217,11 @@ def test_the_loss_of_the_labelled_places_and_its_gradient_are_those_of_the_libra
     task = tasks[name]
     task.model.eval()
     examples = task.encode(sentences[:7], random.Random(0))
-    loss = F.cross_entropy(*text_training._predict(task, examples))
-    inputs, labels = text_training._collate(examples, task.model.config.pad_token_id)
+    loss = F.cross_entropy(*text_models._predict(task, examples))
+    inputs, labels = text_models._collate(examples, task.model.config.pad_token_id)
     assert (labels == IGNORED).any() and (inputs["attention_mask"] == 0).any()
     if name == "gpt2":  # the library shifts by itself
-        whole, _ = text_training._collate([(ids + answer[-1:], answer) for ids, answer in examples], IGNORED)
+        whole, _ = text_models._collate([(ids + answer[-1:], answer) for ids, answer in examples], IGNORED)
         labels = whole["input_ids"]
         inputs = {"input_ids": labels.clamp(min=0), "attention_mask": whole["attention_mask"]}
     expected = task.model(**inputs, labels=labels).loss
@@ -215,10 +232,10 @@ def test_the_loss_of_the_labelled_places_and_its_gradient_are_those_of_the_libra
 
 
 def test_each_sentence_comes_once_an_epoch_and_every_batch_is_full(tasks, monkeypatch):
-    monkeypatch.setattr(text_training, "STRETCH", 3)
+    monkeypatch.setattr(text_models, "BATCHES_AT_ONCE", 3)
     task = Task(*(getattr(tasks["gpt2"], name) for name in ("model", "states", "head")), lambda texts, rng: texts)
     sentences = [str(i) for i in range(80)]
-    batches = list(text_training._examples(task, sentences, 10, random.Random(4)))
+    batches = list(text_models._examples(task, sentences, 10, random.Random(4)))
     drawn = [sentence for batch in batches for sentence in batch]
     assert [len(batch) for batch in batches] == [32] * 10
     epochs = [drawn[first : first + 80] for first in range(0, 320, 80)]

@@ -14,10 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bncap.errors import BncapError
-from bncap.mini import encoder, proxy
-from bncap.mini.encoder import CHECKPOINT, RECIPES, evaluate
-from bncap.mini.proxy import IGNORED_LABEL, PaintedScenes, cell_labels
 from bncap.mini.scene import BACKGROUNDS, COLOURS, KINDS, Object, Scene
+from bncap.small_models import encoder
+from bncap.small_models.encoder import CHECKPOINT, IGNORED_LABEL, RECIPES, PaintedScenes, cell_labels, evaluate
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +95,7 @@ def test_a_half_empty_checkpoint_is_an_error_that_names_the_folder_and_the_remed
     shutil.copytree(CHECKPOINT, broken)
     weights = load_file(broken / "model.safetensors")
     save_file({name: weights[name] for name in sorted(weights)[::2]}, broken / "model.safetensors")
-    with pytest.raises(BncapError, match="maxvit_mini: not a whole checkpoint .*python -m bncap.mini.encoder"):
+    with pytest.raises(BncapError, match="maxvit_mini: not a whole checkpoint .*python -m bncap.small_models.encoder"):
         evaluate(broken, "real", n=2, seed=0)
     (broken / "model.safetensors").write_bytes((CHECKPOINT / "model.safetensors").read_bytes()[:100_000])
     with pytest.raises(BncapError, match="not a whole checkpoint"):
@@ -119,7 +118,7 @@ def test_cells_are_labelled_by_the_box_that_covers_most_of_them():
 def test_the_proxy_shows_photographs_and_drawings_of_the_training_domain_and_nothing_else(monkeypatch):
     shown = []
     monkeypatch.setattr(
-        proxy, "paint", lambda scene, style, seed: shown.append((scene, style)) or np.zeros((112, 112, 3))
+        encoder, "paint", lambda scene, style, seed: shown.append((scene, style)) or np.zeros((112, 112, 3))
     )
     scenes = PaintedScenes(200, seed=8)
     for index in range(len(scenes)):
