@@ -15,9 +15,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -67,24 +67,24 @@ CHANCE = "_chance"
 
 Array = NDArray[np.float64]
 State = tuple[str, str]  # model, moment
+Side = TypeVar("Side")
+Sides = tuple[Side, Side]
+"""Of the real and of the synthetic pictures."""
 BySeed = Mapping[int, Mapping[str, float]]
 """Seed -> ``model/moment/set/metric`` -> value."""
 
 
 @dataclass(frozen=True)
-class Patches:
-    """Descriptors of both pictures of N pairs in one state: ``real`` and ``synthetic``, (N, S, D) float32."""
+class PatchSample:
+    """N training pairs, rows of ``triplets.csv``, and which of their S patches are measured.
 
-    real: Tensor
-    synthetic: Tensor
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """N training pairs as rows of ``triplets.csv``, and the ``places`` (N, P) of their patches that are measured."""
+    ``places``: (N, P) int64, the same in both pictures of a pair.  ``weights``: (N, S), Eq. 8's w of the trained main
+    model, by which :meth:`sets` tells text-relevant patches from background; None before it is computed.
+    """
 
     triplets: list[dict[str, str]]
     places: Tensor
+    weights: Tensor | None = None
 
     def captions(self) -> list[str]:
         return [triplet["target"] for triplet in self.triplets]
@@ -95,28 +95,32 @@ class Pairs:
         synthetic = store.rows("synthetic", [triplet["caption_id"] for triplet in self.triplets])
         return store.take("train", real, penultimate), store.take("synthetic", synthetic, penultimate)
 
-
-@dataclass(frozen=True)
-class Sample:
-    """Which patches are measured: ``places`` (N, P) int64, ``relevant`` (N, P) bool; ``weights`` (N, S), Eq. 8's w."""
-
-    places: Tensor
-    relevant: Tensor
-    weights: Tensor
+    def weighted(self, model: Captioner, real: Tensor, config: Config) -> PatchSample:
+        """The sample with w of ``model`` for its captions over the ``real`` pictures' features (N, S, C)."""
+        weights = caption_weights(model, real, self.captions(), config.loss, config.model.max_tokens)
+        return replace(self, weights=weights)
 
     def take(self, patches: Tensor) -> Array:
-        """The drawn patches of (N, S, D) as points (N P, D), pair by pair."""
+        """The sampled patches of (N, S, D) as points (N P, D), pair by pair."""
         index = self.places.unsqueeze(2).expand(-1, -1, patches.shape[2])
         return patches.gather(1, index).flatten(0, 1).double().numpy()
 
+    def relevant(self) -> NDArray[np.bool_]:
+        """Whether w keeps each of the sampled patches, (N P,)."""
+        return self.weights.gather(1, self.places).gt(0).flatten().numpy()
+
     def sets(self) -> dict[str, tuple[NDArray[np.bool_], Tensor]]:
-        """Set -> which points belong to it, and the weights (N, S) that pool a picture's patches of it."""
-        relevant, kept = self.relevant.flatten().numpy(), self.weights.gt(0)
-        return {
+        """Set -> which points belong to it, and the weights (N, S) that pool a picture's patches of it.
+
+        A set without a point is left out: with rho = 1 there is no background.
+        """
+        relevant, others = self.relevant(), self.weights.eq(0)
+        sets = {
             "all": (np.ones_like(relevant), torch.ones_like(self.weights) / self.weights.shape[1]),
             "relevant": (relevant, self.weights),
-            "background": (~relevant, (~kept).float() / (~kept).sum(1, keepdim=True).clamp(min=1)),
+            "background": (~relevant, others.float() / others.sum(1, keepdim=True).clamp(min=1)),
         }
+        return {name: (members, weights) for name, (members, weights) in sets.items() if members.any()}
 
 
 def build_alignments(config: Config, seeds: Sequence[int]) -> list[Path]:
@@ -159,7 +163,7 @@ def build_alignment(config: Config, seed: int, umap_seed: int | None = None) -> 
     )
 
 
-def draw_pairs(config: Config, seed: int) -> Pairs:
+def sample_patches(config: Config, seed: int) -> PatchSample:
     """The pairs of ``seed``, and which of their patches are measured."""
     images = inputs_of(config, MAIN).triplets
     paired = [row for row in artifacts.read_csv(artifacts.require(images) / "triplets.csv") if row["synthetic"]]
@@ -169,7 +173,7 @@ def draw_pairs(config: Config, seed: int) -> Pairs:
     triplets = [paired[i] for i in sorted(rng.permutation(len(paired))[: config.experiment.umap_pairs])]
     patches = FeatureStore(inputs_of(config, MAIN).features).take("train", [0]).shape[1]
     everywhere = np.tile(np.arange(patches), (len(triplets), 1))
-    return Pairs(triplets, torch.from_numpy(rng.permuted(everywhere, axis=1)[:, :PATCHES]))
+    return PatchSample(triplets, torch.from_numpy(rng.permuted(everywhere, axis=1)[:, :PATCHES]))
 
 
 @torch.no_grad()
@@ -215,54 +219,52 @@ def _domain_distances(x: Array, y: Array) -> dict[str, float]:
 
 def _build(config: Config, seed: int, umap_seed: int, folder: Path) -> None:
     with one_thread():
-        states, sample = _states(config, seed)
-        points = {state: (sample.take(p.real), sample.take(p.synthetic)) for state, p in states.items()}
-        rows = _distances(states, points, sample) if umap_seed == seed else []
-        embedded = _embed({state: pair for state, pair in points.items() if state[0] != ENCODER}, umap_seed)
-    drawn = {state: pair for state, pair in embedded.items() if state != (BASE, "before")}
-    rows += _embedded_distances(embedded, sample)
-    artifacts.write_csv(folder / "points.csv", POINT_COLUMNS, _point_rows(drawn, sample))
+        states, sample = _describe(config, seed)
+        points = {state: tuple(map(sample.take, sides)) for state, sides in states.items()}
+        rows = _distance_rows(states, points, sample) if umap_seed == seed else []
+        embedded = _embed({state: sides for state, sides in points.items() if state[0] != ENCODER}, umap_seed)
+    for (model, moment), (x, y) in embedded.items():
+        for name, (members, _) in sample.sets().items():
+            distances = _domain_distances(x[members], y[members])
+            rows += [[model, moment, name, f"umap_{metric}", value] for metric, value in distances.items()]
     rows = [[*names, round(value, 6)] for *names, value in rows]
+    artifacts.write_csv(folder / "points.csv", POINT_COLUMNS, _point_rows(embedded, sample))
     artifacts.write_csv(folder / "alignment.csv", ROW_COLUMNS, rows)
     artifacts.write_json(folder / "summary.json", {"/".join(names): value for *names, value in rows})
 
 
-def _states(config: Config, seed: int) -> tuple[dict[State, Patches], Sample]:
-    """Descriptors of the drawn pairs in every state, and which of their patches are measured."""
-    drawn = draw_pairs(config, seed)
-    real, synthetic = drawn.features(FeatureStore(inputs_of(config, MAIN).features))  # (N, S, C)
-    states = {(ENCODER, "frozen"): Patches(real.float(), synthetic.float())}
+def _describe(config: Config, seed: int) -> tuple[dict[State, Sides[Tensor]], PatchSample]:
+    """Descriptors (N, S, D) of the real and synthetic pictures of the sampled pairs in every state, and the sample."""
+    sample = sample_patches(config, seed)
+    real, synthetic = sample.features(FeatureStore(inputs_of(config, MAIN).features))  # (N, S, C)
+    states = {(ENCODER, "frozen"): (real.float(), synthetic.float())}
     for variant in (BASE, MAIN):
         for moment, weights in MOMENTS.items():
             model = load_run(config, variant, weights_dir(config, variant, seed), weights)
             with torch.no_grad():
-                states[variant, moment] = Patches(model.bridge(real).float(), model.bridge(synthetic).float())
-    if not torch.equal(states[BASE, "before"].real, states[MAIN, "before"].real):
+                states[variant, moment] = model.bridge(real).float(), model.bridge(synthetic).float()
+    if not torch.equal(states[BASE, "before"][0], states[MAIN, "before"][0]):
         raise BncapError(f"{BASE} and {MAIN} of seed {seed} start from different weights: train both again")
     # the model is the main one after training, the last that the loop has loaded
-    w = caption_weights(model, real, drawn.captions(), config.loss, config.model.max_tokens)
-    return states, Sample(drawn.places, w.gather(1, drawn.places).gt(0), w)
+    return states, sample.weighted(model, real, config)
 
 
-def _distances(
-    states: Mapping[State, Patches], points: Mapping[State, tuple[Array, Array]], sample: Sample
+def _distance_rows(
+    states: Mapping[State, Sides[Tensor]], points: Mapping[State, Sides[Array]], sample: PatchSample
 ) -> list[list]:
     rows = []
     for (model, moment), (x, y) in points.items():
         reference = points.get((model, "before"), (x, y))
-        patches = states[model, moment]
         for name, (members, weights) in sample.sets().items():
-            if not members.any():
-                continue  # rho = 1 leaves no background
-            width = median_distance(reference[0][members], reference[1][members])
+            width = median_distance(*(side[members] for side in reference))
             distances = measure_distances(x[members], y[members], width)
-            pooled = pool(patches.real, weights), pool(patches.synthetic, weights)
+            pooled = (pool(side, weights) for side in states[model, moment])
             distances["paired_cosine"] = float(analysis.paired_cosine(*pooled).mean())
             rows += [[model, moment, name, metric, value] for metric, value in distances.items()]
     return rows
 
 
-def _embed(points: Mapping[State, tuple[Array, Array]], seed: int) -> dict[State, tuple[Array, Array]]:
+def _embed(points: Mapping[State, Sides[Array]], seed: int) -> dict[State, Sides[Array]]:
     """One UMAP of all states' points; the two models share their state before training, which enters once."""
     distinct = [state for state in points if state != (BASE, "before")]
     flat = analysis.umap_2d(np.concatenate([side for state in distinct for side in points[state]]), seed)
@@ -271,22 +273,13 @@ def _embed(points: Mapping[State, tuple[Array, Array]], seed: int) -> dict[State
     return {(BASE, "before"): embedded[MAIN, "before"], **embedded}
 
 
-def _embedded_distances(embedded: Mapping[State, tuple[Array, Array]], sample: Sample) -> list[list]:
-    rows = []
-    for (model, moment), (x, y) in embedded.items():
-        for name, (members, _) in sample.sets().items():
-            if members.any():
-                distances = _domain_distances(x[members], y[members])
-                rows += [[model, moment, name, f"umap_{metric}", value] for metric, value in distances.items()]
-    return rows
-
-
-def _point_rows(drawn: Mapping[State, tuple[Array, Array]], sample: Sample) -> Iterator[list]:
-    relevant = sample.relevant.flatten().int().tolist()
-    for (model, moment), sides in drawn.items():
-        for domain, side in zip(("real", "synthetic"), sides, strict=True):
-            for flag, (x, y) in zip(relevant, side, strict=True):
-                yield [model, moment, domain, flag, f"{x:.4f}", f"{y:.4f}"]
+def _point_rows(embedded: Mapping[State, Sides[Array]], sample: PatchSample) -> Iterator[list]:
+    relevant = sample.relevant().astype(int).tolist()
+    for (model, moment), sides in embedded.items():
+        if (model, moment) != (BASE, "before"):  # it is that of the main model
+            for domain, side in zip(("real", "synthetic"), sides, strict=True):
+                for flag, (x, y) in zip(relevant, side, strict=True):
+                    yield [model, moment, domain, flag, f"{x:.4f}", f"{y:.4f}"]
 
 
 def analysis_dir(config: Config, seed: int, umap_seed: int | None = None) -> Path:

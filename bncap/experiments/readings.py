@@ -31,7 +31,7 @@ from bncap.device import default_device
 from bncap.encoders.feature_store import FeatureStore
 from bncap.encoders.features import build_features
 from bncap.experiments import alignment, comparisons, estimates, paper
-from bncap.experiments.alignment import Array, Pairs, Sample
+from bncap.experiments.alignment import Array, PatchSample
 from bncap.experiments.diagnostics import last_epoch
 from bncap.experiments.estimates import Record
 from bncap.experiments.evaluate import load_run
@@ -149,27 +149,25 @@ def mean_terms(model: Captioner, batches: Sequence[Batch], loss: Loss) -> dict[s
     return {name: float(torch.stack([each[name] for each in values]).mean()) for name in TERMS if name in values[0]}
 
 
-def measure_gap(points: Points, before: Points, sample: Sample) -> dict[str, float]:
+def measure_gap(points: Points, before: Points, sample: PatchSample) -> dict[str, float]:
     """``<set>/<metric>`` of real and synthetic points; ``before`` training they give the fixed kernel its width."""
     measures = {}
     for name, (members, _) in sample.sets().items():
-        if members.any():  # rho = 1 leaves no background
-            width = alignment.median_distance(*(side[members] for side in before))
-            distances = alignment.measure_distances(*(side[members] for side in points), width)
-            measures |= {f"{name}/{metric}": value for metric, value in distances.items()}
+        width = alignment.median_distance(*(side[members] for side in before))
+        distances = alignment.measure_distances(*(side[members] for side in points), width)
+        measures |= {f"{name}/{metric}": value for metric, value in distances.items()}
     return measures
 
 
 def _build_measures(configs: Mapping[str, Config], seed: int, folder: Path) -> None:
     rows = []
     with one_thread():
-        default, drawn = configs[MAIN], alignment.draw_pairs(configs[MAIN], seed)
-        real, synthetic = drawn.features(FeatureStore(inputs_of(default, MAIN).features))
+        default, sample = configs[MAIN], alignment.sample_patches(configs[MAIN], seed)
+        real, synthetic = sample.features(FeatureStore(inputs_of(default, MAIN).features))
         main, initial = (
             load_run(default, MAIN, weights_dir(default, MAIN, seed), moment) for moment in ("best", "initial")
         )
-        w = alignment.caption_weights(main, real, drawn.captions(), default.loss, default.model.max_tokens)
-        sample = Sample(drawn.places, w.gather(1, drawn.places).gt(0), w)
+        sample = sample.weighted(main, real, default)
         before = _bridge_points(initial, real, synthetic, sample)
         rows += [[INITIAL, *row] for row in measure_gap(before, before, sample).items()]
         for variant, own in configs.items():
@@ -177,7 +175,7 @@ def _build_measures(configs: Mapping[str, Config], seed: int, folder: Path) -> N
             model = load_run(own, variant, weights).to(default_device())
             measures = _logged_terms(weights)
             measures |= measure_gap(_bridge_points(model, real, synthetic, sample), before, sample)
-            measures |= _measure_reading(model, drawn, own, default, variant, seed)
+            measures |= _measure_reading(model, sample, own, default, variant, seed)
             rows += [[variant, *row] for row in measures.items()]
     artifacts.write_csv(folder / "measures.csv", MEASURE_COLUMNS, ((*names, f"{value:.8f}") for *names, value in rows))
 
@@ -188,17 +186,17 @@ def _logged_terms(weights: Path) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _bridge_points(model: Captioner, real: Tensor, synthetic: Tensor, sample: Sample) -> Points:
+def _bridge_points(model: Captioner, real: Tensor, synthetic: Tensor, sample: PatchSample) -> Points:
     device = model.bridge.projection.weight.device
     return tuple(sample.take(model.bridge(side.to(device)).float().cpu()) for side in (real, synthetic))
 
 
 @torch.no_grad()
 def _measure_reading(
-    model: Captioner, drawn: Pairs, own: Config, default: Config, variant: str, seed: int
+    model: Captioner, sample: PatchSample, own: Config, default: Config, variant: str, seed: int
 ) -> dict[str, float]:
     """What depends on the reading: under ``own``, then of the same weights under ``default``."""
-    batches = list(_batches(model, drawn, own, variant, seed))
+    batches = list(_batches(model, sample, own, variant, seed))
     attention, w = _weights(model, batches, (replace(own.loss, **MEAN_ATTENTION), own.loss))
     measures = {f"own/{name}": value for name, value in mean_terms(model, batches, own.loss).items()}
     measures["attended_patches"] = float(torch.special.entr(attention).sum(1).exp().mean())
@@ -211,22 +209,22 @@ def _measure_reading(
     return measures | {"ot_floor_share": 100 * (1 - above / values["ot"])}
 
 
-def _batches(model: Captioner, drawn: Pairs, own: Config, variant: str, seed: int) -> Iterator[Batch]:
+def _batches(model: Captioner, sample: PatchSample, own: Config, variant: str, seed: int) -> Iterator[Batch]:
     """The pairs shuffled into batches of the size trained with; what is left over is left out, as InfoNCE depends on
     the size."""
     store = FeatureStore(inputs_of(own, variant).features)
     stages = {"": False, "_penultimate": True} if own.model.multi_scale else {"": False}
     features = {}
     for name, stage in stages.items():
-        features[f"real{name}"], features[f"synthetic{name}"] = drawn.features(store, stage)
-    numbers = {image: i for i, image in enumerate(sorted({triplet["image"] for triplet in drawn.triplets}))}
+        features[f"real{name}"], features[f"synthetic{name}"] = sample.features(store, stage)
+    numbers = {image: i for i, image in enumerate(sorted({triplet["image"] for triplet in sample.triplets}))}
     everything = Batch(
-        labels=model.labels(drawn.captions(), own.model.max_tokens),
-        images=torch.tensor([numbers[triplet["image"]] for triplet in drawn.triplets]),
-        paired=torch.ones(len(drawn.triplets), dtype=torch.bool),
+        labels=model.labels(sample.captions(), own.model.max_tokens),
+        images=torch.tensor([numbers[triplet["image"]] for triplet in sample.triplets]),
+        paired=torch.ones(len(sample.triplets), dtype=torch.bool),
         **features,
     )
-    order = torch.from_numpy(np.random.default_rng([seed, len(numbers)]).permutation(len(drawn.triplets)))
+    order = torch.from_numpy(np.random.default_rng([seed, len(numbers)]).permutation(len(sample.triplets)))
     size = min(own.train.batch, len(order))
     for rows in order[: len(order) // size * size].split(size):
         yield everything.part(rows).to(model.bridge.projection.weight.device)

@@ -111,13 +111,13 @@ def test_the_pairs_of_one_picture_in_a_random_batch_are_counted_as_drawing_batch
 
 def test_the_pairs_and_patches_are_those_that_notebook_08_draws(world):
     config = world("ce_real", overrides=["experiment.umap_pairs=7"])
-    states, sample = alignment._states(config, SEED)
-    drawn = alignment.draw_pairs(config, SEED)
+    states, sample = alignment._describe(config, SEED)
+    drawn = alignment.sample_patches(config, SEED)
     assert torch.equal(drawn.places, sample.places)
-    encoder = states[alignment.ENCODER, "frozen"]
+    encoder = states[alignment.ENCODER, "frozen"]  # real, synthetic
     real, synthetic = drawn.features(FeatureStore(paths.step_dir("smoke", "02_synthesis", "features", 42)))
     assert len(real) == 7
-    assert torch.equal(real.float(), encoder.real) and torch.equal(synthetic.float(), encoder.synthetic)
+    assert torch.equal(real.float(), encoder[0]) and torch.equal(synthetic.float(), encoder[1])
 
 
 def measured(config, *variants):
@@ -167,7 +167,7 @@ def test_without_a_synthetic_picture_there_is_nothing_to_measure(artifacts_dir):
         lambda f: artifacts.write_csv(f / "triplets.csv", header, [("a", 1, "p", "", "", "x")]),
     )
     with pytest.raises(BncapError, match="no synthetic picture"):
-        alignment.draw_pairs(get_config("smoke"), SEED)
+        alignment.sample_patches(get_config("smoke"), SEED)
 
 
 # ---- what is made of the measures
