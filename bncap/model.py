@@ -12,6 +12,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import MBart50Tokenizer, MBartForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
 
 from bncap.checkpoints import hash_weights
 from bncap.decoders.captioner import Bridge, CaptionModel, read_captioner, shift_right
@@ -74,6 +75,10 @@ class Captioner(CaptionModel):
             use_cache=False,
         )
         return output.last_hidden_state, self.tap.take()
+
+    def generation_inputs(self, memory: Tensor) -> dict[str, Any]:
+        # A fresh output each time: `generate` changes the one that it is given.
+        return {"encoder_outputs": BaseModelOutput(memory), "decoder_start_token_id": self.start_id}
 
     def unfreeze_top(self, count: int) -> None:
         self.decoder.requires_grad_(count >= len(self.layers))

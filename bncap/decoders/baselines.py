@@ -87,6 +87,10 @@ class VitGpt2Captioner(CaptionModel):
         output = self.decoder.transformer(inputs, attention_mask=mask, encoder_hidden_states=memory, use_cache=False)
         return output.last_hidden_state, self.tap.take()
 
+    def generation_inputs(self, memory: Tensor) -> dict[str, Any]:
+        inputs = super().generation_inputs(memory)
+        return inputs | {"attention_mask": torch.ones_like(inputs["inputs"])}
+
     def unfreeze_top(self, count: int) -> None:
         """Train the bridge, all cross-attentions and the top ``count`` layers; with all of them, the embeddings too."""
         self.decoder.requires_grad_(count >= len(self.layers))

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.generation.utils import GenerateOutput
 
 from bncap.attention import Tap
 from bncap.checkpoints import read_tensors
 from bncap.chunked_cross_entropy import IGNORED
-from bncap.decoders.beam import beam_search
 from bncap.decoders.mbart import Vocabulary
 from bncap.errors import BncapError
 from bncap.pipeline.artifacts import read_json, write_json
@@ -120,22 +120,52 @@ class CaptionModel(nn.Module):
         states, attention = self.states(memory, labels)
         return nn.functional.linear(states, *self.head), attention
 
+    def generation_inputs(self, memory: Tensor) -> dict[str, Any]:
+        """What the decoder's ``generate`` needs beside the search settings, for (B, S, D) ``memory``."""
+        start = torch.full((len(memory), 1), self.start_id, device=memory.device)  # (B, 1)
+        return {"inputs": start, "encoder_hidden_states": memory}
+
+    @torch.no_grad()
     def generate(self, memory: Tensor, decode: Decode, max_tokens: int) -> tuple[Tensor, Tensor]:
-        """Beam search over (B, S, D) ``memory`` with the language token forced (Sec. 4.5).
+        """Beam search over (B, S, D) ``memory`` with the language token forced (Sec. 4.5), by transformers.
+
+        Args:
+            decode: beams, length penalty and the size of n-grams that may not repeat.
+            max_tokens: the greatest length without the start token.  If the decoder's ``generation_config`` forces its
+                end, the last of so many tokens is that.
 
         Returns:
-            token ids (B, T) padded; log-probability in nats of each caption over its length ** ``length_penalty`` (B,).
+            token ids (B, T) padded; log-probability in nats of each caption over its length ** ``length_penalty`` (B,),
+            forced tokens counting 0.
         """
-        return beam_search(
-            self.decoder,
-            memory,
-            decode,
-            max_tokens,
-            start=self.start_id,
-            end=self.tokenizer.eos_token_id,
-            padding=self.tokenizer.pad_token_id,
-            forced=None if self.language_id == IGNORED else self.language_id,
-        )
+        with self.untapped():
+            output = self.decoder.generate(
+                **self.generation_inputs(memory),
+                num_beams=decode.beams,
+                length_penalty=decode.length_penalty,
+                no_repeat_ngram_size=decode.no_repeat_ngram,
+                max_new_tokens=max_tokens,
+                early_stopping=False,
+                do_sample=False,
+                eos_token_id=self.tokenizer.eos_token_id,
+                pad_token_id=self.tokenizer.pad_token_id,
+                forced_bos_token_id=None if self.language_id == IGNORED else self.language_id,
+                return_dict_in_generate=True,
+                output_scores=True,
+                output_logits=decode.beams == 1,
+            )
+        if decode.beams > 1:
+            return output.sequences, output.sequences_scores
+        return output.sequences, self._greedy_scores(output, decode)
+
+    def _greedy_scores(self, output: GenerateOutput, decode: Decode) -> Tensor:
+        """The scores (B,) of :meth:`generate` for one beam, for which transformers reports none."""
+        tokens = output.sequences[:, 1:]  # (B, T)
+        logits, allowed = torch.stack(output.logits, 1).float(), torch.stack(output.scores, 1)  # (B, T, V) each
+        picked = logits.log_softmax(2).gather(2, tokens.unsqueeze(2)).squeeze(2)  # (B, T)
+        forced = allowed.isfinite().sum(2).eq(1)
+        real = caption_mask(tokens, self.tokenizer.eos_token_id)
+        return picked.masked_fill(forced | ~real, 0).sum(1) / real.sum(1) ** decode.length_penalty
 
     def tap_attention(self, modules: Sequence[nn.Module], last_k: int) -> None:
         """Keep the weights of the last ``last_k`` cross-attentions ``modules``, one a layer; of all of them for 0."""
@@ -196,6 +226,12 @@ def read_captioner(folder: Path, **fields: type) -> tuple[dict[str, Any], dict[s
             "the folder of a finished run of this one"
         )
     return record, read_tensors(folder / "bridge.safetensors")
+
+
+def caption_mask(tokens: Tensor, end: int) -> Tensor:
+    """(B, T) bool: which of the generated ``tokens`` (B, T) are the caption, up to and with its first ``end``."""
+    ends = tokens.eq(end).long()
+    return (ends.cumsum(1) - ends).eq(0)
 
 
 def shift_right(labels: Tensor, padding: int, start: int) -> Tensor:

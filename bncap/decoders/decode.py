@@ -1,4 +1,8 @@
-"""Captions from cached features, and where the words look."""
+"""Captions from cached features by beam search, and the attention of their words.
+
+The beam settings (beams, length penalty, repeated n-grams, batch) are :class:`bncap.settings.Decode`, ``decode.*`` in
+overrides; the search itself is :meth:`bncap.decoders.captioner.CaptionModel.generate`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bncap.chunked_cross_entropy import IGNORED
-from bncap.decoders.captioner import CaptionModel
+from bncap.decoders.captioner import CaptionModel, caption_mask
 from bncap.decoders.mbart import WORD_START
 from bncap.device import autocast
 from bncap.settings import Decode
@@ -40,8 +44,7 @@ def caption(
     """Eq. (1): y = arg max p(y | x), by beam search, for each of the (N, S, C) ``features``, in their order.
 
     ``decode.batch`` pictures at a time, or half as many, and so on, if a GPU's memory cannot hold them.  Nothing is
-    sorted: how long a caption becomes is not known beforehand, and a picture leaves the search when its own is found.
-    On a GPU matrix products are in half precision, log-probabilities in float32.
+    sorted, as the length of a caption is not known beforehand.  On a GPU matrix products are in half precision, log-probabilities in float32.
     """
     device = model.bridge.projection.weight.device
     captions: list[Caption] = []
@@ -70,15 +73,9 @@ def _caption_batch(model: CaptionModel, features: Tensor, decode: Decode, max_to
     if model.vocabulary is not None:
         sequences = model.vocabulary.decode(sequences)
     texts = model.tokenizer.batch_decode(sequences, skip_special_tokens=True)
-    totals = scores * _lengths(sequences[:, 1:], model.tokenizer.eos_token_id) ** decode.length_penalty
+    totals = scores * caption_mask(sequences[:, 1:], model.tokenizer.eos_token_id).sum(1) ** decode.length_penalty
     found = zip(texts, scores.tolist(), totals.tolist(), sequences.tolist(), strict=True)
     return [Caption(text.strip(), score, total, tuple(tokens)) for text, score, total, tokens in found]
-
-
-def _lengths(tokens: Tensor, end: int) -> Tensor:
-    """(B,) numbers of tokens of (B, T) ``tokens`` up to and with the first ``end``."""
-    ends = tokens.eq(end).long()
-    return (ends.cumsum(1) - ends).eq(0).sum(1)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One beam search for all decoders: it finds what the library's finds, with less work."""
+"""Beam search over features, for every decoder."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 import torch
 from test_baselines import make_gpt2
-from transformers.modeling_outputs import BaseModelOutput
 
-from bncap.decoders import beam, decode
+from bncap.chunked_cross_entropy import IGNORED
+from bncap.decoders import decode
 from bncap.decoders.baselines import AttentionLstm, AttentionLstmConfig, CnnLstmCaptioner, VitGpt2Captioner, load_gpt2
 from bncap.settings import Decode
 
@@ -43,44 +43,54 @@ def memory_of(model, pictures=6):
         return model.bridge(features)
 
 
-def tokens_of(model):
-    """The arguments of ``beam_search`` that say which tokens are special."""
-    tokenizer = model.tokenizer
-    tokens = {"end": tokenizer.eos_token_id, "padding": tokenizer.pad_token_id, "forced": None}
-    if isinstance(model, VitGpt2Captioner):
-        return tokens | {"start": tokenizer.bos_token_id}
-    return tokens | {"start": tokenizer.eos_token_id, "forced": model.language_id}
+def exhaustive_beams(model, memory, settings, longest=LONGEST):
+    """Beam search over one picture at a time by teacher forcing alone: no cache, no batch, no library.
+
+    Returns the tokens of the best caption, without the start, and its score.
+    """
+    end, found = model.tokenizer.eos_token_id, []
+    forced = [] if model.language_id == IGNORED else [model.language_id]
+    for patches in memory.unsqueeze(1):
+        running, ended = [(0.0, forced)], []
+        while running and len(running[0][1]) < longest:
+            longer = []
+            for total, tokens in running:
+                logs = model(patches, torch.tensor([[*tokens, 0]]))[0][0, -1].log_softmax(-1)
+                for token in banned(tokens, settings.no_repeat_ngram):
+                    logs[token] = -torch.inf
+                if forces_end(model) and len(tokens) == longest - 1:
+                    longer.append((total, [*tokens, end]))
+                else:
+                    longer += [
+                        (total + logs[i].item(), [*tokens, i]) for i in logs.topk(2 * settings.beams)[1].tolist()
+                    ]
+            longer = sorted(longer, key=lambda beam: -beam[0])[: 2 * settings.beams]
+            last = len(longer[0][1]) == longest
+            for total, tokens in longer[: settings.beams]:
+                if tokens[-1] == end or last:
+                    ended.append((total / len(tokens) ** settings.length_penalty, tokens))
+            running = [beam for beam in longer if beam[1][-1] != end][: settings.beams]
+            ended = sorted(ended, key=lambda beam: -beam[0])[: settings.beams]
+            rivals = [total / len(tokens) ** settings.length_penalty for total, tokens in running]
+            full = len(ended) == settings.beams
+            if full and (settings.beams == 1 or not rivals or rivals[0] <= ended[-1][0]):
+                break
+        found.append(ended[0][::-1])
+    return found
 
 
-def generate(model, memory, settings):
-    """The same search by the library: the oracle."""
-    tokens = tokens_of(model)
-    if model.decoder.config.is_encoder_decoder:
-        given = {"encoder_outputs": BaseModelOutput(memory.clone()), "decoder_start_token_id": tokens["start"]}
-    else:
-        start = torch.full((len(memory), 1), tokens["start"])
-        given = {"inputs": start, "encoder_hidden_states": memory}
-        if isinstance(model, VitGpt2Captioner):
-            given["attention_mask"] = torch.ones_like(start)
-    output = model.decoder.generate(
-        **given,
-        do_sample=False,
-        early_stopping=False,
-        num_beams=settings.beams,
-        length_penalty=settings.length_penalty,
-        no_repeat_ngram_size=settings.no_repeat_ngram,
-        max_new_tokens=LONGEST,
-        eos_token_id=tokens["end"],
-        pad_token_id=tokens["padding"],
-        forced_bos_token_id=tokens["forced"],
-        output_scores=True,
-        return_dict_in_generate=True,
-    )
-    return output.sequences, output.sequences_scores if settings.beams > 1 else None
+def forces_end(model):
+    return model.decoder.generation_config.forced_eos_token_id == model.tokenizer.eos_token_id
 
 
-def search(model, memory, settings, longest=LONGEST):
-    return beam.beam_search(model.decoder, memory, settings, longest, **tokens_of(model))
+def banned(tokens, size):
+    """Tokens that would repeat ``size`` tokens, the start counted as one."""
+    tokens = [None, *tokens]
+    if not 0 < size <= len(tokens):
+        return []
+    latest = tokens[len(tokens) - size + 1 :]
+    windows = [tokens[i : i + size] for i in range(len(tokens) - size + 1)]
+    return [window[-1] for window in windows if window[:-1] == latest]
 
 
 @pytest.mark.parametrize(
@@ -88,54 +98,25 @@ def search(model, memory, settings, longest=LONGEST):
     [
         Decode(beams=3),
         Decode(beams=5, no_repeat_ngram=2, length_penalty=0.4),
-        Decode(beams=2, no_repeat_ngram=1, length_penalty=1.6),
         Decode(beams=4, no_repeat_ngram=0, length_penalty=0.0),
         Decode(beams=1, no_repeat_ngram=2),
     ],
 )
-def test_the_search_finds_what_the_librarys_finds(model, settings):
-    memory = memory_of(model)
-    expected, expected_scores = generate(model, memory, settings)
-    sequences, scores = search(model, memory, settings)
-    assert sequences.tolist() == expected.tolist()
+@torch.no_grad()
+def test_the_search_finds_what_beams_without_cache_and_batch_find(model, settings):
+    memory = memory_of(model, 4)
+    expected = exhaustive_beams(model, memory, settings)
+    sequences, scores = model.generate(memory, settings, LONGEST)
+    for row, score, (tokens, best) in zip(sequences, scores, expected, strict=True):
+        assert row[1 : 1 + len(tokens)].tolist() == tokens
+        assert row[1 + len(tokens) :].eq(model.tokenizer.pad_token_id).all()
+        assert score.item() == pytest.approx(best, abs=1e-4)
     assert len(set(map(tuple, sequences.tolist()))) > 1
-    if expected_scores is not None:
-        torch.testing.assert_close(scores, expected_scores, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("ends", [-4.0, 3.0])
-def test_captions_that_end_late_or_early_are_the_librarys_too(captioner, ends):
-    eos = captioner.tokenizer.eos_token_id
-    with torch.no_grad():
-        captioner.decoder.final_logits_bias[0, eos] = ends
-    memory = memory_of(captioner)
-    for settings in (Decode(beams=3, no_repeat_ngram=0), Decode(beams=1, no_repeat_ngram=0)):
-        sequences, _ = search(captioner, memory, settings)
-        assert sequences.tolist() == generate(captioner, memory, settings)[0].tolist()
-        full = sequences.ne(captioner.tokenizer.pad_token_id).sum(1).eq(1 + LONGEST)
-        assert full.all() if ends < 0 else not full.any()
-
-
-@pytest.mark.parametrize("model", ["mbart"], indirect=True)
-def test_memory_is_projected_once_a_picture_and_pictures_leave_when_they_are_done(model):
-    with torch.no_grad():
-        model.decoder.final_logits_bias[0, model.tokenizer.eos_token_id] = 6.0
-    layer = model.layers[0]
-    projected, rows = [], []
-    layer.encoder_attn.k_proj.register_forward_hook(lambda module, given, output: projected.append(len(given[0])))
-    layer.fc1.register_forward_hook(lambda module, given, output: rows.append(tuple(given[0].shape[:2])))
-    search(model, memory_of(model), Decode(beams=3, no_repeat_ngram=0))
-    assert projected == [6]
-    assert rows[0] == (6, 2)  # the start and the language, before there are beams
-    assert rows[1] == (18, 1)
-    assert rows[1:] == sorted(rows[1:], reverse=True) and 0 < rows[-1][0] < 18, rows
-
-
-def test_the_attention_of_training_is_back_after_a_search_that_failed(captioner):
-    before = captioner.decoder.config._attn_implementation
-    with pytest.raises(RuntimeError):
-        search(captioner, memory_of(captioner)[..., :5], Decode())
-    assert captioner.decoder.config._attn_implementation == before
+def test_a_search_leaves_the_attention_tapped_and_keeps_no_weights(captioner):
+    captioner.generate(memory_of(captioner), Decode(beams=2), LONGEST)
+    assert captioner.tap.open and not captioner.tap.weights
 
 
 def test_captions_and_scores_do_not_depend_on_the_size_of_a_batch(model):
@@ -171,9 +152,9 @@ def test_a_batch_that_memory_cannot_hold_is_halved_and_nothing_is_lost(captioner
 
 def test_in_half_precision_scores_are_float32_and_close_to_those_of_whole_precision(model):
     memory = memory_of(model)
-    whole, expected = search(model, memory, Decode(beams=3))
+    whole, expected = model.generate(memory, Decode(beams=3), LONGEST)
     with torch.autocast("cpu", torch.bfloat16):
-        sequences, scores = search(model, memory, Decode(beams=3))
+        sequences, scores = model.generate(memory, Decode(beams=3), LONGEST)
     assert scores.dtype == torch.float32
     ends = [row[row.ne(model.tokenizer.pad_token_id)].tolist() for row in (*whole, *sequences)]
     agree = [a == b for a, b in zip(ends[: len(whole)], ends[len(whole) :], strict=True)]
