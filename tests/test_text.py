@@ -1,6 +1,4 @@
 import random
-import subprocess
-import sys
 import unicodedata
 
 import pytest
@@ -218,11 +216,6 @@ def test_an_unknown_language_is_an_error_with_close_matches(wrong, hint):
         with pytest.raises(BncapError, match="unknown language") as error:
             function(wrong)
         assert hint in str(error.value)
-
-
-def test_importing_the_module_leaves_nltk_alone():
-    code = "import sys, bncap.text; sys.exit('nltk' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.parametrize(

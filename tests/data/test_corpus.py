@@ -227,9 +227,7 @@ def own(folder, monkeypatch, *overrides):
     return build_corpus(get_config("own", (f"data.captions={folder / 'captions.csv'}", *overrides)))
 
 
-def test_captions_in_the_target_language_are_valid_without_a_cosine_and_the_figures_say_so(
-    tmp_path, monkeypatch, artifacts_dir
-):
+def test_captions_in_the_target_language_are_valid_without_a_cosine(tmp_path, monkeypatch):
     write_own(tmp_path, 12)
     folder = own(tmp_path, monkeypatch, "data.lang=hi_IN")
     pairs = read_corpus(folder)

@@ -2,7 +2,6 @@ import hashlib
 import io
 import struct
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,14 +109,6 @@ def test_several_threads_keep_the_order_of_the_names(tmp_path):
     assert [picture.image for picture in several] == names
     assert several == inspect_files({name: tmp_path / name for name in names}, jobs=1)
     assert len({picture.sha256 for picture in several}) == 40
-
-
-def test_no_file_stays_open_behind_an_inspection(tmp_path):
-    noise().save(tmp_path / "a.png")
-    (tmp_path / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    inspect(tmp_path, ["a.png", "b.png"])
-    links = [link.resolve() for link in sorted(Path("/proc/self/fd").glob("*"))]
-    assert not [link for link in links if tmp_path in link.parents]
 
 
 def test_sixteen_bits_of_grey_become_eight_and_transparency_becomes_white():

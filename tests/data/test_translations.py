@@ -120,17 +120,6 @@ def test_when_time_is_up_a_chunk_more_is_done_each_time_until_all_is(root, trans
     assert [folder.joinpath("rows.csv").read_bytes() for folder in build_shards(config)] == expected
 
 
-def test_the_folders_are_those_of_the_shards_in_their_order_and_only_missing_ones_are_made(root, translator):
-    config = config_for(root)
-    build_shards(config, [0, 2])
-    translator.calls.clear()
-    folders = build_shards(config)
-    assert [folder.name for folder in folders] == [
-        f"translations.{name}-s42" for name in ("00of03", "01of03", "02of03", "heldout", "ood")
-    ]
-    assert len(translator.calls) == sum(len(read_rows(folders[n])) for n in (1, 3, 4))
-
-
 def test_a_foreign_shard_is_refused_by_name_and_is_left_as_it_is(root, translator):
     config, other = config_for(root), config_for(root, "data.translation_batch=64")
     build_shards(other, [1])

@@ -86,16 +86,10 @@ def test_an_empty_side_has_the_lowest_similarity(tmp_path):
     assert verifier.similarity([], []).shape == (0,)
 
 
-def test_a_verifier_that_cannot_be_loaded_is_named(tmp_path):
-    with pytest.raises(BncapError, match="nowhere: there is no such folder to load the verifier from"):
-        Verifier(str(tmp_path / "nowhere"))
-
-
 @pytest.mark.parametrize(
     ("file", "keep"),
     [
-        ("modules.json", 0), ("tokenizer.json", 0), ("model.safetensors", 0), ("2_Dense/model.safetensors", 0),
-        ("config.json", 0.5), ("modules.json", 0.5), ("model.safetensors", 0.5), ("1_Pooling/config.json", 0.5),
+        ("modules.json", 0), ("tokenizer.json", 0), ("2_Dense/model.safetensors", 0), ("model.safetensors", 0.5),
     ],
 )  # fmt: skip
 def test_a_verifier_with_a_missing_or_truncated_file_is_one_line_that_names_it(labse, tmp_path, file, keep):
@@ -112,7 +106,7 @@ def test_a_verifier_with_a_missing_or_truncated_file_is_one_line_that_names_it(l
 
 def test_a_verifier_of_labses_modules_pools_the_first_token_and_normalises(labse):
     verifier = Verifier(str(labse))
-    vectors = verifier._encode(["red", "নীল blue"])
+    vectors = verifier.encoder.encode(["red", "নীল blue"])
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     bert, dense = verifier.encoder[0].model, verifier.encoder[2].linear
     with torch.inference_mode():

@@ -146,18 +146,6 @@ def test_an_interrupted_shard_keeps_whole_pictures_and_mends_the_others(config, 
     assert (shard(0, 1) / "pictures.tar").read_bytes() == before
 
 
-def test_a_shard_interrupted_after_packing_is_not_drawn_again(config, monkeypatch, prompts_drawn):
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            "bncap.synthesis.generate.shutil.rmtree", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
-        with pytest.raises(KeyboardInterrupt):
-            draw_shards(config, (3, 3))
-    assert (shard(2) / "loose").is_dir() and len(prompts_drawn) == 1
-    draw_shards(config, (3, 3))
-    assert not (shard(2) / "loose").exists() and len(prompts_drawn) == 1
-
-
 def test_when_the_time_is_up_the_batch_is_finished_and_the_next_session_goes_on(config, monkeypatch, prompts_drawn):
     monkeypatch.setenv("BNCAP_DEADLINE", str(time.time() - 1))
     with pytest.raises(OutOfTime, match=r"tar shard 0 of 3 .*, 2 of 3 pictures"):
@@ -226,13 +214,6 @@ def test_a_shard_depends_on_its_own_captions_and_not_on_the_rest_of_the_corpus(c
     assert len(prompts_drawn) == 1 and "A blue ball." in prompts_drawn[0][0]
 
 
-def test_the_list_of_triplets_changes_its_hash_with_any_picture(config, monkeypatch):
-    before = read_json(build_images(config) / "counts.json")["pictures_sha256"]
-    assert read_json(build_images(config) / "counts.json")["pictures_sha256"] == before
-    other = build_images(get_config("smoke", [*SMALL, "synthesis.stored_side=56"]))
-    assert read_json(other / "counts.json")["pictures_sha256"] != before
-
-
 def test_pictures_that_the_data_set_brings_are_used_and_none_is_drawn_for_them(config, artifacts_dir, tmp_path):
     brought = dataclasses.replace(PAIRS[0], synthetic="synthetic/0.png")
     write_corpus([brought, *PAIRS[5:7]])
@@ -267,12 +248,6 @@ def test_the_counts_say_how_many_prompts_were_cut_and_how_many_words_are_left(co
     assert counts["target_words_kept_share"] == 0.6667 and counts["en_words_kept_share"] == 1.0
     sidecar = Pictures(config).sidecar(read_csv(folder / "triplets.csv")[0]["synthetic"])
     assert sidecar["cut_target"] == ["একটি"] and sidecar["prompt"].endswith("In Bengali: লাল বল।")
-
-
-def test_an_estimate_is_printed_once_from_the_first_batches_with_three_pictures(config, capsys):
-    build_images(config)
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("synthesis estimate")]
-    assert len(lines) == 1 and "7 pictures to draw" in lines[0] and "measured on the first 3)" in lines[0]
 
 
 def test_an_estimate_counts_hours_sessions_and_gigabytes(capsys):
@@ -320,18 +295,16 @@ def test_pictures_by_kandinsky_are_made_again_from_their_sidecars_alone(config, 
     assert audit_pictures(models_only, 3)[1]
 
 
-def test_other_steps_make_other_pictures_under_another_key(config, models):
-    settings = (*KANDINSKY, "data.triplets=1", "synthesis.batch=1")
-    key = {}
-    for guidance in (1.5, 6.0):
-        build_images(get_config("smoke", [*settings, f"synthesis.guidance={guidance}"]))
-        key[guidance] = read_json(shard(0, 1) / "manifest.json")["key"], (shard(0, 1) / "index.csv").read_text()
-    assert key[1.5][0] != key[6.0][0] and key[1.5][1] != key[6.0][1]
-
-
 def test_a_shard_that_was_changed_after_it_was_finished_is_named_and_not_taken_for_drawn(config):
     build_images(config)
     tar = shard(1) / "pictures.tar"
     tar.write_bytes(tar.read_bytes()[:1000])
     with pytest.raises(BncapError, match=r"pictures\.0001of0003-s42/pictures\.tar was changed after it was finished"):
         draw_shards(config)
+
+
+def test_the_list_of_triplets_changes_its_hash_with_any_picture(config):
+    before = read_json(build_images(config) / "counts.json")["pictures_sha256"]
+    assert read_json(build_images(config) / "counts.json")["pictures_sha256"] == before
+    other = build_images(get_config("smoke", [*SMALL, "synthesis.stored_side=56"]))
+    assert read_json(other / "counts.json")["pictures_sha256"] != before

@@ -106,13 +106,6 @@ def test_a_picture_is_kept_at_the_side_asked_for_and_never_enlarged():
     assert (np.asarray(Image.open(io.BytesIO(shards.encode_picture(flat, 24)))) == (10, 200, 30)).all()
 
 
-def test_the_size_of_a_tar_is_foretold(shard, tmp_path):
-    sizes = [path.stat().st_size for path in (tmp_path / "loose").iterdir()]
-    with (shard / "pictures.tar").open("rb") as stream:
-        content = stream.read()
-    assert shards.measure_tar(sizes) == len(content.rstrip(b"\0")) + -len(content.rstrip(b"\0")) % tarfile.BLOCKSIZE
-
-
 def test_bundled_files_come_back_and_of_a_bundle_that_was_cut_what_is_there(tmp_path):
     loose = tmp_path / "loose"
     loose.mkdir()
@@ -129,3 +122,10 @@ def test_bundled_files_come_back_and_of_a_bundle_that_was_cut_what_is_there(tmp_
     (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2])
     shards.unbundle_pictures(tmp_path / "cut")
     assert 0 < len(list((tmp_path / "cut").iterdir())) < 3
+
+
+def test_the_size_of_a_tar_is_foretold(shard, tmp_path):
+    sizes = [path.stat().st_size for path in (tmp_path / "loose").iterdir()]
+    with (shard / "pictures.tar").open("rb") as stream:
+        content = stream.read()
+    assert shards.measure_tar(sizes) == len(content.rstrip(b"\0")) + -len(content.rstrip(b"\0")) % tarfile.BLOCKSIZE

@@ -59,17 +59,6 @@ def test_kandinsky_draws_otherwise_for_another_seed_prompt_or_negative_prompt(ka
     assert draw(kandinsky, ["a cat", "a cat", "a dog"], [1, 2, 1], "watermark")[0] != here[0]
 
 
-def test_a_long_prompt_is_cut_to_the_77_tokens_of_both_real_tokenizers(models):
-    tokenizers = text_to_image.load_tokenizers(get_config("smoke", KANDINSKY))
-    assert list(tokenizers) == ["prior", "decoder"] and {t.special for t in tokenizers.values()} == {2}
-    en = "A large brown dog and two small cats are sitting on the edge of a wooden boat near the harbour."
-    bn = "একটি বড় বাদামী কুকুর এবং দুটি ছোট বিড়াল বন্দরের কাছে একটি কাঠের নৌকার কিনারায় বসে আছে।"
-    whole = fit_prompt(en, bn, (1000, 1000), "bn_IN", tokenizers)
-    cut = fit_prompt(en, bn, (37, 40), "bn_IN", tokenizers)
-    assert max(whole.lengths[f"{name}_prompt"] for name in tokenizers) > 77
-    assert cut.cut.en and cut.cut.target and cut.cut.cut_target
-
-
 def test_no_prompt_is_over_77_tokens_by_either_real_tokenizer(models, standins):
     from transformers import CLIPTokenizer, XLMRobertaTokenizer
 
