@@ -200,7 +200,7 @@ def _knows_faults(config: Config) -> bool:
 
 
 def _count(group: pd.DataFrame) -> dict[str, float | str]:
-    """What ``counts.json`` says of one split."""
+    """The record of one split in ``counts.json``."""
     accepted, images = int(group.valid.sum()), group.image.nunique()
     return {
         "captions": len(group),

@@ -1,13 +1,20 @@
-"""Files of captions: those of published data sets, and a user's own.
+r"""Files of captions: those of published data sets, and a user's own.
 
-To add a format, write one function ``read_<name>(path)`` that yields a :class:`Row` for each caption, and add one line
-to :data:`FORMATS`: its description, a regular expression for the beginning of such a file, the function.
+To add a format, write one function that yields a :class:`Row` for each caption, such as ::
+
+    def read_tabs(path: Path) -> Iterator[Row]:
+        # lines of name.jpg<TAB>caption
+        for place, line in _read_lines(path):
+            image, _, text = line.partition("\t")
+            yield Row(place, image, text)
+
+and add one line to :data:`FORMATS`: a description, a regular expression for the beginning of such a file, the function.
 :func:`read_captions` does the rest for every format: it recognises the file by its content, checks what all formats
 share (an empty caption, a name that comes twice, a path that leads out of the folder, an unknown language), numbers the
 captions and names the pictures.  A function refuses what is broken in its own format alone.
 
-CSV and JSON lines are read by the standard library, not by pandas, which takes 5 of the 9 broken rows of the tests in
-silence (an unclosed quote swallows the row behind it), miscounts lines behind a quoted line break, and names no line of
+CSV and JSON lines are read by the standard library, not by pandas: that accepts an unclosed quote, which swallows the
+next row, and a row with too few cells in silence, counts lines wrongly behind a quoted line break, and names no line of
 a file of JSON lines.
 """
 

@@ -1,7 +1,7 @@
 """The splits: which captions train and which are held out, drawn by picture, without a shared one (Sec. 5.1).
 
 ==========  ==========================================  ======================================
-split       COCO and Flickr30k (``data.source=coco``)   a data set of one's own (``own``)
+split       COCO and Flickr30k (``data.source=coco``)   the user's data set (``own``)
 ==========  ==========================================  ======================================
 train       every caption of ``data.train``             the rest
 validation  images drawn from ``data.held_out``         ``data.own_share`` of the pictures
@@ -140,9 +140,9 @@ def _read(config: Config, path: Path, given: Sequence[str]) -> list[Caption]:
 
 
 def _picture_folder(config: Config, path: Path) -> str:
-    """The folder, below the root of the data sets, of the pictures that a captions file speaks of.
+    """The folder, below the root of the data sets, of the pictures of a captions file.
 
-    COCO's follows from the file's name, Flickr30k's is one of :data:`FLICKR_FOLDERS`; "" for a file that says it.
+    COCO's follows from the file's name, Flickr30k's is one of :data:`FLICKR_FOLDERS`; "" for a file that names it.
     """
     if coco := re.fullmatch(r"captions_(\w+)\.json", path.name):
         return coco[1]
@@ -153,7 +153,7 @@ def _picture_folder(config: Config, path: Path) -> str:
 
 
 def _check_script(path: Path, captions: Sequence[Caption]) -> None:
-    """Refuse captions that are not written as their language is: most likely it was not named."""
+    """Refuse captions in another script than that of their language: most likely it was not named."""
     texts: dict[str, list[str]] = {}
     for caption in captions:
         texts.setdefault(caption.lang, []).append(caption.text)
@@ -167,22 +167,19 @@ def _check_script(path: Path, captions: Sequence[Caption]) -> None:
 
 def _own_splits(config: Config, captions: Sequence[Caption]) -> dict[str, list[Caption]]:
     """Splits as the file gives them, else by pictures drawn with ``data.seed``."""
+    given = any(caption.split for caption in captions)
+    held_out = {} if given else _draw_own(config, captions)
     splits: dict[str, list[Caption]] = {split: [] for split in SPLITS}
-    if any(caption.split for caption in captions):
-        for caption in captions:
-            if caption.split not in GIVEN:
-                raise BncapError(
-                    f"{config.data.captions}: caption {caption.caption_id} ({caption.image}) is in the split "
-                    f"{caption.split!r}; known are {', '.join(GIVEN)}"
-                )
-            splits[GIVEN[caption.split]].append(caption)
-        for split in ("train", "validation"):  # the epochs are chosen by validation
-            if not splits[split]:
-                raise BncapError(f"{config.data.captions}: no caption is in the split {split}; put some there")
-        return splits
-    split_of = _draw_own(config, captions)
     for caption in captions:
-        splits[split_of.get(caption.image, "train")].append(caption)
+        if given and caption.split not in GIVEN:
+            raise BncapError(
+                f"{config.data.captions}: caption {caption.caption_id} ({caption.image}) is in the split "
+                f"{caption.split!r}; known are {', '.join(GIVEN)}"
+            )
+        splits[GIVEN[caption.split] if given else held_out.get(caption.image, "train")].append(caption)
+    for split in ("train", "validation"):  # the epochs are chosen by validation
+        if not splits[split]:
+            raise BncapError(f"{config.data.captions}: no caption is in the split {split}; put some there")
     return splits
 
 
@@ -194,12 +191,12 @@ def _draw_own(config: Config, captions: Sequence[Caption]) -> dict[str, str]:
     groups: dict[str, list[str]] = {}
     for image in images:
         groups.setdefault(first_of.get(image, image), []).append(image)
-    size = max(1, min(round(data.own_share * len(groups)), (len(groups) - 1) // 2))
     if len(groups) < 3:
         raise BncapError(
             f"{data.captions} has captions of {len(groups)} different pictures; training, validation and test need "
             "at least 3"
         )
+    size = max(1, min(round(data.own_share * len(groups)), (len(groups) - 1) // 2))
     order = np.random.default_rng(data.seed).permutation(len(groups))
     names = list(groups)
     drawn = {"validation": order[:size], "test": order[size : 2 * size]}

@@ -10,7 +10,7 @@ m2m_100 (NLLB)  ``facebook/nllb-200-distilled-600M`` (CC BY-NC)    the first tok
 mbart (50)      ``facebook/mbart-large-50-many-to-many-mmt``       the first token forced, ``bn_IN``
 ==============  =================================================  ==============================================
 
-Of a model with one target nothing but Marian's tokenizer says which that is; of T5 the user has to know.
+Which target a model with a single one has, only Marian's tokenizer tells; of T5 the user has to know.
 BanglaT5 and NLLB are licensed for non-commercial use only.
 ``identity`` leaves the text as it is.  The classes follow from the checkpoint's ``config.json`` (``model_type``), never
 from its name, and no code from a checkpoint is run.
@@ -69,7 +69,7 @@ _INVISIBLE = dict.fromkeys((0x00AD, 0x200B, 0x2060))
 
 
 class Translator(Protocol):
-    """What :func:`load_translator` gives; the mini world's also has ``faults(captions) -> list[str | None]``."""
+    """What :func:`load_translator` returns; the mini world's also has ``faults(captions) -> list[str | None]``."""
 
     def translate(self, captions: list[str]) -> list[str]:
         """One translation for each of ``captions``, in their order."""
@@ -181,20 +181,20 @@ def _load(path: str) -> tuple[PretrainedConfig, PreTrainedTokenizerBase, PreTrai
 def _target(
     path: str, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, language: str
 ) -> tuple[str, int | None]:
-    """What goes before the text, and the id of the token that the translation must begin with."""
+    """The prefix of the text, and the id of the token that the translation must begin with."""
     remedy = "set components.translator to a model with that language"
     if config.model_type == "marian":
         codes = tokenizer.supported_language_codes
         names = (MARIAN_OWN.get(language, language), NLLB_CODES[language][:3], language)
-        found = [token for token in (f">>{name}<<" for name in names) if token in codes]
-        if codes and not found:
+        tokens = [token for token in (f">>{name}<<" for name in names) if token in codes]
+        if codes and not tokens:
             raise BncapError(f"translator {path} has no >>{names[1]}<<, only {' '.join(sorted(codes))}; {remedy}")
         single = tokenizer.target_lang
         if not codes and single in NLLB_CODES and single != language:
             raise BncapError(
                 f"translator {path} is for {language_name(single)}, not {language_name(language)}; {remedy}"
             )
-        return (f"{found[0]} " if found else ""), None
+        return (f"{tokens[0]} " if tokens else ""), None
     if config.model_type in ("t5", "mt5"):
         return "", None
     mbart = {code[:2]: code for code in LANGUAGES}

@@ -197,7 +197,7 @@ def _recipe(config: Config, name: str, captions: Sequence[Caption]) -> dict[str,
 
 
 def _refuse_foreign(config: Config, recipes: Mapping[str, dict[str, Any]]) -> None:
-    """See :func:`build_shards`; only training shards that are translated, as the others are quickly made anew."""
+    """Refuse what :func:`build_shards` refuses: of the training shards that are translated; others are quickly made."""
     translated = [name for name in shard_names(config) if recipes[name]["components"]]
     steps = {
         name: artifacts.Step(**recipes[name], build=_translate_shard)

@@ -18,7 +18,7 @@ from bncap.pipeline.loading import has_words, loading
 THRESHOLDS = tuple(round(0.30 + 0.01 * step, 2) for step in range(61))
 """Where acceptance is measured: 0.30 to 0.90, the paper's 0.55 among them."""
 EMPTY = -1.0
-"""Similarity of a pair with an empty side: the lowest cosine, as nothing cannot mean what the other side says."""
+"""Similarity of a pair with an empty side: the lowest cosine."""
 
 
 def cosine(en_embeddings: np.ndarray, target_embeddings: np.ndarray) -> np.ndarray:

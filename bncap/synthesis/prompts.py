@@ -32,7 +32,7 @@ FUNCTION_WORDS = {
     "en": frozenset(_ENGLISH.split()),
     "bn": frozenset(unicodedata.normalize("NFC", _BENGALI).split()),
 }
-"""Words that say little of what a picture shows, in NFC; the first to go when a caption is too long.
+"""Words that carry little of the content of a picture, in NFC; the first to go when a caption is too long.
 
 There are lists for these languages only: in any other every word counts as content, and is cut from the end.
 """
