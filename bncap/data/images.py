@@ -33,7 +33,7 @@ _LIMIT = f"at most {MAX_PIXELS:,} px are decoded"
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class InspectedPicture:
     """The picture ``image`` as inspected; ``reason`` says why it cannot be used, "" if it can.
 
     ``width`` and ``height`` are in px, upright, 0 where unknown; ``bytes`` is the size of the file and ``sha256`` its
@@ -48,7 +48,7 @@ class Picture:
     reason: str = ""
 
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Picture))
+FIELDS = tuple(field.name for field in dataclasses.fields(InspectedPicture))
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
@@ -84,16 +84,16 @@ def inspect_pictures(config: Config, splits: Mapping[str, Sequence[Caption]]) ->
     )
 
 
-def read_pictures(folder: Path) -> list[Picture]:
+def read_pictures(folder: Path) -> list[InspectedPicture]:
     """The pictures of the finished step ``folder``, the usable ones first; of the others only the reason is kept."""
     rejected = artifacts.read_csv(artifacts.require(folder) / "rejected.csv")
     return [
         *_read_table(folder / "images.csv"),
-        *(Picture(row["image"], 0, 0, 0, "", row["reason"]) for row in rejected),
+        *(InspectedPicture(row["image"], 0, 0, 0, "", row["reason"]) for row in rejected),
     ]
 
 
-def check_rejects(pictures: Sequence[Picture], max_share: float, table: Path) -> None:
+def check_rejects(pictures: Sequence[InspectedPicture], max_share: float, table: Path) -> None:
     """Raise :class:`BncapError` if more than ``max_share`` (0 to 1) of ``pictures`` cannot be used.
 
     ``table`` is the CSV that lists them.
@@ -114,7 +114,7 @@ def check_rejects(pictures: Sequence[Picture], max_share: float, table: Path) ->
     )
 
 
-def inspect_files(paths: Mapping[str, Path], jobs: int | None = None) -> list[Picture]:
+def inspect_files(paths: Mapping[str, Path], jobs: int | None = None) -> list[InspectedPicture]:
     """The pictures at ``paths``, by their names in the data set, in this order.
 
     A picture is usable if it exists, decodes to its end, converts to RGB and has sides of at least :data:`MIN_SIDE` px;
@@ -129,17 +129,17 @@ def inspect_files(paths: Mapping[str, Path], jobs: int | None = None) -> list[Pi
         return list(tqdm(inspected, "check pictures", len(paths), unit="picture", disable=not paths))
 
 
-def _inspect(path: Path, name: str) -> Picture:
+def _inspect(path: Path, name: str) -> InspectedPicture:
     try:
         with path.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             size = stream.tell()
             width, height, reason = _decode(stream) if size else (0, 0, "the file is empty")
     except (FileNotFoundError, NotADirectoryError):
-        return Picture(name, 0, 0, 0, "", "missing")
+        return InspectedPicture(name, 0, 0, 0, "", "missing")
     except (OSError, ValueError) as error:
-        return Picture(name, 0, 0, 0, "", f"cannot be read: {getattr(error, 'strerror', None) or error}")
-    return Picture(name, width, height, size, sha256, reason)
+        return InspectedPicture(name, 0, 0, 0, "", f"cannot be read: {getattr(error, 'strerror', None) or error}")
+    return InspectedPicture(name, width, height, size, sha256, reason)
 
 
 def _decode(stream: BinaryIO) -> tuple[int, int, str]:
@@ -169,7 +169,7 @@ def _decode(stream: BinaryIO) -> tuple[int, int, str]:
 
 def _build(paths: Mapping[str, Path], folder: Path) -> None:
     names = list(paths)
-    pictures: list[Picture] = []
+    pictures: list[InspectedPicture] = []
     for start in range(0, len(names), BLOCK):
         if start:
             deadline.check(f"the pictures, {start:,} of {len(names):,}")
@@ -183,12 +183,14 @@ def _build(paths: Mapping[str, Path], folder: Path) -> None:
         path.unlink()
 
 
-def _write_table(path: Path, pictures: Sequence[Picture], fields: Sequence[str]) -> None:
+def _write_table(path: Path, pictures: Sequence[InspectedPicture], fields: Sequence[str]) -> None:
     artifacts.write_csv(path, fields, ([getattr(picture, field) for field in fields] for picture in pictures))
 
 
-def _read_table(path: Path) -> list[Picture]:
+def _read_table(path: Path) -> list[InspectedPicture]:
     return [
-        Picture(r["image"], int(r["width"]), int(r["height"]), int(r["bytes"]), r["sha256"], r.get("reason", ""))
+        InspectedPicture(
+            r["image"], int(r["width"]), int(r["height"]), int(r["bytes"]), r["sha256"], r.get("reason", "")
+        )
         for r in artifacts.read_csv(path)
     ]

@@ -221,7 +221,7 @@ def read_ban_cap(path: Path) -> Iterator[Row]:
         yield Row(place, _parse_key(f"{path}: {place}", key), bengali, key, lang="bn_IN", english=english)
 
 
-def read_csv(path: Path) -> Iterator[Row]:
+def read_plain_csv(path: Path) -> Iterator[Row]:
     """CSV with a header: the columns image and caption, and if wanted lang, english and synthetic, in any order.
 
     Where there are only the first two (Flickr8k's ``captions.txt``), a caption may hold commas and quotes without being
@@ -232,7 +232,7 @@ def read_csv(path: Path) -> Iterator[Row]:
 
 
 def read_json_lines(path: Path) -> Iterator[Row]:
-    """One JSON object a line, with the columns of :func:`read_csv` as keys."""
+    """One JSON object a line, with the columns of :func:`read_plain_csv` as keys."""
     unused: set[str] = set()
     for place, line in _read_lines(path):
         where = f"{path}: {place}"
@@ -285,7 +285,7 @@ FORMATS = (  # the first that fits is taken
     Format(
         "plain CSV with a header line, with the columns image and caption and, if wanted, lang, english and synthetic",
         _header_pattern(*PLAIN_COLUMNS[:2]),
-        read_csv,
+        read_plain_csv,
     ),
 )
 

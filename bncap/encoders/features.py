@@ -29,7 +29,7 @@ from bncap.errors import BncapError, OutOfTime
 from bncap.pipeline import artifacts, deadline, hub, paths, workers
 from bncap.pipeline.loading import loading
 from bncap.settings import Config, Features
-from bncap.synthesis.shards import Member, Pictures
+from bncap.synthesis.shards import Member, PictureStore
 
 EVALUATION_SETS = ("validation", "test", "ood")
 MEASURED = 4
@@ -140,7 +140,7 @@ def _picture_sets(config: Config, corpus: Path, images: Path, with_synthetic: bo
     triplets = artifacts.read_csv(images / "triplets.csv")
     sets = {"train": paths.data_paths(config, (t["image"] for t in triplets))}
     if with_synthetic:
-        store = Pictures(config)
+        store = PictureStore(config)
         sets["synthetic"] = {t["caption_id"]: store.find(t["synthetic"]) for t in triplets if t["synthetic"]}
     pairs = read_corpus(corpus)
     for split in EVALUATION_SETS:

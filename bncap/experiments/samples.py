@@ -24,7 +24,7 @@ from bncap.experiments.runs import TRAINING, run_dir, trainable
 from bncap.model import Captioner
 from bncap.pipeline import artifacts, hub, paths
 from bncap.settings import Config
-from bncap.synthesis.shards import Member, Pictures
+from bncap.synthesis.shards import Member, PictureStore
 from bncap.text import iso
 
 SHOWN = 8
@@ -178,7 +178,7 @@ def _triplet(
     real = store.take("train", store.rows("train", [row["image"]]))
     synthetic = store.take("synthetic", store.rows("synthetic", [row["caption_id"]]))
     w = caption_weights(model, real, [row["target"]], config.loss, config.model.max_tokens)
-    pictures = Pictures(config)
+    pictures = PictureStore(config)
     sidecar = pictures.sidecar(row["synthetic"])
     colours = principal_colours(torch.cat([real, synthetic]))
     record = {

@@ -14,7 +14,7 @@ from bncap.errors import BncapError
 from bncap.pipeline import artifacts, paths
 from bncap.settings import Config, Synthesis, override
 from bncap.synthesis.generate import drawing_versions
-from bncap.synthesis.shards import MEMBER, STEP, Pictures, encode_picture
+from bncap.synthesis.shards import MEMBER, STEP, PictureStore, encode_picture
 from bncap.synthesis.text_to_image import Synthesiser, load_synthesiser
 
 STEPS = ("prior_steps", "steps", "guidance")
@@ -35,7 +35,7 @@ def audit_pictures(config: Config, n: int, seed: int = 0) -> tuple[list[str], bo
     if not names:
         raise BncapError(f"{paths.short_name(folder)} lists no picture that was drawn: there is nothing to draw again")
     chosen = sorted(np.random.default_rng(seed).permutation(len(names))[:n])
-    store = Pictures(config)
+    store = PictureStore(config)
     members = [store.find_member(names[i]) for i in chosen]
     kept = [member.read() for member in members]
     records = [member.read_sidecar() for member in members]

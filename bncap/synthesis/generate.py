@@ -85,7 +85,7 @@ def build_images(config: Config) -> Path:
     """A synthetic picture for each of ``data.triplets`` accepted training pairs: ``02_synthesis/images-s<seed>``.
 
     Draws the tar shards that are missing and lists all of them in ``triplets.csv``, whose column ``synthetic`` is a
-    name for :class:`bncap.synthesis.shards.Pictures`: of the picture drawn, of the one that the data set brings, or ""
+    name for :class:`bncap.synthesis.shards.PictureStore`: of the picture drawn, of the one that the data set brings, or ""
     where ``components.synthesiser`` is "none".  ``prompts.csv`` has the lengths of the prompts before and after
     cutting.
 
@@ -111,7 +111,7 @@ def draw_shards(config: Config, part: tuple[int, int] | None = None) -> None:
     _draw(config, plan_shards(config, _training_pairs(config)[1]), part)
 
 
-def plan_shards(config: Config, pairs: Sequence[Pair]) -> list[Shard]:
+def plan_shards(config: Config, pairs: Sequence[Pair]) -> list[TarShard]:
     """The tar shards of the pictures that ``pairs`` need, ``synthesis.shard`` in each; none for synthesiser "none"."""
     settings = config.synthesis
     if not pairs:
@@ -128,11 +128,11 @@ def plan_shards(config: Config, pairs: Sequence[Pair]) -> list[Shard]:
         return []
     tokenizers = load_tokenizers(config)
     parts = [missing[start : start + settings.shard] for start in range(0, len(missing), settings.shard)]
-    return [Shard(config, number, len(parts), part, tokenizers) for number, part in enumerate(parts)]
+    return [TarShard(config, number, len(parts), part, tokenizers) for number, part in enumerate(parts)]
 
 
 @dataclass(frozen=True)
-class Request:
+class PictureRequest:
     """A picture to be drawn: for which pair, from which prompt and seed, and its place in the batch."""
 
     pair: Pair
@@ -141,7 +141,7 @@ class Request:
     position: int
 
 
-class Shard:
+class TarShard:
     """Tar shard ``number``, from 0, of ``count``: its pictures and its step folder.
 
     The folder's key stands for the models, the settings and the shard's own prompts and seeds, not for the corpus.
@@ -156,12 +156,12 @@ class Shard:
         self.folder = paths.step_dir(config.profile, STEP, variant, config.data.seed)
 
     @functools.cached_property
-    def requests(self) -> list[Request]:
+    def requests(self) -> list[PictureRequest]:
         """A request for each of ``pairs``, in their order."""
         settings, lang = self.config.synthesis, self.config.data.lang
         budgets = settings.english_tokens, settings.target_tokens
         return [
-            Request(
+            PictureRequest(
                 pair,
                 fit_prompt(pair.en, pair.target, budgets, lang, self.tokenizers),
                 derive_seed(settings.seed, pair.caption_id),
@@ -205,7 +205,7 @@ class Shard:
         names = list_loose(self.folder / LOOSE)
         return sum(f"{pair.caption_id}.json" not in names for pair in self.pairs)
 
-    def draw(self, synthesiser: Synthesiser, estimate: Estimate, bar: tqdm) -> Path:
+    def draw(self, synthesiser: Synthesiser, estimate: TimeEstimate, bar: tqdm) -> Path:
         """Draw what is missing and pack it: the step folder with ``pictures.tar``, ``index.csv`` and ``prompts.csv``.
 
         Raises :class:`bncap.errors.OutOfTime` after the batch in which the time is up; what is drawn by then is kept.
@@ -213,7 +213,7 @@ class Shard:
         build = functools.partial(self._build, synthesiser, estimate, bar)
         return artifacts.run_step(self.folder, **self.recipe, build=build)
 
-    def _build(self, synthesiser: Synthesiser, estimate: Estimate, bar: tqdm, folder: Path) -> None:
+    def _build(self, synthesiser: Synthesiser, estimate: TimeEstimate, bar: tqdm, folder: Path) -> None:
         loose = folder / LOOSE
         unbundle_pictures(loose)
         if not (folder / INDEX).is_file():  # it is written last: with it, the tar is whole
@@ -227,7 +227,7 @@ class Shard:
             pack_shard(folder, loose, [pair.caption_id for pair in self.pairs])
         shutil.rmtree(loose, ignore_errors=True)
 
-    def _draw_batches(self, loose: Path, synthesiser: Synthesiser, estimate: Estimate, bar: tqdm) -> None:
+    def _draw_batches(self, loose: Path, synthesiser: Synthesiser, estimate: TimeEstimate, bar: tqdm) -> None:
         settings = self.config.synthesis
         for start in range(0, len(self.requests), settings.batch):
             batch = self.requests[start : start + settings.batch]
@@ -240,7 +240,7 @@ class Shard:
             bar.update(len(batch))
 
 
-class Estimate:
+class TimeEstimate:
     """What drawing ``missing`` pictures will take, printed once, when :data:`MEASURED` of them are drawn."""
 
     def __init__(self, missing: int, part: str = "") -> None:
@@ -272,7 +272,7 @@ def drawing_versions() -> dict[str, str]:
     return {name: versions[name] for name in VERSIONED} | {"pillow": PIL.__version__}
 
 
-def _draw(config: Config, shards: Sequence[Shard], part: tuple[int, int] | None) -> None:
+def _draw(config: Config, shards: Sequence[TarShard], part: tuple[int, int] | None) -> None:
     processes = min(torch.cuda.device_count(), len(shards))
     if part is None and processes > 1:
         jobs = [(config, number, processes) for number in range(1, processes + 1)]
@@ -284,7 +284,7 @@ def _draw(config: Config, shards: Sequence[Shard], part: tuple[int, int] | None)
         print("synthetic pictures: none is left to draw")
         return
     synthesiser = load_synthesiser(config)
-    estimate = Estimate(
+    estimate = TimeEstimate(
         sum(shard.count_missing() for shard in left), f"part {number} of {count}, " if count > 1 else ""
     )
     with tqdm(total=sum(len(shard.pairs) for shard in left), desc="synthetic pictures", unit="picture") as bar:
@@ -301,7 +301,7 @@ def _draw_on_gpu(config: Config, number: int, count: int) -> None:
     draw_shards(config, (number, count))
 
 
-def _draw_batch(loose: Path, batch: Sequence[Request], synthesiser: Synthesiser, settings: Synthesis) -> int:
+def _draw_batch(loose: Path, batch: Sequence[PictureRequest], synthesiser: Synthesiser, settings: Synthesis) -> int:
     """Draw one batch and write it; the last one is filled up with its last request, as all have the same shape.
 
     Returns the bytes that the pictures, with their sidecars, will take in the tar.
@@ -338,7 +338,7 @@ def _draw_batch(loose: Path, batch: Sequence[Request], synthesiser: Synthesiser,
     return measure_tar(sizes)
 
 
-def _is_whole(loose: Path, request: Request) -> bool:
+def _is_whole(loose: Path, request: PictureRequest) -> bool:
     path = loose / f"{request.pair.caption_id}.png"
     if not path.is_file() or not path.with_suffix(".json").is_file():
         return False
@@ -347,7 +347,7 @@ def _is_whole(loose: Path, request: Request) -> bool:
     return same and sidecar["image_sha256"] == artifacts.file_hash(path)
 
 
-def _recipe(config: Config, shards: Sequence[Shard]) -> dict[str, Any]:
+def _recipe(config: Config, shards: Sequence[TarShard]) -> dict[str, Any]:
     """What ``images-s<seed>`` is made from, for :func:`bncap.pipeline.artifacts.run_step`."""
     named = component_names(config)
     settings = {
@@ -362,7 +362,7 @@ def _recipe(config: Config, shards: Sequence[Shard]) -> dict[str, Any]:
     return {"settings": settings, "inputs": inputs, "components": named, "config": config}
 
 
-def _merge(config: Config, shards: Sequence[Shard], pairs: Sequence[Pair], accepted: int, folder: Path) -> None:
+def _merge(config: Config, shards: Sequence[TarShard], pairs: Sequence[Pair], accepted: int, folder: Path) -> None:
     names, hashes = {}, []
     for shard in shards:
         for row in artifacts.read_csv(shard.require() / INDEX):

@@ -61,7 +61,7 @@ class Member:
         return self.name
 
 
-class Pictures:
+class PictureStore:
     """The synthetic pictures by their names in ``triplets.csv``: members of tar files, or files of the data sets."""
 
     def __init__(self, config: Config) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bncap.data.images import Picture, check_rejects, inspect_files, to_rgb
+from bncap.data.images import InspectedPicture, check_rejects, inspect_files, to_rgb
 from bncap.errors import BncapError
 
 
@@ -43,7 +43,7 @@ def test_a_picture_of_any_mode_is_usable(tmp_path, mode):
     picture.save(tmp_path / name)
     (found,) = inspect(tmp_path, [name])
     content = (tmp_path / name).read_bytes()
-    assert found == Picture(name, 64, 48, len(content), hashlib.sha256(content).hexdigest())
+    assert found == InspectedPicture(name, 64, 48, len(content), hashlib.sha256(content).hexdigest())
 
 
 def test_transparent_palettes_and_moving_pictures_are_usable(tmp_path):
@@ -123,7 +123,9 @@ def test_sixteen_bits_of_grey_become_eight_and_transparency_becomes_white():
 
 
 def pictures(usable, rejected, reason="7 px wide, at least 32 are needed"):
-    return [Picture(f"{n}.png", 64, 64, 9, "x", reason if n < rejected else "") for n in range(usable + rejected)]
+    return [
+        InspectedPicture(f"{n}.png", 64, 64, 9, "x", reason if n < rejected else "") for n in range(usable + rejected)
+    ]
 
 
 @pytest.mark.parametrize(

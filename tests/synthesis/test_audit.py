@@ -13,7 +13,7 @@ from bncap.pipeline import artifacts, paths
 from bncap.synthesis import generate
 from bncap.synthesis.audit import audit_pictures, load_same_synthesiser, measure_difference, regenerate_pictures
 from bncap.synthesis.generate import drawing_versions
-from bncap.synthesis.shards import Pictures, encode_picture
+from bncap.synthesis.shards import PictureStore, encode_picture
 
 HEADER = ("caption_id", "image_id", "image", "split", "en", "target", "similarity", "synthetic")
 
@@ -44,7 +44,7 @@ def test_each_picture_is_drawn_at_the_place_in_the_batch_that_it_had_at_first(co
     calls = []
     draw = MiniSynthesiser.draw
     monkeypatch.setattr(MiniSynthesiser, "draw", lambda self, p, n, s: calls.append(list(s)) or draw(self, p, n, s))
-    store = Pictures(config)
+    store = PictureStore(config)
     records = [store.sidecar(f"pictures.000{i // 5}of0003-s42/{i}.png") for i in range(11)]
     assert [record["position"] for record in records] == [0, 1, 2, 0, 1, 0, 1, 2, 0, 1, 0]
     regenerate_pictures(records, *load_same_synthesiser(records, config))

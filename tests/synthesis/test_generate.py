@@ -22,9 +22,9 @@ from bncap.pipeline import artifacts, paths
 from bncap.pipeline.artifacts import read_csv, read_json
 from bncap.synthesis import generate, shards
 from bncap.synthesis.audit import audit_pictures
-from bncap.synthesis.generate import Estimate, build_images, derive_seed, draw_pairs, draw_shards
+from bncap.synthesis.generate import TimeEstimate, build_images, derive_seed, draw_pairs, draw_shards
 from bncap.synthesis.prompts import joint_prompt
-from bncap.synthesis.shards import Pictures
+from bncap.synthesis.shards import PictureStore
 
 PAIRS = [
     Pair(10 * image + k, str(image), f"train2014/{image}.jpg", "train", f"A red ball {image} {k}.", "একটি লাল বল।", 0.9)
@@ -96,7 +96,7 @@ def test_image_seeds_differ_by_caption_and_by_base_seed():
 
 def test_every_triplet_has_a_picture_and_a_sidecar_whose_hashes_hold(config):
     folder = build_images(config)
-    rows, store = read_csv(folder / "triplets.csv"), Pictures(config)
+    rows, store = read_csv(folder / "triplets.csv"), PictureStore(config)
     counts = read_json(folder / "counts.json")
     assert len(rows) == 7 == counts["triplets"] == counts["paired"] == counts["drawn_images"]
     by_id = {str(p.caption_id): p for p in PAIRS}
@@ -201,7 +201,7 @@ def test_a_foreign_shard_among_the_inputs_is_refused_by_its_name(config, artifac
     assert len(prompts_drawn) == 2, "drawn before the shards were looked at"
     folder = build_images(config)  # the settings that it was drawn with
     assert not (artifacts_dir / "smoke/02_synthesis/pictures.0001of0003-s42").exists()
-    assert all(Pictures(config).find(row["synthetic"]).read() for row in read_csv(folder / "triplets.csv"))
+    assert all(PictureStore(config).find(row["synthetic"]).read() for row in read_csv(folder / "triplets.csv"))
 
 
 def test_a_shard_depends_on_its_own_captions_and_not_on_the_rest_of_the_corpus(config, prompts_drawn):
@@ -246,12 +246,12 @@ def test_the_counts_say_how_many_prompts_were_cut_and_how_many_words_are_left(co
     assert (counts["prompts_cut"], counts["prompts_cut_share"]) == (7, 1.0)
     assert (counts["target_words"], counts["target_words_kept"]) == (21, 14)
     assert counts["target_words_kept_share"] == 0.6667 and counts["en_words_kept_share"] == 1.0
-    sidecar = Pictures(config).sidecar(read_csv(folder / "triplets.csv")[0]["synthetic"])
+    sidecar = PictureStore(config).sidecar(read_csv(folder / "triplets.csv")[0]["synthetic"])
     assert sidecar["cut_target"] == ["একটি"] and sidecar["prompt"].endswith("In Bengali: লাল বল।")
 
 
 def test_an_estimate_counts_hours_sessions_and_gigabytes(capsys):
-    estimate = Estimate(110_000, "part 1 of 2, ")
+    estimate = TimeEstimate(110_000, "part 1 of 2, ")
     estimate.add(2, 12.0, 200_000)
     assert not capsys.readouterr().out
     estimate.add(2, 8.0, 200_000)
@@ -282,7 +282,7 @@ def test_pictures_by_kandinsky_are_made_again_from_their_sidecars_alone(config, 
     settings = (*KANDINSKY, "data.triplets=3", "synthesis.batch=2")
     folder = build_images(get_config("smoke", settings))
     names = [row["synthetic"] for row in read_csv(folder / "triplets.csv")]
-    store = Pictures(config)
+    store = PictureStore(config)
     sidecars = [store.sidecar(name) for name in names]
     assert [sidecar["position"] for sidecar in sidecars] == [0, 1, 0]
     assert sidecars[0]["sampling"] == {

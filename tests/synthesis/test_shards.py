@@ -16,7 +16,7 @@ from bncap.encoders.features import open_picture
 from bncap.errors import BncapError
 from bncap.pipeline import artifacts, paths
 from bncap.synthesis import shards
-from bncap.synthesis.shards import Pictures
+from bncap.synthesis.shards import PictureStore
 
 IDS = (2, 10, 7)
 NAME = "pictures.0000of0001-s42"
@@ -58,7 +58,7 @@ def test_the_same_pictures_make_the_same_tar(shard, tmp_path):
 
 
 def test_a_picture_and_its_sidecar_are_read_by_their_place_in_the_tar(shard, tmp_path):
-    store = Pictures(get_config("smoke"))
+    store = PictureStore(get_config("smoke"))
     for i in IDS:
         member = store.find(f"{NAME}/{i}.png")
         content = (tmp_path / "loose" / f"{i}.png").read_bytes()
@@ -68,7 +68,7 @@ def test_a_picture_and_its_sidecar_are_read_by_their_place_in_the_tar(shard, tmp
 
 
 def test_a_picture_that_is_not_in_the_tar_or_whose_tar_is_missing_is_named(shard):
-    store = Pictures(get_config("smoke"))
+    store = PictureStore(get_config("smoke"))
     with pytest.raises(BncapError, match=r"pictures\.0000of0001-s42 has no picture 3\.png"):
         store.find(f"{NAME}/3.png")
     with pytest.raises(BncapError, match=r"pictures\.0001of0002-s42 is missing .*--only 02"):
@@ -76,7 +76,7 @@ def test_a_picture_that_is_not_in_the_tar_or_whose_tar_is_missing_is_named(shard
 
 
 def test_a_picture_that_was_changed_in_the_tar_is_named_when_it_is_read(shard):
-    store = Pictures(get_config("smoke"))
+    store = PictureStore(get_config("smoke"))
     member = store.find(f"{NAME}/10.png")
     content = bytearray((shard / "pictures.tar").read_bytes())
     content[member.offset + member.size // 2] ^= 1
@@ -90,7 +90,7 @@ def test_a_picture_that_was_changed_in_the_tar_is_named_when_it_is_read(shard):
 
 
 def test_a_picture_that_the_data_set_brings_is_a_file_without_a_sidecar(artifacts_dir, tmp_path):
-    store = Pictures(get_config("own", [f"data.captions={tmp_path}/captions.csv", f"data.images={tmp_path}"]))
+    store = PictureStore(get_config("own", [f"data.captions={tmp_path}/captions.csv", f"data.images={tmp_path}"]))
     assert store.find("synthetic/a.png") == tmp_path / "synthetic/a.png"
     assert store.sidecar("synthetic/a.png") is None
 
