@@ -21,7 +21,7 @@ from bncap.commands import check
 from bncap.config import EXTENDED_NOTEBOOKS, OWN_NOTEBOOKS, get_config
 from bncap.errors import BncapError, OutOfTime
 from bncap.experiments import estimates
-from bncap.pipeline import artifacts, deadline, files, paths, trials
+from bncap.pipeline import artifacts, deadline, files, paths, trials, workers
 from bncap.pipeline.code import code_hash, imported_names
 
 if TYPE_CHECKING:
@@ -163,6 +163,9 @@ def _execute(request: Request, notebook: Path) -> None:
         f"continue with: {shlex.join(['./run_all.sh', *request.arguments(), '--from', notebook.name[:2]])}"
     )
     parameters = {"PROFILE": request.profile, "SEED": request.seed, "OVERRIDES": list(request.overrides)}
+    options = ["--IPKernelApp.log_level=CRITICAL"]  # errors are reported below
+    if workers.__name__ in code_hash(_imports(notebook)):  # the workers' libraries load while the kernel loads its own
+        options.append(f"--IPKernelApp.exec_lines=__import__({workers.__name__!r}, fromlist=['preload']).preload()")
     try:
         papermill.execute_notebook(
             str(notebook),
@@ -172,7 +175,7 @@ def _execute(request: Request, notebook: Path) -> None:
             cwd=str(notebook.parent),
             progress_bar=sys.stderr.isatty(),
             log_output=False,
-            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # errors are reported below
+            extra_arguments=options,
             shutdown_kernel="immediate",  # when asked politely one with torch in it takes seconds
         )
     except papermill.PapermillExecutionError as error:

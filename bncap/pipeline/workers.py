@@ -38,7 +38,9 @@ WORKER_ENVIRONMENT = dict.fromkeys(THREAD_VARIABLES, "1") | {
 """Set before a worker imports anything, as the libraries read it when they are loaded."""
 PRELOADED = (
     "torch", "transformers.models.mbart.modeling_mbart", "transformers.models.mbart50.tokenization_mbart50",
+    "bert_score.utils", "sacrebleu", "nltk.translate.meteor_score",
 )  # fmt: skip
+"""What training and scoring import."""
 GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
 
 
@@ -116,18 +118,27 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def preload() -> BaseContext:
+    """Start the server that workers are forked from, where they can be; it imports while this process continues.
+
+    :func:`run_parallel` does so itself; called early it takes less time.  Returns the way to start processes here.
+    """
+    if sys.platform != "linux" or any(driver.exists() for driver in GPU_DRIVERS):
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    before = dict(os.environ)
+    os.environ.update(WORKER_ENVIRONMENT)  # for what the server imports
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return context
+
+
 def _start_pool(jobs: int) -> ProcessPoolExecutor:
-    context: BaseContext = multiprocessing.get_context("spawn")
-    if sys.platform == "linux" and not any(driver.exists() for driver in GPU_DRIVERS):
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(list(PRELOADED))
-        before = dict(os.environ)
-        os.environ.update(WORKER_ENVIRONMENT)  # for what the server imports
-        try:
-            forkserver.ensure_running()
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+    context = preload()
     turns = None
     if jobs > 1:  # a worker without others is not pinned
         turns = context.SimpleQueue()
