@@ -86,7 +86,7 @@ def build_images(config: Config) -> Path:
 
     Draws the tar shards that are missing and lists all of them in ``triplets.csv``.  Its column ``synthetic`` is a name
     for :class:`bncap.synthesis.shards.PictureStore`: of the picture drawn, of the one that the data set brings, or ""
-    where ``components.synthesiser`` is "none".  ``prompts.csv`` has the lengths of the prompts before and after cutting.
+    where ``components.synthesiser`` is "none".  ``prompts.csv`` has the lengths of the prompts, before and after cuts.
 
     Raises :class:`BncapError` without an accepted training pair and, by its name, for a shard drawn from something
     else; :class:`bncap.errors.OutOfTime` when the minutes are used up.

@@ -14,7 +14,7 @@ from bncap.errors import BncapError, OutOfTime
 from bncap.pipeline import artifacts, deadline, paths
 from bncap.settings import Features
 
-SHIPPED = str(paths.PACKAGE / "mini/checkpoints/maxvit_mini")
+SHIPPED = str(paths.PACKAGE / "small_models/checkpoints/maxvit_mini")
 
 
 @pytest.fixture(scope="module")

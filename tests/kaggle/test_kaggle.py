@@ -110,7 +110,7 @@ def test_kaggles_own_code_accepts_the_dataset_with_all_of_its_folders(api, writt
     assert set(uploaded) == {
         "bncap.zip", "notebooks.zip", "requirements.txt", "pyproject.toml", "run_all.sh", "README.md", "LICENSE"
     }  # fmt: skip
-    assert {"__main__.py", "mini/checkpoints/maxvit_mini/model.safetensors"} <= set(uploaded["bncap.zip"])
+    assert {"__main__.py", "small_models/checkpoints/maxvit_mini/model.safetensors"} <= set(uploaded["bncap.zip"])
 
 
 def test_sources_are_kernels_that_come_before(written):
