@@ -1,5 +1,6 @@
 """The notebooks are prose with thin code cells; this reads their JSON and holds them to it."""
 
+import ast
 import json
 import re
 import statistics
@@ -94,3 +95,10 @@ def test_a_notebook_checks_what_it_says(path):
     heads = {h: i for i, c in enumerate(everything) for h in HEADINGS if re.search(rf"^## {h}$", text(c), re.M)}
     checks = everything[heads["Check"] : heads["Outputs"]]
     assert any(re.search(r"^\s*assert ", text(c), re.M) for c in checks if c["cell_type"] == "code")
+
+
+@each
+def test_a_check_that_fails_says_what_is_wrong(path):
+    asserts = [node for cell in cells(path, "code") for node in ast.walk(ast.parse(text(cell)))
+               if isinstance(node, ast.Assert)]  # fmt: skip
+    assert all(node.msg is not None for node in asserts)
