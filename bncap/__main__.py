@@ -211,14 +211,14 @@ def _check(options: argparse.Namespace) -> int:
         text, agree = full_size_table()
         print(text)
         return 0 if agree else 1
-    from bncap.commands import check as preflight
+    from bncap.commands import check
 
     config = get_config(*_profile(options))
     if options.download:
-        preflight.download(config, options.only)
-    findings = preflight.preflight(config, options.only)
-    print(preflight.table(findings))
-    return 1 if any(finding.state == preflight.MISSING for finding in findings) else 0
+        check.download(config, options.only)
+    requirements = check.check_requirements(config, options.only)
+    print(check.format_table(requirements))
+    return 1 if any(each.state == check.MISSING for each in requirements) else 0
 
 
 def _status(options: argparse.Namespace) -> None:

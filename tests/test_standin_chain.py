@@ -35,7 +35,7 @@ def chain(tmp_path_factory, standins):
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("BNCAP_DATA", str(build_world(get_config("smoke", WORLD))))
         # the machine for which the profile is meant: these sizes need a fraction of it
-        patch.setattr(check, "_room", lambda *_: [])
+        patch.setattr(check, "_memory_and_disk", lambda *_: [])
         runner.run(runner.Request("kaggle", 42, SMALL), runner.select(only=NOTEBOOKS))
         yield folder
 

@@ -1,7 +1,7 @@
 """``python -m bncap publish``: the finished results of a profile, copied to ``figures/published/`` to be committed.
 
 A run writes ``figures/<profile>/``, which git ignores.  What the repository shows is ``figures/published/``, which only
-this command writes: figures, tables, report, ``results.json``, executed notebooks, and ``numbers.json`` with the numbers
+this command writes: figures, tables, report, ``results.json``, executed notebooks, and ``numbers.json`` with numbers
 that the documents quote.  A number in a document stands between ``<!--name-->`` and ``<!--/-->``, and is renewed here.
 """
 

@@ -121,7 +121,7 @@ def run(request: Request, notebooks: Sequence[Path], *, force: bool = False) -> 
             deadline.check(f"notebook {notebook.stem}, which has not begun")
             if not prepared:  # not before a notebook has to run: a second start with nothing to do is quick
                 for each in notebooks:
-                    check.ensure(config, each.name[:2])
+                    check.require(config, each.name[:2], quiet=True)
                 prepared = True
             print(f"{notebook.stem}: running ...", flush=True)
             start = time.monotonic()

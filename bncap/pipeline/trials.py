@@ -41,7 +41,7 @@ def select_folders(config: Config, seed: int = SEED) -> None:
 
 
 def differences(config: Config, seed: int = SEED) -> dict[str, Any]:
-    """``{"section.field": value}`` of what differs from the standard run of the profile; also ``SEED`` and ``seeds``."""
+    """``{"section.field": value}`` of what differs from the profile's standard run; also ``SEED`` and ``seeds``."""
     standard = get_config(config.profile)
     if config.profile == "own":
         standard = get_config("own", [f"data.{name}={getattr(config.data, name)}" for name in OWN_DATA])
