@@ -11,8 +11,6 @@ from bncap.experiments import estimates, paper
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told"
 VERDICTS = (HOLDS, FAILS, OPEN)
-SHOWN_DIGITS = {"pairs": 2, "grounding": 1, "alignment": 3, "convergence": 4}
-"""Decimals that the report shows of a claim, by its section."""
 BEFORE = "before training"
 
 Results = Mapping[str, Any]

@@ -86,7 +86,8 @@ def compute_heat(weights: ArrayLike) -> np.ndarray:
 
     1 is the largest weight, or three even shares where no weight is larger, so that diffuse attention looks diffuse.
     """
-    shares = np.asarray(weights, dtype=float) * len(weights)
+    shares = np.asarray(weights, dtype=float)
+    shares = shares * len(shares)
     return (shares - 1) / (max(shares.max(), 3.0) - 1)
 
 
@@ -147,9 +148,9 @@ def draw_samples(samples: Path, path: Path) -> Path:
 def render_viewer(examples: Sequence[Example], lang: str = "bn") -> str:
     """Interactive word-attention viewer as HTML: choosing a word colours the patches that it attends to.
 
-    A patch is coloured, and has its share in per cent written on it, if it gets more than an even share; the strongest
-    is framed.  The words are radio buttons, so that no script is needed and touch, mouse and keyboard work; each picture
-    is a form of its own without ids, so that a page may hold the viewer twice.  Nothing is loaded from elsewhere.
+    A patch with more than an even share is coloured and has its share in per cent written on it; the strongest is
+    framed.  The words are radio buttons: no script is needed, and touch, mouse and keyboard work.  Each picture is a
+    form of its own without ids, so that a page may hold the viewer twice.  Nothing is loaded from elsewhere.
 
     lang: the language of the captions as HTML names it.  Raises :class:`BncapError` if there is no example.
     """

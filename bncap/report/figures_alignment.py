@@ -25,7 +25,10 @@ STATES = {
 }
 COLOURS = {"real": PALETTE[0], "synthetic": PALETTE[1]}
 MARKERS = {"real": "o", "synthetic": "X"}
-PATCHES = {"background": {"s": 3.0, "alpha": 0.22}, "text-relevant": {"s": 7.0, "alpha": 0.85}}
+PATCHES: dict[str, dict[str, Any]] = {
+    "background": {"s": 3.0, "alpha": 0.22},
+    "text-relevant": {"s": 7.0, "alpha": 0.85},
+}
 """Size (points squared) and opacity of a patch."""
 GROUNDING = {
     "share": "Attention in the box of the noun's object",

@@ -62,7 +62,8 @@ def draw_cosines(folder: Path, path: Path) -> Path:
     captions = pd.concat(shards).dropna(subset=["similarity"])
     if captions.empty:
         return _say_nothing_was_verified(path)
-    file, kind = folder / "faults.csv", "all"
+    file = folder / "faults.csv"
+    kind: str | np.ndarray = "all"
     if file.is_file():
         faulty = captions["caption_id"].isin(pd.read_csv(file).query("split == 'train'")["caption_id"])
         kind = np.where(faulty, "faulty", "faultless")
@@ -125,8 +126,7 @@ def _mark_threshold(axis: Axes, threshold: float, height: float = 0.03) -> None:
     left, right = axis.get_xlim()
     if left < threshold < right:
         axis.axvline(threshold, color="0.4", linewidth=0.8, linestyle=":")
-        place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-        axis.annotate(f"{threshold:.2f}", (threshold, height), (2, 0), **place, color="0.4", fontsize=7)
+        axis.text(threshold, height, f" {threshold:.2f}", transform=axis.get_xaxis_transform(), color="0.4", fontsize=7)
 
 
 def _say_nothing_was_verified(path: Path) -> Path:

@@ -82,7 +82,7 @@ def draw_patches(samples: Path, path: Path) -> Path:
     words = [word["weights"] for word in sample["words"]]
     show_attention(axes[1], image, np.mean(words, axis=0) if words else np.ones(len(w)) / len(w), "mean over words")
     show_picture(axes[2], image, f"w: {(w > 0).sum()} of {w.size} kept")
-    _fade_dropped(axes[2], (0, 0, 1, 1), w)
+    _fade_dropped(axes[2], (0, 0, 1, 1), sample["weights"])
 
     _set_title(decoder, f"(d) The decoder's cross-attention, word by word\n{wrap(sample['caption'], 100)}")
     axes = decoder.subplots(rows, WORDS_PER_ROW, squeeze=False)
@@ -107,7 +107,7 @@ def _mark_partition(axis: Axes, colours: np.ndarray, stage: Mapping[str, Any], k
         axis.add_patch(Rectangle(corner, 1 / side, 1 / side, fill=False, edgecolor="white", linewidth=0.9))
 
 
-def _fade_dropped(axis: Axes, box: Box, weights: ArrayLike) -> None:
+def _fade_dropped(axis: Axes, box: Box, weights: Sequence[float]) -> None:
     """Fade the patches of weight 0 in the picture that fills ``box``, and frame the others."""
     left, bottom, width, _ = box
     side = round(len(weights) ** 0.5)
@@ -115,10 +115,10 @@ def _fade_dropped(axis: Axes, box: Box, weights: ArrayLike) -> None:
     for i, weight in enumerate(weights):
         row, column = divmod(i, side)
         corner = (left + column * cell, bottom + (side - 1 - row) * cell)
-        look = (
-            {"fill": False, "edgecolor": PALETTE[1], "linewidth": 0.7} if weight else {"color": "white", "alpha": 0.82}
-        )
-        axis.add_patch(Rectangle(corner, cell, cell, **({"linewidth": 0} | look)))
+        patch = Rectangle(corner, cell, cell, facecolor="white", alpha=0.82, linewidth=0)
+        if weight:
+            patch.set(fill=False, edgecolor=PALETTE[1], linewidth=0.7, alpha=1)
+        axis.add_patch(patch)
 
 
 def draw_pipeline(samples: Path, path: Path, language: str = "Bengali") -> Path:
@@ -189,8 +189,10 @@ def _add_box(
     axis.add_patch(
         FancyBboxPatch((left, bottom), width, height, style, facecolor=colour, edgecolor=GREY, linewidth=0.6)
     )
-    centre = {"ha": "center", "va": "center", "linespacing": 1.35}
-    axis.text(left + width / 2, bottom + height / 2, text, fontsize=size, rotation=rotation, **centre)
+    axis.text(
+        left + width / 2, bottom + height / 2, text, fontsize=size, rotation=rotation, ha="center", va="center",
+        linespacing=1.35,
+    )  # fmt: skip
     axis.text(left + 0.02, bottom + height + 0.05, title, fontsize=7.5, fontweight="bold", va="bottom")
 
 

@@ -70,10 +70,11 @@ def draw_scores(frame: pd.DataFrame, path: Path, metrics: Sequence[str] = ("B4",
 def draw_differences(
     records: Records, path: Path, metrics: Sequence[str] = ("B4", "METEOR"), pdf: bool = False
 ) -> Path:
-    """Forest plot of each variant's differences from one other, with 95 % intervals: a panel a metric, a colour a split.
+    """Forest plot of each variant's differences from one other: a panel a metric, a colour a split.
 
-    ``records`` are those of :func:`bncap.experiments.comparisons.compare_with_base` or the like, whose order the lines have;
-    baselines stand below, on a scale of their own.  A dot is filled where the interval leaves out 0.  Returns the PNG.
+    ``records`` are such as :func:`bncap.experiments.comparisons.compare_with_base` gives; the lines have their order,
+    and baselines stand below, on a scale of their own.  A dot is filled where the 95 % interval leaves out 0.  Returns
+    the PNG.
     """
     use_style()
     frame = pd.DataFrame(list(records)).rename(columns={"difference": "value", "split": "series"})
@@ -136,7 +137,8 @@ def draw_convergence(config: Config, seeds: Sequence[int], path: Path, variants:
 def draw_readings(content: Mapping[str, Any], path: Path, metrics: Sequence[str] = ("B4", "noun_precision")) -> Path:
     """``readings.png``: differences of scores that each reading makes, a panel a metric, a colour a split.
 
-    ``content`` is what :func:`bncap.experiments.readings.summarise_readings` gives.  Metrics that were not measured are left out.
+    ``content`` comes from :func:`bncap.experiments.readings.summarise_readings`.  Metrics that were not measured are
+    left out.
     """
     use_style()
     frame = pd.DataFrame(content["scores"]).rename(columns={"difference": "value", "split": "series"})
@@ -186,7 +188,7 @@ def draw_reading_losses(content: Mapping[str, Any], path: Path) -> Path:
 
 
 def _name_line(variant: str, against: str) -> str:
-    """A reading's label; with what it is compared with, if it is a row of Table 3 with captions on synthetic pictures."""
+    """A reading's label; for a row of Table 3 with captions on synthetic pictures also what it is compared with."""
     row, on_synthetic, _ = paper.label(variant).partition(", CE on")
     return f"{row}, synthetic CE\nless {paper.label(against)}" if on_synthetic else row
 
@@ -198,9 +200,10 @@ def _order_readings(content: Mapping[str, Any]) -> list[str]:
 
 
 def draw_error_groups(content: Mapping[str, Records], path: Path, variant: str = MAIN) -> Path:
-    """``errors.png``: what :func:`bncap.experiments.error_analysis.summarise_errors` found of ``variant``, a colour a split.
+    """``errors.png``: accuracy of ``variant`` by group of pictures, a colour a split.
 
-    A dot is the value of a group, a line its interval; a broken line is what one answer for all would get.
+    ``content`` comes from :func:`bncap.experiments.error_analysis.summarise_errors`.  A dot is the value of a group, a
+    line its interval; a broken line is what one answer for all would get.
     """
     use_style()
     frame = pd.DataFrame(content["rows"])

@@ -167,7 +167,12 @@ def build_sections(config: Config, first_seed: int, results: Mapping[str, Any], 
     ]
     if results["readings"]:
         content = results["readings"]["found"]
-        parts = ["readings", summaries.readings(content), "readings_gap", summaries.flagged_readings(content)]
+        parts: list[FormattedTable | str] = [
+            "readings",
+            summaries.readings(content),
+            "readings_gap",
+            summaries.flagged_readings(content),
+        ]
         sections.append(Section("readings", "Other readings of the paper", parts, _date(results["readings"], commit)))
     if results["error_analysis"]:
         content = results["error_analysis"]["found"]

@@ -52,14 +52,14 @@ def headline(results: Mapping[str, Any]) -> FormattedTable:
             name = f"{paper.NAMES.get(metric, metric)} {paper.SPLITS[split]}"
             claim = first(results["claims"], section="pairs", first=MAIN, second=BASE, measure=name)
             values = [format_number(record[side]) for side in ("first", "second")]
-            printed = format_number(claim and claim["paper"], sign="+")
+            printed = format_number(claim["paper"] if claim else None, sign="+")
             rows.append([name, *values, format_interval(record, mark=" *"), printed])
     attention = {"source": "generated", "measure": "share"}
     for record in select(results["grounding"]["differences"], variant=MAIN, against=BASE, **attention):
-        pair = [
-            first(results["grounding"]["rows"], variant=v, split=record["split"], **attention) for v in (MAIN, BASE)
-        ]
-        values = [format_number(row["value"], 1) for row in pair]
+        shares = {
+            row["variant"]: row for row in select(results["grounding"]["rows"], split=record["split"], **attention)
+        }
+        values = [format_number(shares[variant]["value"], 1) for variant in (MAIN, BASE)]
         name = f"noun attention in the object's box {paper.SPLITS[record['split']]}, %"
         rows.append([name, *values, format_interval(record, digits=1, mark=" *"), format_number(None)])
     for patches, metric in (("relevant", "centroid_distance"), ("all", "umap_centroid_distance")):
@@ -84,9 +84,9 @@ def claims(records: Sequence[Record]) -> FormattedTable:
         rows.append([r["says"], r["verdict"], r["measure"], compared, *difference, r["where"], r["note"]])
     columns = ["Claim", "Verdict", "Measure", "Compared", "Difference", "Paper", "Where", "Note"]
     caption = (
-        "A claim holds if the whole 95 % interval of the difference has the claimed sign, does not hold if all of it has "
-        "the other sign, and cannot be told if 0 lies within or there is one seed. Intervals of scores and grounding are "
-        "over images and seeds (bootstrap), those of losses and distances over seeds (Student's t)."
+        "A claim holds if the whole 95 % interval of the difference has the claimed sign, does not hold if all of it "
+        "has the other sign, and cannot be told if 0 lies within or there is one seed. Intervals of scores and "
+        "grounding are over images and seeds (bootstrap), those of losses and distances over seeds (Student's t)."
     )
     cells = pd.DataFrame(rows, columns=columns)
     return FormattedTable("claims_table", "The paper's claims", caption, cells, text_columns=4)
@@ -104,7 +104,7 @@ def encoder_accuracy(accuracy: Mapping[str, Mapping[str, float]]) -> FormattedTa
 
 
 def grounding(content: Mapping[str, Any]) -> FormattedTable:
-    """Attention of the nouns in the boxes of their objects, from :func:`bncap.experiments.grounding.summarise_grounding`."""
+    """Attention of nouns in the boxes of their objects (:func:`bncap.experiments.grounding.summarise_grounding`)."""
     rows = []
     for split, source, variant in dict.fromkeys((r["split"], r["source"], r["variant"]) for r in content["rows"]):
         place = {"split": split, "source": source, "variant": variant}
@@ -120,10 +120,10 @@ def grounding(content: Mapping[str, Any]) -> FormattedTable:
             row[f"{name}: less CE"] = format_interval(difference, digits=1, mark=" *") if difference else ""
         rows.append(row)
     caption = (
-        "Attention of nouns while they are written, per cent: the mass in the object's box, and how often the strongest "
-        f"patch lies in it. Means over nouns, then seeds, with 95 % intervals over images and seeds; *: the difference "
-        f"from {paper.label(BASE)} leaves out 0. Nouns: those whose object has a box, of all that are named. Chance: a "
-        "uniform map; mean map: that of all nouns; other objects: the mass in the boxes of other kinds."
+        "Attention of nouns while they are written, per cent: the mass in the object's box, and how often the "
+        "strongest patch lies in it. Means over nouns, then seeds, with 95 % intervals over images and seeds; *: the "
+        f"difference from {paper.label(BASE)} leaves out 0. Nouns: those whose object has a box, of all that are "
+        "named. Chance: a uniform map; mean map: that of all nouns; other objects: the mass in boxes of other kinds."
     )
     splits = " and ".join(paper.SPLITS[split] for split in content["without_boxes"])
     notes = (f"Without boxes, or without words for their kinds, and left out: pictures {splits}.",) if splits else ()
@@ -131,7 +131,7 @@ def grounding(content: Mapping[str, Any]) -> FormattedTable:
 
 
 def alignment(content: Mapping[str, Any]) -> FormattedTable:
-    """Distances of real and synthetic patches before and after training, from :func:`bncap.experiments.alignment.summarise_alignment`."""
+    """Distances of the patches in training, from :func:`bncap.experiments.alignment.summarise_alignment`."""
     rows = []
     for patches, words in PATCH_SETS.items():
         for metric, name in DISTANCES.items():
@@ -141,7 +141,7 @@ def alignment(content: Mapping[str, Any]) -> FormattedTable:
                 by_chance = first(content["summary"], variant=MAIN, set=patches, metric=metric + CHANCE)
                 after = [f"{format_number(r['after'], 4)} ({_format_change(r['change'])})" for r in (base, full)]
                 difference = first(content["differences"], variant=MAIN, against=BASE, **place)
-                chance = format_number(by_chance and by_chance["after"], 4)
+                chance = format_number(by_chance["after"] if by_chance else None, 4)
                 shown = format_interval(difference, digits=4, mark=" *")
                 rows.append([words, name, format_number(full["before"], 4), *after, chance, shown])
     columns = ["Patches", "Measure", "Before", "After CE", "After full objective", "By chance", "Full less CE"]
@@ -149,9 +149,9 @@ def alignment(content: Mapping[str, Any]) -> FormattedTable:
     caption = (
         f"Real and synthetic patches behind the bridge, before and after training, means over {seeds} "
         f"seed{'s' * (seeds != 1)} with relative changes. Text-relevant: the patches that the full model's w (Eq. 8) "
-        "keeps. Spread: root mean square distance from the mean. Domain mixing: share of the ten nearest neighbours from "
-        "the other kind of picture. Paired cosine: of the pooled descriptors of one caption. By chance: the points after "
-        "the full objective, split at random. Last: 95 % interval over seeds (Student's t), * if it leaves out 0."
+        "keeps. Spread: root mean square distance from the mean. Domain mixing: share of the ten nearest neighbours "
+        "from the other kind of picture. Paired cosine: of the pooled descriptors of one caption. By chance: the "
+        "points after the full objective, split at random. Last: 95 % interval over seeds, * if it leaves out 0."
     )
     return FormattedTable(
         "alignment_table", "Distances of the patches", caption, pd.DataFrame(rows, columns=columns), 2
@@ -187,8 +187,9 @@ def training(content: Mapping[str, Any]) -> FormattedTable:
 
 
 def diversity(records: Sequence[Record]) -> FormattedTable:
-    """Variety of every variant's captions and of the references, from :func:`bncap.experiments.diagnostics.summarise_diversity`."""
-    rows, written = [], set()
+    """Variety of captions and references, from :func:`bncap.experiments.diagnostics.summarise_diversity`."""
+    rows: list[list[str]] = []
+    written = set()
     for r in records:
         if r["variant"] == REFERENCE:
             written.add(len(rows))
@@ -247,8 +248,8 @@ def filters(content: Mapping[str, Any]) -> FormattedTable:
     rows = []
     for pairs in content["pairs"]:
         place = {"filter": pairs["filter"], "split": "ood"}
-        scores = [first(content["scores"], **place, metric=metric) for metric in ("B4", "METEOR")]
-        means = [format_mean(r["mean"], r["std"]) for r in scores]
+        scores = {r["metric"]: r for r in select(content["scores"], **place)}
+        means = [format_mean(scores[metric]["mean"], scores[metric]["std"]) for metric in ("B4", "METEOR")]
         against = first(content["differences"], variant=pairs["filter"], split="ood", metric="B4")
         counts = [f"{pairs['accepted']} of {pairs['candidates']}", str(pairs["pairs"])]
         faulty = format_number(pairs["faulty_pairs"], 1)
@@ -265,7 +266,7 @@ def error_groups(content: Mapping[str, Any]) -> FormattedTable:
     rows = []
     for difference in select(content["differences"], split=split):
         place = {name: difference[name] for name in ("split", "dimension", "group", "measure")}
-        value = first(content["rows"], variant=MAIN, **place)
+        [value] = select(content["rows"], variant=MAIN, **place)
         if difference["dimension"] in ERROR_GROUPS and value["value"] is not None:
             measure = paper.NAMES.get(difference["measure"], difference["measure"].replace("_", " "))
             numbers = [format_interval(value, "value", 1), format_interval(difference, digits=1, mark=" *")]

@@ -107,11 +107,8 @@ def _escape_markdown(text: str) -> str:
 
 def _format_latex(text: str) -> str:
     """Minus signs as such; deviations and intervals in small print, so that a table fits the width of a page."""
-    signed = re.sub(r"(?<!\w)-(?=\d)", "−", text)
-    value, separator, rest = (
-        part.translate(LATEX) for part in re.match(r"(.*?)( ± | \[|$)(.*)", signed, re.S).groups()
-    )
-    return value if not separator else rf"{value}{{\tiny{separator.replace(' [', chr(92) + ',[')}{rest}}}"
+    signed = re.sub(r"(?<!\w)-(?=\d)", "−", text).translate(LATEX)
+    return re.sub(r" (\$\\pm\$|\[)(.*)", r"{\\tiny\\ \1\2}", signed)
 
 
 def table1(config: Config, first_seed: int) -> pd.DataFrame:
@@ -167,8 +164,8 @@ def write_table(frame: pd.DataFrame, name: str, config: Config) -> list[Path]:
     """Write ``frame`` as ``figures/<profile>/<name>.csv``, ``.md`` and ``.tex``; returns their paths.
 
     ``name`` is one of :data:`bncap.experiments.runs.TABLES`.  The CSV holds the rows as they are; the other two show
-    mean ± sample standard deviation over the seeds, each method above what the paper prints for it, then the differences
-    from cross-entropy alone and from the row above.  Those go into ``<name>_differences.csv`` too.
+    mean ± sample standard deviation over the seeds, each method above what the paper prints for it, then the
+    differences from cross-entropy alone and from the row above, which go into ``<name>_differences.csv`` too.
     """
     if name not in TABLES:
         raise BncapError(f"unknown table {name!r}: choose one of {', '.join(TABLES)}")
@@ -255,7 +252,7 @@ def _format_differences(name: str, number: int, differences: Sequence[Record], s
     caption = (
         f"Difference of the means with its {level:.0%} interval: paired bootstrap over the test images"
         f"{f' and the {seeds} seeds' if seeds > 1 else ''}, {stats.REPLICATES} samples, BLEU of each whole sample. "
-        f"* and †: the interval leaves out 0. Without any true difference, about {1 - level:.0%} of the intervals do so."
+        f"* and †: the interval leaves out 0, as about {1 - level:.0%} would without any true difference."
     )
     title = f"Differences, Table {number}"
     cells = pd.DataFrame(rows, columns=columns)

@@ -92,7 +92,7 @@ def test_mean_and_deviation_over_seeds_stand_above_both_rows_that_the_paper_prin
     assert re.sub(r"\s", "", lines[here + 2]).endswith("|paper,Tables2,3|49.14|29.64|18.11|12.29|27.98|71.20|–|")
     assert "over 2 seeds (42, 43); 16 test images out of domain" in lines[0]
     assert "BLEU-4 10.85 in Table 1 and 12.29 in Tables 2, 3" in md.read_text("utf-8")
-    assert tex.read_text("utf-8").count(r"11.00{\tiny $\pm$ 1.41}") == 3 * 7
+    assert tex.read_text("utf-8").count(r"11.00{\tiny\ $\pm$ 1.41}") == 3 * 7
 
 
 def test_a_single_seed_shows_no_deviation_and_says_so(artifacts_dir):
@@ -123,7 +123,7 @@ def test_latex_escapes_what_latex_would_read_and_needs_only_booktabs(config):
     cells = pd.DataFrame([["a&b_c", "here", "1.00 ± 0.10"]], columns=["Method", "From", "B1"])
     text = tables.FormattedTable("x", "Table 1", "50 % of A_1 & B#{λ} ± 2", cells, 2).latex()
     assert r"50 \% of A\_1 \& B\#\{$\lambda$\} $\pm$ 2" in text
-    assert r"a\&b\_c & here & 1.00{\tiny $\pm$ 0.10} \\" in text
+    assert r"a\&b\_c & here & 1.00{\tiny\ $\pm$ 0.10} \\" in text
     for name, table in WRITERS.items():
         tex = tables.write_table(table(config, 42), name, config)[2].read_text("utf-8")
         tex.encode("ascii")
