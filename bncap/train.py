@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from bncap import checkpoints, objective
 from bncap.batches import Batch, Triplets
 from bncap.chunked_cross_entropy import IGNORED, chunked_cross_entropy
-from bncap.data.corpus import read_corpus
+from bncap.data.pairs import read_corpus
 from bncap.decoders.captioner import CaptionModel
 from bncap.device import autocast, default_device, gradient_scaler, keep_freed_memory
 from bncap.encoders.feature_store import FeatureStore

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from bncap.config import BASE, MAIN, get_config
 from bncap.data import corpus
+from bncap.data.pairs import read_corpus
 from bncap.data.splits import read_splits
 from bncap.encoders import features
 from bncap.errors import BncapError
@@ -99,7 +100,7 @@ def test_only_what_serves_own_data_is_made_and_from_training_captions_alone(chai
 
 
 def test_a_picture_that_is_too_small_is_left_out_with_its_caption(chain):
-    pairs = corpus.read_corpus(step(chain, "01_data_build", "corpus"))
+    pairs = read_corpus(step(chain, "01_data_build", "corpus"))
     assert len(pairs) == COUNT - 1 and not any(pair.image.endswith("05.png") for pair in pairs)
     assert all(pair.similarity is None and pair.target.startswith("रेत पर") for pair in pairs)
 

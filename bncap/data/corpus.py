@@ -5,10 +5,8 @@ An id is unique within COCO and within Flickr30k, not across the two: (split, ca
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from bncap.data.images import check_rejects, inspect_pictures, read_pictures
+from bncap.data.pairs import PAIR_COLUMNS
 from bncap.data.readers import Caption
 from bncap.data.splits import SPLITS, caption_files, check_disjoint, read_splits
 from bncap.data.translate import load_translator
@@ -29,27 +28,6 @@ from bncap.settings import Config
 
 SHARD_COLUMNS = ("caption_id", "image_id", "en", "target", "similarity", "valid")
 """Columns of ``shards/*.csv`` and ``evaluation/*.csv``, which list every caption with its translation."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A pair that is used: ``en`` is "" where there is no English side.
-
-    ``image``, and ``synthetic`` where the data set brings a synthetic picture, are paths below the root of the data
-    sets; ``similarity`` is Eq. 4's s_i, None where ``target`` was not translated.
-    """
-
-    caption_id: int
-    image_id: str
-    image: str
-    split: str
-    en: str
-    target: str
-    similarity: float | None
-    synthetic: str = ""
-
-
-PAIR_COLUMNS = tuple(field.name for field in dataclasses.fields(Pair))
 
 
 def build_corpus(config: Config) -> Path:
@@ -82,25 +60,6 @@ def build_corpus(config: Config) -> Path:
         build=functools.partial(_merge, config, splits, shards, hashes),
         config=config,
     )
-
-
-def read_corpus(folder: Path) -> list[Pair]:
-    """The pairs of a finished corpus step, in the order of splits and captions."""
-    table = pd.read_csv(artifacts.require(folder) / "corpus.csv", dtype=str, keep_default_na=False)
-    return [
-        Pair(int(caption_id), image_id, image, split, en, target, float(similarity) if similarity else None, synthetic)
-        for caption_id, image_id, image, split, en, target, similarity, synthetic in table.itertuples(index=False)
-    ]
-
-
-def collect_references(pairs: Iterable[Pair], split: str) -> tuple[list[str], list[list[str]]]:
-    """Images of ``split`` (sorted, relative to the root of the datasets) and each one's reference captions."""
-    by_image: dict[str, list[str]] = {}
-    for pair in pairs:
-        if pair.split == split:
-            by_image.setdefault(pair.image, []).append(pair.target)
-    images = sorted(by_image)
-    return images, [by_image[image] for image in images]
 
 
 def _merge(

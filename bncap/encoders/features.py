@@ -21,8 +21,8 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from bncap.data.corpus import read_corpus
 from bncap.data.images import to_rgb
+from bncap.data.pairs import read_corpus
 from bncap.device import default_device
 from bncap.encoders.feature_store import prefetched, write_set
 from bncap.errors import BncapError, OutOfTime

@@ -13,7 +13,7 @@ import pandas as pd
 
 from bncap import metrics
 from bncap.config import BASE, BASELINES, MAIN, VARIANTS
-from bncap.data.corpus import collect_references, read_corpus
+from bncap.data.pairs import collect_references, read_corpus
 from bncap.errors import BncapError
 from bncap.experiments import estimates, paper
 from bncap.experiments.estimates import rounded

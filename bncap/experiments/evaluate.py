@@ -16,7 +16,7 @@ from torch import nn
 from bncap import metrics
 from bncap.config import BASELINES
 from bncap.data import coco_lexicon
-from bncap.data.corpus import Pair, collect_references
+from bncap.data.pairs import Pair, collect_references
 from bncap.data.readers import read_boxes
 from bncap.decoders import baselines, decode
 from bncap.device import default_device

@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from bncap.config import BASE, FILTERS
-from bncap.data.corpus import Pair, find_valid, read_corpus
+from bncap.data.corpus import find_valid
+from bncap.data.pairs import Pair, read_corpus
 from bncap.encoders import features
 from bncap.errors import BncapError
 from bncap.experiments import comparisons, estimates, paper

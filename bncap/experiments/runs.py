@@ -20,7 +20,7 @@ from bncap.config import (
     VARIANTS,
     Variant,
 )
-from bncap.data.corpus import read_corpus
+from bncap.data.pairs import read_corpus
 from bncap.device import default_device
 from bncap.encoders.feature_store import FeatureStore
 from bncap.encoders.features import build_features

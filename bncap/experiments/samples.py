@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from bncap.data.corpus import read_corpus
+from bncap.data.pairs import read_corpus
 from bncap.decoders import decode
 from bncap.encoders.feature_store import FeatureStore
 from bncap.encoders.features import Encoder, open_picture

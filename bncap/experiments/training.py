@@ -10,7 +10,7 @@ from torch import nn
 
 from bncap.batches import Triplets
 from bncap.config import BASELINES, FILTERS
-from bncap.data.corpus import read_corpus
+from bncap.data.pairs import read_corpus
 from bncap.decoders import baselines
 from bncap.encoders.feature_store import FeatureStore
 from bncap.model import build_captioner

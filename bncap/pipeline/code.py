@@ -75,12 +75,13 @@ class SourceTree:
         return dict(sorted(hashes.items()))
 
     def _module(self, module: str) -> tuple[str, frozenset[str]]:
-        """The hash of a module, "" if it has no content, and the names of what it imports."""
+        """The hash of a module with the files that it names, "" if it is empty; and the names of what it imports."""
         if module not in self._modules:
             statements, package = self._parsed(module), self._package(module)
             content = _digest(statements) if statements else ""
-            for path in self._data.get(module, ()):
-                content = hashlib.sha256(f"{content}{path.name}".encode() + path.read_bytes()).hexdigest()
+            for path in self._data.get(package, ()):
+                if path.name in self._sources[module]:
+                    content = hashlib.sha256(content.encode() + path.read_bytes()).hexdigest()
             imported = frozenset(name for statement in statements for name in _imported(statement, package))
             self._modules[module] = content, imported
         return self._modules[module]

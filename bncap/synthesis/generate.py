@@ -23,7 +23,7 @@ import PIL
 import torch
 from tqdm.auto import tqdm
 
-from bncap.data.corpus import Pair, read_corpus
+from bncap.data.pairs import Pair, read_corpus
 from bncap.errors import BncapError, OutOfTime
 from bncap.pipeline import artifacts, deadline, paths, workers
 from bncap.settings import Config, Synthesis

@@ -10,6 +10,7 @@ import pytest
 
 from bncap.config import get_config
 from bncap.data import corpus, translations
+from bncap.data.pairs import read_corpus
 
 CAPTIONS_PER_PICTURE = 5
 
@@ -66,7 +67,7 @@ def test_captions_to_corpus_and_back(measure, pictures, tmp_path, monkeypatch):
 
     def build_and_read():
         monkeypatch.setenv("BNCAP_ARTIFACTS", str(tmp_path / f"artifacts{next(runs)}"))
-        return corpus.read_corpus(corpus.build_corpus(config))
+        return read_corpus(corpus.build_corpus(config))
 
     captions = CAPTIONS_PER_PICTURE * pictures[0]
     measure("corpus", "captions to shards, corpus and back", build_and_read, captions, rounds=1)

@@ -6,9 +6,10 @@ import pytest
 from small_data import Translator, Verifier, config_for, write_own, write_picture
 
 from bncap.config import get_config
-from bncap.data import corpus, translations
 from bncap.data import images as images_module
-from bncap.data.corpus import build_corpus, collect_references, read_corpus
+from bncap.data import translations
+from bncap.data.corpus import build_corpus
+from bncap.data.pairs import Pair, collect_references, read_corpus
 from bncap.errors import BncapError, OutOfTime
 from bncap.mini.translator import MiniTranslator
 from bncap.mini.world import build_world
@@ -31,7 +32,7 @@ def test_corpus_holds_the_accepted_pairs_of_every_split(root, translator):
     assert len(train) == 16 * 2 + 2
     assert {pair.similarity for pair in pairs} == {0.9}
     image = "train2014/COCO_train2014_000000000010.jpg"
-    assert train[0] == corpus.Pair(20, "10", image, "train", "good 10", "GOOD 10", 0.9)
+    assert train[0] == Pair(20, "10", image, "train", "good 10", "GOOD 10", 0.9)
     assert [pair.caption_id for pair in train] == sorted(pair.caption_id for pair in train)
     assert list(dict.fromkeys(pair.split for pair in pairs)) == ["train", "validation", "test", "ood"]
     assert {pair.image.split("/")[0] for pair in pairs if pair.split in ("validation", "test")} == {"val2014"}
@@ -186,7 +187,7 @@ def test_without_a_look_at_the_pictures_the_corpus_is_the_same_but_for_the_hashe
 
 def test_references_gather_each_images_captions_and_leave_other_splits_out():
     def pair(i, image, split, target):
-        return corpus.Pair(i, image, f"{image}.jpg", split, "en", target, 0.9)
+        return Pair(i, image, f"{image}.jpg", split, "en", target, 0.9)
 
     pairs = [pair(1, "b", "test", "খ"), pair(2, "a", "test", "ক"), pair(3, "b", "test", "গ"), pair(4, "c", "ood", "ঘ")]
     assert collect_references(pairs, "test") == (["a.jpg", "b.jpg"], [["ক"], ["খ", "গ"]])

@@ -8,7 +8,7 @@ import pytest
 from fake_runs import finish
 
 from bncap.config import BASE, BASELINES, MAIN, VARIANTS, get_config
-from bncap.data.corpus import Pair
+from bncap.data.pairs import Pair
 from bncap.errors import BncapError
 from bncap.experiments import diagnostics
 from bncap.experiments.runs import run_dir, weights_dir

@@ -9,7 +9,7 @@ from fake_runs import finish
 
 from bncap import metrics
 from bncap.config import BASE, get_config
-from bncap.data.corpus import Pair
+from bncap.data.pairs import Pair
 from bncap.errors import BncapError
 from bncap.experiments import evaluate, filters
 from bncap.experiments.runs import inputs_of, run_dir

@@ -119,13 +119,21 @@ def test_other_edits_do_not_count(package, name, old, new):
     assert step_code(package) == step_code(package, **{name: FILES[name].replace(old, new)})
 
 
-def test_the_hash_for_a_notebook_counts_the_settings_and_files_beside_the_modules(package, tmp_path):
+def test_the_hash_for_a_notebook_counts_the_settings(package):
     tree, _ = package()
     first = tree.code_hash(["pack.losses", "numpy", "pack.losses.pal"])
     assert list(first) == ["pack.lazy", "pack.losses", "pack.settings", "pack.sinkhorn"]
     assert package(settings="VARIANTS = 1")[0].code_hash(["pack.losses"]) != first
-    (tmp_path / "pack" / "page.html").write_text("<p>")
-    assert set(package()[0].code_hash(["pack.losses"])) - set(first) == {"pack"}
+
+
+def test_a_file_beside_a_module_counts_where_the_module_names_it(package, tmp_path):
+    named = {"plots": "TEMPLATE = 'page.html'\n"}
+    package(**named)
+    hashes = []
+    for content in ("<p>", "<b>"):
+        (tmp_path / "pack" / "page.html").write_text(content)
+        hashes.append(package(**named)[0].code_hash(["pack.plots", "pack.text"]))
+    assert hashes[0]["pack.plots"] != hashes[1]["pack.plots"] and hashes[0]["pack.text"] == hashes[1]["pack.text"]
 
 
 def test_what_a_cell_imports():

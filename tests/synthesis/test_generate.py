@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from bncap.config import get_config
-from bncap.data.corpus import Pair
+from bncap.data.pairs import Pair
 from bncap.errors import BncapError, OutOfTime
 from bncap.mini.synthesiser import MiniSynthesiser
 from bncap.pipeline import artifacts, paths
