@@ -110,7 +110,7 @@ def count_parameters(sizes: Sizes) -> dict[str, int]:
     with torch.device("meta"):
         encoder = timm.create_model(sizes.encoder, pretrained=False)
         mbart = MBartForConditionalGeneration(MBartConfig(**sizes.decoder))
-        loaded = MBartForConditionalGeneration(MBartConfig(**sizes.decoder | {"encoder_layers": 0}))
+        loaded = MBartForConditionalGeneration(MBartConfig(**{**sizes.decoder, "encoder_layers": 0}))
         bridge = Bridge(encoder.feature_info[-1]["num_chs"], sizes.decoder["d_model"])
     embedding = count(loaded.model.shared)
     return {
@@ -215,7 +215,7 @@ def make_random_captioner(sizes: Sizes, channels: int, trimmed: bool) -> tuple[C
     words = [f"w{i:06d}" for i in range(sizes.decoder["vocab_size"] - SPECIAL_PIECES - 1)]
     pieces = [(piece, -1.0) for piece in ("<unk>", "<s>", "</s>", "▁", *(f"▁{word}" for word in words))]
     tokenizer = MBart50Tokenizer(vocab=pieces, src_lang="bn_IN", tgt_lang="bn_IN")
-    settings = sizes.decoder | {"encoder_layers": 0}  # as load_decoder gives it
+    settings = {**sizes.decoder, "encoder_layers": 0}  # as load_decoder gives it
     decoder = MBartForConditionalGeneration(MBartConfig(**settings, attn_implementation=IMPLEMENTATION))
     used = [words[i] for i in np.linspace(0, len(words) - 1, sizes.trimmed - ALWAYS_KEPT).astype(int)]
     vocabulary = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from timm.layers import HybridEmbed
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -39,7 +40,7 @@ default_cfgs = generate_default_cfgs(
 
 
 @register_model
-def bncap_maxvit_mini(pretrained: bool = False, **kwargs) -> MaxxVit:
+def bncap_maxvit_mini(pretrained: bool = False, **kwargs: Any) -> MaxxVit:
     """MaxViT of three stages (32, 64, 128 channels), 0.63M parameters; last map (128, 7, 7)."""
     base = model_cfgs["test_maxvit"]
     attention = replace(base.transformer_cfg, dim_head=16, window_size=(GRID, GRID), grid_size=(GRID, GRID))
@@ -51,7 +52,7 @@ def bncap_maxvit_mini(pretrained: bool = False, **kwargs) -> MaxxVit:
 
 
 @register_model
-def bncap_cnn_mini(pretrained: bool = False, **kwargs) -> ResNet:
+def bncap_cnn_mini(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """ResNet of four basic blocks (32, 64, 128, 128 channels) and stride 16; last map (128, 7, 7).
 
     Its blocks take part from the first step: begun as identities, as timm does it, they learn kinds 150 steps later.
@@ -62,7 +63,7 @@ def bncap_cnn_mini(pretrained: bool = False, **kwargs) -> ResNet:
 
 
 @register_model
-def bncap_vit_mini(pretrained: bool = False, **kwargs) -> VisionTransformer:
+def bncap_vit_mini(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """Hybrid ViT, as timm's ``vit_small_resnet26d``: 3 blocks of width 128, no class token; last map (128, 7, 7).
 
     Its patch embedding is the first three stages of ``bncap_cnn_mini``, and its blocks start small (LayerScale 0.1):

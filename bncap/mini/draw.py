@@ -68,26 +68,26 @@ def _generator(scene: Scene, style: str, seed: int) -> np.random.Generator:
 
 
 def _paint_cartoon(scene: Scene, rng: np.random.Generator) -> Image.Image:
-    pastel = _PASTELS.get(scene.background) or tuple(_PASTELS.values())[rng.integers(len(_PASTELS))]
+    pastel = _PASTELS.get(str(scene.background)) or tuple(_PASTELS.values())[rng.integers(len(_PASTELS))]
     picture = Image.new("RGB", (SIDE, SIDE), tuple(int(c) for c in np.clip(pastel + rng.normal(0, 4, 3), 0, 255)))
-    for thing in scene.objects:
-        patch = _draw_cartoon(thing.kind, thing.colour, thing.radius)
-        picture.paste(patch, (thing.x - thing.radius, thing.y - thing.radius), patch)
+    for o in scene.objects:
+        patch = _draw_cartoon(o.kind, o.colour, o.radius)
+        picture.paste(patch, (o.x - o.radius, o.y - o.radius), patch)
     return picture
 
 
 def _paint_photograph(scene: Scene, style: str, rng: np.random.Generator) -> Image.Image:
-    picture = Image.fromarray(_ground(scene.background, rng))
+    picture = Image.fromarray(_ground(str(scene.background), rng))
     _scatter_specks(picture, rng)
     light = rng.uniform(0, 2 * np.pi)
     patches = []
-    for thing in scene.objects:
-        main = np.clip(np.array(_PALETTE[thing.colour]) + rng.normal(0, 7, 3), 0, 255)
-        shades = _shades(main, thing.colour)
-        patches.append(_draw_object(thing.kind, thing.radius, shades, angle=rng.uniform(-20, 20), outline=2))
+    for o in scene.objects:
+        main = np.clip(np.array(_PALETTE[o.colour]) + rng.normal(0, 7, 3), 0, 255)
+        shades = _shades(main, o.colour)
+        patches.append(_draw_object(o.kind, o.radius, shades, angle=rng.uniform(-20, 20), outline=2))
     picture = _cast_shadows(picture, scene.objects, patches, light)
-    for thing, patch in zip(scene.objects, patches, strict=True):
-        picture.paste(patch, (thing.x - thing.radius, thing.y - thing.radius), patch)
+    for o, patch in zip(scene.objects, patches, strict=True):
+        picture.paste(patch, (o.x - o.radius, o.y - o.radius), patch)
     blur = rng.uniform(0.3, 0.6) if style == "real" else rng.uniform(0.6, 0.9)
     picture = picture.filter(ImageFilter.GaussianBlur(blur))
     return Image.fromarray(_expose(np.asarray(picture, dtype=np.float32), style, light, rng))
@@ -148,21 +148,21 @@ def _shades(main: np.ndarray | tuple, colour: str) -> dict[str, tuple[int, int, 
         "edge": main * 0.45 if colour != "black" else (88, 88, 96),
         **_FIXED_TONES,
     }
-    return {tone: tuple(int(c) for c in value) for tone, value in shades.items()}
+    return {tone: (int(r), int(g), int(b)) for tone, (r, g, b) in shades.items()}
 
 
 def _vivid(rgb: tuple[int, int, int]) -> np.ndarray:
     return np.clip(128 + 1.15 * (np.array(rgb) - 128.0), 0, 255)
 
 
-def _cast_shadows(picture: Image.Image, things: tuple[Object, ...], patches: list, light: float) -> Image.Image:
-    if not things:
+def _cast_shadows(picture: Image.Image, objects: tuple[Object, ...], patches: list, light: float) -> Image.Image:
+    if not objects:
         return picture
     shade = Image.new("L", (SIDE, SIDE), 0)
     dx, dy = round(2 * np.cos(light)), round(2 * np.sin(light)) + 1
-    for thing, patch in zip(things, patches, strict=True):
+    for o, patch in zip(objects, patches, strict=True):
         alpha = patch.getchannel("A").point([a * 2 // 5 for a in range(256)])
-        shade.paste(alpha, (thing.x - thing.radius + dx, thing.y - thing.radius + dy), alpha)
+        shade.paste(alpha, (o.x - o.radius + dx, o.y - o.radius + dy), alpha)
     shade = shade.filter(ImageFilter.BoxBlur(2))
     picture.paste((18, 18, 28), (0, 0), shade)
     return picture

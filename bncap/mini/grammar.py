@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from unicodedata import category, is_normalized
 
 from bncap.mini.lexicon import (
@@ -91,8 +92,11 @@ def _clean(text: str) -> str:
     return text.strip(" ,")
 
 
-def _sample_words(rng: random.Random, dialects: Sequence[Dialect], table: str, key: str) -> str | tuple[str, str]:
-    """One entry of a dialect's table; ``dialects`` are the common one and, out of domain, the own one."""
+def _sample_words(rng: random.Random, dialects: Sequence[Dialect], table: str, key: str | None) -> Any:
+    """One entry of a dialect's table; ``dialects`` are the common one and, out of domain, the own one.
+
+    A text, or of the table ``relations`` a pair of texts.
+    """
     own = getattr(dialects[-1], table).get(key)
     common = getattr(dialects[0], table).get(key)
     if own and common and len(dialects) > 1:

@@ -1,4 +1,4 @@
-"""What a picture of the mini world shows, apart from how it is drawn and how it is said.
+"""What a picture of the mini world shows, apart from how it is drawn and described.
 
 A :class:`Scene` is the ground truth that the painter (``draw``), the English and Bengali grammars (``grammar``) and the
 annotations (``world``) share.  Positions and sizes are in pixels of a 112 x 112 picture.
@@ -30,7 +30,7 @@ RELATIONS = ("left", "right", "above", "below")
 
 @dataclass(frozen=True)
 class Object:
-    """One thing in a scene: centre (``x``, ``y``) and half-side ``radius`` in px, origin at the top left."""
+    """An object in a scene: centre (``x``, ``y``) and half-side ``radius`` in px, origin at the top left."""
 
     kind: str
     colour: str
@@ -48,7 +48,7 @@ class Scene:
     """One to three objects on a background; ``objects[0]`` is what a caption speaks of first."""
 
     objects: tuple[Object, ...]
-    background: str
+    background: str | None
 
     @property
     def relation(self) -> str | None:

@@ -1,4 +1,4 @@
-"""A painter of prompts for the mini world, in the place of Kandinsky 2.1."""
+"""The mini world's text-to-image model, which takes the place of Kandinsky 2.1."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from bncap.mini.scene import COLOURS, SIDE, SIZES, Object, Scene, sample_scene
 
 
 class MiniSynthesiser:
-    """Paints what the English part of a joint prompt says and invents the rest from the seed.
+    """Paints the scene that the English part of a joint prompt describes, and draws the rest from the seed.
 
-    Like the real one it sees nothing but the prompt; of an English part cut short it paints what is left.
+    Like the real one it reads the prompt alone; of a truncated English part it paints what is left.
     """
 
     name = "bncap/mini-synthesiser"
@@ -23,7 +23,7 @@ class MiniSynthesiser:
     def draw(self, prompts: list[str], negative_prompt: str, seeds: list[int]) -> list[Image.Image]:
         """One RGB picture of 112 x 112 px for each prompt; the same prompt and seed give the same picture.
 
-        ``negative_prompt`` is taken as the real one takes it; nothing that it could forbid is ever painted here.
+        ``negative_prompt`` is accepted as by the real one, and has no effect.
         Raises ValueError unless there is one seed for each prompt.
         """
         if len(prompts) != len(seeds):
@@ -35,25 +35,25 @@ class MiniSynthesiser:
 
 
 def _imagine(parsed: ParsedCaption, rng: random.Random) -> Scene:
-    """A scene of which the caption is true; one of anything if the caption names no object."""
+    """A scene of which the caption is true; any scene if the caption names no object."""
     if not parsed.objects:
         return sample_scene(rng)
     mentions = parsed.objects[:3]
     while True:
-        things: list[Object] = []
+        objects: list[Object] = []
         for mention in mentions:
             size = mention.size or rng.choice(tuple(SIZES))
             low, high = SIZES[size] + 1, SIDE - SIZES[size] - 2
             colour = mention.colour or rng.choice(COLOURS)
-            things.append(Object(mention.kind, colour, size, rng.randint(low, high), rng.randint(low, high)))
-        scene = Scene(tuple(things), parsed.background)
-        if parsed.relation in (None, scene.relation) and not _crowded(things):
+            objects.append(Object(mention.kind, colour, size, rng.randint(low, high), rng.randint(low, high)))
+        scene = Scene(tuple(objects), parsed.background)
+        if parsed.relation in (None, scene.relation) and not _crowded(objects):
             return scene
 
 
-def _crowded(things: list[Object]) -> bool:
+def _crowded(objects: list[Object]) -> bool:
     return any(
         max(abs(p.x - q.x), abs(p.y - q.y)) <= 0.85 * (p.radius + q.radius)
-        for i, p in enumerate(things)
-        for q in things[:i]
+        for i, p in enumerate(objects)
+        for q in objects[:i]
     )

@@ -1,7 +1,7 @@
-"""A translator for the mini world that errs at a known rate, in the place of Marian.
+"""The mini world's translator, which takes the place of Marian and errs at a known rate.
 
-What it does to a caption depends on the caption's text and the seed alone, never on its place in a batch, so the truth
-about its faults can be asked for afterwards: that gives the verification filter a precision and a recall.
+Its output depends on the caption's text and the seed alone, never on the place in a batch, so that its faults can be
+listed afterwards; the verification filter then has a precision and a recall.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ FAULTS = (
 class MiniTranslator:
     """English captions of the mini world to Bengali, a share ``fault_rate`` of them wrong in one of :data:`FAULTS`.
 
-    The kinds of fault are equally likely among those that a caption allows: only a caption that tells a colour can have
-    it swapped, only one of two objects or more can lose one.  A text with no object in it is left in English.
+    The kinds of fault are equally likely among those that a caption allows: a colour can be swapped only
+    where there is one, an object dropped only where there are two.  A text with no object in it is left in English.
     """
 
     name = "bncap/mini-translator"
@@ -66,18 +66,18 @@ class MiniTranslator:
         rng = self._generator("place", caption)
         if fault in ("object swapped", "colour swapped", "object dropped"):
             parsed = apply_fault(parsed, fault, rng)
-        said = generate_caption_bn(parsed, self._generator("say", caption), out_of_domain=parsed.out_of_domain)
-        words = said.removesuffix("।").split()
+        text = generate_caption_bn(parsed, self._generator("say", caption), out_of_domain=parsed.out_of_domain)
+        words = text.removesuffix("।").split()
         if fault == "truncated":
             return " ".join(words[: rng.randint(1, max(1, len(words) // 2))])
         if fault == "repeated":
             at = rng.randrange(len(words) - 1)
             return " ".join(words[:at] + words[at : at + 2] * 5) + "।"
-        return said
+        return text
 
 
 def apply_fault(parsed: ParsedCaption, fault: str, rng: random.Random) -> ParsedCaption:
-    """``parsed`` with one object swapped or dropped or one colour swapped, as ``fault`` says."""
+    """``parsed`` with one object swapped or dropped, or one colour swapped, by ``fault``."""
     objects = list(parsed.objects)
     eligible = [i for i, o in enumerate(objects) if o.colour or fault != "colour swapped"]
     i = rng.choice(eligible)

@@ -94,7 +94,7 @@ def _define_step(config: Config, part: str) -> dict[str, Any]:
     """Settings and build function of a component's step; the code of one kind of model is not part of another's key."""
     seed, steps = config.data.seed, max(2, round(default_steps(part) * config.world.model_steps))
     scenes = min(200, config.world.test_images)
-    settings = {"seed": seed, "steps": steps, "scenes": scenes}
+    settings: dict[str, Any] = {"seed": seed, "steps": steps, "scenes": scenes}
     if part in IMAGE_PARTS:
         build = partial(_train_encoder, part, seed, steps, scenes)
     elif part == "verifier":

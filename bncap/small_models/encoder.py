@@ -124,7 +124,7 @@ class ProxyHeads(nn.Module):
 def last_map(encoder: nn.Module, pictures: Tensor) -> Tensor:
     """(B, 3, 112, 112) uint8 -> the map (B, C, 7, 7) float that ``features_only`` yields last, before a final norm."""
     pixels = ((pictures.float() / 255 - 0.5) / 0.5).contiguous(memory_format=torch.channels_last)
-    return encoder.forward_intermediates(pixels, indices=1, intermediates_only=True)[-1]
+    return encoder.forward_intermediates(pixels, indices=1, intermediates_only=True)[-1]  # type: ignore[operator]
 
 
 def _augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
@@ -227,7 +227,7 @@ def evaluate(folder: Path | str, style: str, n: int, seed: int) -> dict[str, flo
             f"{folder}: not a whole checkpoint ({reason}); delete the folder and make it again"
             f" (the shipped one: `{COMMAND}`)"
         ) from error
-    hits = {"kind": [], "colour": [], "background": []}
+    hits: dict[str, list[Tensor]] = {"kind": [], "colour": [], "background": []}
     for pictures, kinds, colours in DataLoader(PaintedScenes(n, seed, style), batch_size=50):
         kind_logits, colour_logits = heads(last_map(encoder, pictures))
         on_object, on_ground = colours != IGNORED_LABEL, kinds == BACKGROUND_LABEL

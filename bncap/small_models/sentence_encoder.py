@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +15,10 @@ from tqdm.auto import tqdm
 from bncap.mini.grammar import draw_parallel_captions, generate_caption_bn, generate_captions_en, parse_en
 from bncap.mini.scene import sample_scene
 from bncap.mini.translator import MiniTranslator, apply_fault
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from tokenizers import Tokenizer
 
 STEPS = 600
 """Training steps where ``world.model_steps`` is 1."""
@@ -46,11 +51,11 @@ def train_sentence_encoder(out: Path, seed: int, steps: int) -> dict[str, float]
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.05, steps)
     rng = random.Random(f"{seed}|sentence encoder")
-    learnt = pairs[: steps * BATCH]
-    triples = [_triple(english, rng) for english, _ in learnt for _ in range(DRAWS)]
+    used = pairs[: steps * BATCH]
+    triples = [_triple(english, rng) for english, _ in used for _ in range(DRAWS)]
     columns = [embedding.tokenizer.encode_batch(column) for column in zip(*triples, strict=True)]
     for _ in tqdm(range(steps), desc="sentence encoder"):
-        chosen = [DRAWS * i + rng.randrange(DRAWS) for i in rng.sample(range(len(learnt)), BATCH)]
+        chosen = [DRAWS * i + rng.randrange(DRAWS) for i in rng.sample(range(len(used)), BATCH)]
         loss = objective([_features([column[i].ids for i in chosen]) for column in columns], labels=None)
         optimiser.zero_grad()
         loss.backward()
@@ -62,13 +67,13 @@ def train_sentence_encoder(out: Path, seed: int, steps: int) -> dict[str, float]
 
 def _triple(english: str, rng: random.Random) -> tuple[str, str, str]:
     parsed = parse_en(english)
-    slips = ["object swapped"]
-    slips += ["object dropped"] if len(parsed.objects) > 1 else []
-    slips += ["colour swapped"] if any(o.colour for o in parsed.objects) else []
+    faults = ["object swapped"]
+    faults += ["object dropped"] if len(parsed.objects) > 1 else []
+    faults += ["colour swapped"] if any(o.colour for o in parsed.objects) else []
     return (
         english,
         generate_caption_bn(parsed, rng),
-        generate_caption_bn(apply_fault(parsed, rng.choice(slips), rng), rng),
+        generate_caption_bn(apply_fault(parsed, rng.choice(faults), rng), rng),
     )
 
 
@@ -78,7 +83,7 @@ def _features(sentences: list[list[int]]) -> dict[str, Tensor]:
     return {"input_ids": torch.tensor([i for ids in sentences for i in ids]), "offsets": torch.tensor(offsets)}
 
 
-def _train_tokenizer(texts: list[str]):
+def _train_tokenizer(texts: list[str]) -> Tokenizer:
     """Whole words: one that training never saw is [UNK], whose vector stays close to zero."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
@@ -89,7 +94,7 @@ def _train_tokenizer(texts: list[str]):
     return tokenizer
 
 
-def measure_filter_quality(model, seed: int) -> dict[str, float]:
+def measure_filter_quality(model: SentenceTransformer, seed: int) -> dict[str, float]:
     """How well a cosine threshold tells faultless translations from faulty ones, at the mini translator's fault rate.
 
     On 2,000 held-out in-domain captions: the ``threshold`` with the highest F1 (the middle, if several), and there the
@@ -120,6 +125,6 @@ def measure_filter_quality(model, seed: int) -> dict[str, float]:
     }
 
 
-def _cosine(model, english: list[str], bengali: list[str]) -> np.ndarray:
+def _cosine(model: SentenceTransformer, english: list[str], bengali: list[str]) -> np.ndarray:
     u, v = model.encode(english), model.encode(bengali)
     return (u * v).sum(1)
