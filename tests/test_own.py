@@ -69,6 +69,7 @@ def chain(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BNCAP_ARTIFACTS", str(folder / "artifacts"))
         patch.setenv("BNCAP_FIGURES", str(folder / "figures"))
+        patch.setenv("BNCAP_TRIAL", "")
         patch.setattr(workers, "run_parallel", one_after_the_other)
         patch.setattr(build, "run_parallel", one_after_the_other)
         config = write_data(folder)

@@ -8,7 +8,7 @@ from bncap.__main__ import main
 from bncap.commands import check, runner
 from bncap.config import get_config
 from bncap.mini.world import build_world
-from bncap.pipeline import artifacts
+from bncap.pipeline import artifacts, paths
 
 NOTEBOOKS = "01,02,04,05,06,07,08,09"
 WORLD = ("world.train_images=24", "world.validation_images=6", "world.test_images=10", "world.ood_images=10")
@@ -26,11 +26,12 @@ OPTIONS = ["--profile", "kaggle", *(part for value in SMALL for part in ("--set"
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory, standins):
-    """Artefact and figure folders after the notebooks have run on the stand-ins."""
+    """The folder of artefacts and figures after the notebooks have run on the stand-ins: a trial, for its sizes."""
     folder = tmp_path_factory.mktemp("kaggle")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BNCAP_ARTIFACTS", str(folder / "artifacts"))
         patch.setenv("BNCAP_FIGURES", str(folder / "figures"))
+        patch.setenv("BNCAP_TRIAL", "")
         patch.setenv("BNCAP_MODELS", str(standins))
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("BNCAP_DATA", str(build_world(get_config("smoke", WORLD))))
@@ -41,13 +42,13 @@ def chain(tmp_path_factory, standins):
 
 
 def settings_of(chain, step):
-    return artifacts.read_json(chain / "artifacts/kaggle" / step / "manifest.json")
+    return artifacts.read_json(paths.artifacts_root() / "kaggle" / step / "manifest.json")
 
 
 def test_every_notebook_has_run_and_its_tables_and_figures_are_there(chain):
-    done = sorted(path.name[:2] for path in (chain / "artifacts/kaggle/notebooks").glob("*.ipynb"))
+    done = sorted(path.name[:2] for path in (paths.artifacts_root() / "kaggle/notebooks").glob("*.ipynb"))
     assert done == NOTEBOOKS.split(",")
-    names = {path.name for path in (chain / "figures/kaggle").iterdir()}
+    names = {path.name for path in paths.figures_dir("kaggle").iterdir()}
     assert {"table1_baselines.csv", "table2_main.csv", "table3_ablations.csv", "fig3_umap.png", "prompts.png",
             "acceptance.png", "captions.png", "report.html", "results.json"} <= names  # fmt: skip
 
@@ -76,14 +77,14 @@ def test_each_step_says_which_components_it_loaded_from_where_with_which_bytes(c
 
 
 def test_the_decoder_was_trained_with_a_trimmed_vocabulary(chain, standins):
-    run = chain / "artifacts/kaggle/04_training/pal_infonce_ot.weights-s42/best"
+    run = paths.artifacts_root() / "kaggle/04_training/pal_infonce_ot.weights-s42/best"
     pieces = json.loads((run / "decoder/config.json").read_text())["vocab_size"]
     whole = json.loads((standins / "facebook/mbart-large-50/config.json").read_text())["vocab_size"]
     assert 50 < pieces < whole
 
 
 def test_a_finished_run_keeps_no_state_of_training(chain):
-    run = chain / "artifacts/kaggle/04_training/ce_real.weights-s42"
+    run = paths.artifacts_root() / "kaggle/04_training/ce_real.weights-s42"
     assert {path.name for path in run.iterdir()} == {
         "best", "initial", "manifest.json", "steps.csv", "validation.csv"
     }  # fmt: skip
