@@ -1,4 +1,3 @@
-import errno
 import json
 import multiprocessing
 import time
@@ -171,18 +170,15 @@ def test_a_rebuild_that_fails_loses_nothing_that_was_finished(artifacts_dir):
     assert not previous.exists()
 
 
-def test_an_output_changed_under_its_manifest_is_an_error_that_names_it(artifacts_dir):
+def test_an_output_that_is_gone_or_changed_under_its_manifest_is_named_by_its_step_and_those_that_read_it(
+    artifacts_dir,
+):
     make()
-    (step() / "out.txt").write_text("tampered")
-    with pytest.raises(BncapError, match=r"01_data_build/a-s42/out.txt was changed"):
-        make()
-
-
-def test_an_output_gone_under_its_manifest_is_an_error_that_names_it(artifacts_dir):
-    make()
-    (step() / "out.txt").unlink()
-    with pytest.raises(BncapError, match=r"out.txt is gone"):
-        make()
+    for damage in (lambda path: path.write_text("tampered"), lambda path: path.unlink()):
+        damage(step() / "out.txt")
+        for use in (make, lambda: make(inputs=[step()], folder=step("upper", "02_synthesis"))):
+            with pytest.raises(BncapError, match=r"01_data_build/a-s42/out\.txt .*delete smoke/01_data_build/a-s42"):
+                use()
 
 
 def test_an_output_that_was_only_touched_is_intact(artifacts_dir):
@@ -196,37 +192,22 @@ def test_a_missing_input_names_the_command_that_makes_it(artifacts_dir):
         make(inputs=[step("missing")], folder=step("upper", "02_synthesis"))
 
 
-def test_a_full_disk_is_said_in_one_line(artifacts_dir):
-    def fill(folder):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(BncapError, match="disk full while writing smoke/01_data_build/a-s42: free some space"):
-        artifacts.run_step(step(), settings={}, build=fill)
+def fill_the_disk(folder):
+    (folder / "log.csv").symlink_to("/dev/full")
+    with (folder / "log.csv").open("a") as stream:
+        stream.write("1,2,3")
 
 
-def test_a_disk_that_fills_within_a_library_is_said_too_and_the_last_result_is_kept(artifacts_dir):
+def fill_the_disk_by_safetensors(folder):
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize("build", [fill_the_disk, fill_the_disk_by_safetensors])
+def test_a_full_disk_is_named_with_the_remedy_and_the_last_result_is_kept(artifacts_dir, build):
     make("precious")
-
-    def fill(folder):
-        (folder / "log.csv").symlink_to("/dev/full")
-        with (folder / "log.csv").open("a") as stream:
-            stream.write("1,2,3")
-
-    def fill_by_safetensors(folder):
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-    for build in (fill, fill_by_safetensors):
-        with pytest.raises(BncapError, match="disk full while writing smoke/01_data_build/a-s42"):
-            artifacts.run_step(step(), settings={"x": 2}, build=build)
+    with pytest.raises(BncapError, match="disk full while writing smoke/01_data_build/a-s42: .*BNCAP_ARTIFACTS"):
+        artifacts.run_step(step(), settings={"x": 2}, build=build)
     assert (step().with_name(".a-s42.previous") / "out.txt").read_text() == "precious"
-
-
-def test_another_error_of_a_build_is_not_taken_for_a_full_disk(artifacts_dir):
-    def fail(folder):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    with pytest.raises(PermissionError):
-        artifacts.run_step(step(), settings={}, build=fail)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", "null"])
@@ -237,13 +218,6 @@ def test_a_damaged_manifest_is_named_with_its_remedy_and_nothing_is_deleted(arti
         with pytest.raises(BncapError, match=r"smoke/01_data_build/a-s42/manifest\.json is no.*; delete"):
             use()
     assert (step() / "out.txt").read_text() == "one"
-
-
-def test_an_input_changed_under_its_manifest_is_an_error_that_names_it(artifacts_dir):
-    make()
-    (step() / "out.txt").write_text("tampered")
-    with pytest.raises(BncapError, match=r"01_data_build/a-s42/out\.txt was changed"):
-        make(inputs=[step()], folder=step("upper", "02_synthesis"))
 
 
 def test_a_root_that_is_a_file_is_an_error_with_the_variable_to_set(tmp_path, monkeypatch):

@@ -33,14 +33,6 @@ def test_a_name_is_found_in_the_first_of_the_model_folders_that_has_it(models, t
     assert hub.path(CONFIG, "maker/model") == str(models)
 
 
-def test_other_weights_count_only_where_there_are_no_safetensors(models):
-    assert list(hub.find(CONFIG, "maker/model").files()) == ["config.json", "pytorch_model.bin"]
-    (models / "model.safetensors").write_bytes(b"new")
-    found = hub.find(CONFIG, "maker/model").files()
-    assert list(found) == ["config.json", "model.safetensors"]
-    assert found["model.safetensors"] == file_hash(models / "model.safetensors")
-
-
 def test_a_folder_named_by_its_path_is_taken_as_it_is_and_a_wrong_path_is_named(models, tmp_path):
     assert hub.find(CONFIG, str(models)).source == "folder"
     with pytest.raises(BncapError, match="nowhere is no folder"):
@@ -93,14 +85,16 @@ def test_without_a_network_the_hubs_cache_is_taken(models, no_network, tmp_path,
     assert asked == [("maker/cached", {"revision": None, "local_files_only": True})]
 
 
-def test_a_download_that_fails_is_no_model_though_a_part_of_it_is_in_the_cache(models, monkeypatch):
+def test_a_download_of_the_files_that_are_loaded_which_fails_is_no_model(models, monkeypatch):
     import huggingface_hub
 
+    files = ["config.json", "model.safetensors", "pytorch_model.bin"]
+
     def refuse(name, **how):
-        assert "allow_patterns" in how, "half of a download would be taken for the model"
+        assert how["allow_patterns"] == ["config.json", "model.safetensors"]
         raise Unreachable("connection lost")
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, name, revision: ["config.json"])
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, name, revision: files)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(BncapError, match="connection lost"):
         hub.find(CONFIG, "maker/half")
@@ -109,24 +103,6 @@ def test_a_download_that_fails_is_no_model_though_a_part_of_it_is_in_the_cache(m
 def test_a_mini_component_that_there_is_not_is_named_with_those_there_are():
     with pytest.raises(BncapError, match="no mini component 'mini:prior'; there are mini:encoder"):
         hub.find(CONFIG, "mini:prior")
-
-
-def test_only_safetensors_are_fetched_where_the_repository_offers_them(models, tmp_path, monkeypatch):
-    import huggingface_hub
-
-    asked = []
-    files = ["config.json", "model.safetensors", "pytorch_model.bin"]
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, name, revision: files)
-    monkeypatch.setattr(
-        huggingface_hub, "snapshot_download", lambda name, **how: asked.append((name, how)) or str(tmp_path)
-    )
-    hub.find(CONFIG, "maker/fetched-safe")
-    files.remove("model.safetensors")
-    hub.find(CONFIG, "maker/fetched-other")
-    assert [how["allow_patterns"] for _, how in asked] == [
-        ["config.json", "model.safetensors"],
-        ["config.json", "pytorch_model.bin"],
-    ]
 
 
 def test_safetensors_are_preferred_folder_by_folder_and_other_formats_left():
