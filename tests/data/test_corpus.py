@@ -176,7 +176,7 @@ def test_the_pictures_go_on_after_the_last_block_when_time_was_up(root, translat
     assert not [path for path in step("pictures").iterdir() if "block" in path.name]
 
 
-def test_without_a_look_at_the_pictures_the_corpus_is_the_same_but_for_the_hashes(root, translator, capsys):
+def test_without_inspection_the_corpus_is_the_same_but_for_the_hashes(root, translator, capsys):
     looked = read_corpus(build(root))
     shutil.rmtree(root / "train2014")
     folder = build(root, "data.check_images=False")
@@ -249,7 +249,7 @@ def test_an_english_data_set_of_ones_own_is_its_own_english_side(tmp_path, monke
     assert all(pair.en == pair.target for pair in pairs)
 
 
-def test_synthetic_pictures_that_a_data_set_brings_are_looked_at_and_go_with_their_pairs(tmp_path, monkeypatch):
+def test_synthetic_pictures_that_a_data_set_brings_are_inspected_and_stay_with_their_pairs(tmp_path, monkeypatch):
     path = write_own(tmp_path, 12, captions=1)
     rows = [*csv.reader(path.open())][1:]
     write_picture(tmp_path / "images" / "syn.png", 99)

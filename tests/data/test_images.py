@@ -90,7 +90,7 @@ def test_unusable_pictures_have_their_reason_in_plain_words(tmp_path):
     }
 
 
-def test_decompression_bombs_are_told_by_their_header_and_not_decoded(tmp_path, monkeypatch, recwarn):
+def test_decompression_bombs_are_recognised_by_their_header_and_not_decoded(tmp_path, monkeypatch, recwarn):
     (tmp_path / "large.png").write_bytes(png(12_000, 10_000))
     (tmp_path / "bomb.png").write_bytes(png(60_000, 60_000))
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))

@@ -1,4 +1,4 @@
-"""Drawing kept pictures again: the same, or what differs; what cannot be compared is said."""
+"""Drawing kept pictures again: the same, or what differs; what cannot be compared is an error."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_each_picture_is_drawn_at_the_place_in_the_batch_that_it_had_at_first(co
         assert any(seeds[record["position"]] == record["seed"] for seeds in calls)
 
 
-def test_a_picture_that_comes_out_otherwise_is_said_to_differ_and_by_how_much(config, monkeypatch):
+def test_a_picture_that_differs_is_reported_with_its_difference(config, monkeypatch):
     draw = MiniSynthesiser.draw
 
     def one_level_off(self, prompts, negative, seeds):

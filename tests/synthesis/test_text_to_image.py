@@ -147,12 +147,12 @@ def test_missing_weights_are_an_error_that_says_where_to_put_them(models, monkey
 
 
 @pytest.mark.parametrize("wrong", ["synthesis.prior_steps=1", "synthesis.side=100"])
-def test_what_kandinsky_cannot_draw_is_said_before_it_is_loaded(models, wrong):
+def test_what_kandinsky_cannot_draw_is_an_error_before_it_is_loaded(models, wrong):
     with pytest.raises(BncapError, match=wrong):
         text_to_image.load_synthesiser(get_config("smoke", [*KANDINSKY, wrong]))
 
 
-def test_a_side_that_another_pipeline_cannot_draw_is_said(stable_diffusion, monkeypatch):
+def test_a_side_that_another_pipeline_cannot_draw_is_an_error(stable_diffusion, monkeypatch):
     monkeypatch.setenv("BNCAP_MODELS", str(stable_diffusion))
     with pytest.raises(BncapError, match="synthesis.side=50: such a pipeline draws sides of a multiple of 8 px"):
         text_to_image.load_synthesiser(
