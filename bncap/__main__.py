@@ -255,7 +255,7 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _caption(options: argparse.Namespace) -> None:
-    from bncap.commands.captioning import caption_pictures, report_lines
+    from bncap.commands.caption import caption_pictures, report_lines
 
     captioned = caption_pictures(
         options.pictures, options.profile, options.run, options.beams, options.attention, options.overrides
@@ -264,7 +264,7 @@ def _caption(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from bncap.commands.captioning import export
+    from bncap.commands.caption import export
 
     print(export(options.out, options.profile, options.run))
 

@@ -27,8 +27,3 @@ def test_readme_names_the_function_of_every_equation():
     readme = (PACKAGE.parent / "README.md").read_text("utf-8")
     for number, name in numbered_docstrings():
         assert re.search(rf"\| Eq\. {number}\b.*{name.split('.')[-1]}", readme), f"Eq. {number}: {name}"
-
-
-def test_no_file_holds_too_much():
-    lengths = {path.name: len(path.read_text("utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
-    assert {name: n for name, n in lengths.items() if n > 300} == {}

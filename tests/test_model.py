@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import json
+import os
 import shutil
 
 import pytest
@@ -94,15 +95,6 @@ def test_gradients_through_the_tap_equal_the_eager_models(captioner, mbart_folde
     torch.testing.assert_close(gradient(captioner, False), gradient(eager, True), rtol=1e-4, atol=1e-5)
 
 
-def test_the_states_through_the_head_are_the_logits(captioner, features, labels):
-    memory = captioner.bridge(features)
-    states, attention = captioner.states(memory, labels)
-    weight, bias = captioner.head
-    logits, same = captioner(memory, labels)
-    torch.testing.assert_close(states @ weight.T + bias, logits)
-    assert weight is captioner.decoder.model.shared.weight and torch.equal(attention, same)
-
-
 def test_padding_on_the_right_changes_nothing_at_the_real_tokens(captioner, features, labels):
     padded = torch.nn.functional.pad(labels, (0, 5), value=IGNORED)
     memory, real = captioner.bridge(features), labels.ne(IGNORED)
@@ -133,12 +125,6 @@ def test_bfloat16_on_a_cpu_attends_as_float32_does_within_its_rounding(captioner
     assert 0 < (rounded - whole).norm() < 0.03 * whole.norm()
 
 
-def test_attention_rows_are_on_the_simplex(captioner, features, labels):
-    _, attention = captioner(captioner.bridge(features), labels)
-    assert attention.shape == (*labels.shape, 5)
-    torch.testing.assert_close(attention.sum(-1), torch.ones(labels.shape))
-
-
 def test_checkpointing_changes_no_gradient(captioner, features, labels):
     def gradients(model):
         logits, attention = model(model.bridge(features), labels)
@@ -159,21 +145,6 @@ def test_checkpointing_changes_no_gradient(captioner, features, labels):
         torch.testing.assert_close(recomputed[name], plain[name])
 
 
-def test_generation_forces_the_language_token(captioner, features):
-    ids, _ = captioner.generate(captioner.bridge(features), BEAMS, 8)
-    assert ids[:, 1].tolist() == [captioner.language_id] * 3
-
-
-def test_a_beams_score_is_its_log_probability_over_its_length(captioner, features):
-    memory = captioner.bridge(features[:1])
-    ids, scores = captioner.generate(memory, BEAMS, 8)
-    labels = ids[:, 1:]
-    log_probabilities = captioner(memory, labels)[0].log_softmax(-1)
-    # the language token and, at the greatest length, the end are forced and cost nothing
-    picked = log_probabilities.gather(-1, labels[..., None])[0, 1 : 7 if labels.shape[1] == 8 else None, 0]
-    torch.testing.assert_close(scores[0], picked.sum() / labels.shape[1], rtol=1e-3, atol=1e-3)
-
-
 @pytest.mark.parametrize("beams", [1, 3])
 def test_the_log_probability_is_that_of_teacher_forcing_given_the_language(captioner, features, beams):
     settings = dataclasses.replace(BEAMS, beams=beams, no_repeat_ngram=0)
@@ -187,12 +158,6 @@ def test_the_log_probability_is_that_of_teacher_forcing_given_the_language(capti
         chosen = logits.log_softmax(-1).gather(2, labels[..., None])[0, 1:, 0]  # the language token is forced
         assert found.log_probability == pytest.approx(chosen.sum().item(), abs=1e-4)
         assert found.score == pytest.approx(found.log_probability / labels.shape[1] ** settings.length_penalty)
-
-
-def test_captions_do_not_depend_on_the_batch(captioner, features):
-    together = decode.caption(captioner, features, BEAMS, 8)
-    apart = [decode.caption(captioner, f[None], BEAMS, 8)[0] for f in features]
-    assert [c.text for c in together] == [c.text for c in apart]
 
 
 def test_a_saved_captioner_comes_back_whole(captioner, features, labels, tmp_path):
@@ -235,11 +200,6 @@ def test_words_join_their_pieces_and_attend_on_the_simplex(captioner, features, 
         assert word.weights.sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_an_unknown_language_is_an_error(mbart_folder):
-    with pytest.raises(BncapError, match="xx_XX"):
-        load_tokenizer(str(mbart_folder), "xx_XX")
-
-
 def test_too_many_tapped_layers_are_an_error(mbart_folder):
     with pytest.raises(BncapError, match="last_k=4: the decoder has 3 layers"):
         Captioner(load_decoder(str(mbart_folder)), load_tokenizer(str(mbart_folder), "bn_IN"), 12, last_k=4)
@@ -259,20 +219,6 @@ def test_a_checkpoint_without_a_weight_is_an_error(mbart_folder, tmp_path):
     save_file(weights, tmp_path / "half/model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BncapError, match="lacks weights, such as model.decoder.layers.0.fc1.weight"):
         load_decoder(str(tmp_path / "half"))
-
-
-def halve(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
-def test_a_truncated_file_is_an_error_that_names_the_folder(mbart_folder, tmp_path, name):
-    shutil.copytree(mbart_folder, tmp_path / "cut")
-    halve(tmp_path / "cut" / name)
-    load = load_tokenizer if "tokenizer" in name else lambda path, _: load_decoder(path)
-    with pytest.raises(BncapError, match=r"cut: the \w+ cannot be loaded \(.+\); make or fetch it again") as raised:
-        load(str(tmp_path / "cut"), "bn_IN")
-    assert "\n" not in str(raised.value)
 
 
 def test_a_missing_folder_and_one_of_another_model_are_errors(tmp_path):
@@ -309,7 +255,7 @@ def test_a_folder_without_a_whole_captioner_is_an_error(captioner, tmp_path):
         save_file(foreign, tmp_path / "bridge.safetensors")
         with pytest.raises(BncapError, match="does not fit the decoder"):
             load_captioner(tmp_path)
-    halve(tmp_path / "bridge.safetensors")
+    os.truncate(tmp_path / "bridge.safetensors", 20)
     with pytest.raises(BncapError, match="bridge.safetensors cannot be read"):
         load_captioner(tmp_path)
 

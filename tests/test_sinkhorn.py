@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from bncap.losses import cosine_cost, ot
 from bncap.sinkhorn import transport_plan
 
 F64 = torch.float64
@@ -51,26 +50,12 @@ def test_tiny_and_zero_masses_give_the_plan_of_pot(epsilon, least):
     assert torch.allclose(single.double(), plan, atol=1e-5)
 
 
-@pytest.mark.parametrize("epsilon", [0.005, 0.05, 5.0])
-def test_float32_agrees_with_float64(epsilon):
-    cost, a, b = problem()
-    plan, _ = transport_plan(cost.float(), a.float(), b.float(), epsilon)
-    assert plan.dtype == torch.float32
-    assert torch.allclose(plan.double(), transport_plan(cost, a, b, epsilon)[0], atol=2e-6)
-
-
 def test_the_row_marginal_is_exact_and_the_error_is_that_of_the_columns():
     cost, a, b = problem()
     plan, error = transport_plan(cost, a, b, 0.05, 3)
     assert torch.allclose(plan.sum(2), a, atol=1e-15)
     assert torch.allclose(error, (plan.sum(1) - b).abs().sum(1), atol=1e-15) and (error > 1e-4).all()
     assert (transport_plan(cost, a, b, 0.05, 2000)[1] < 1e-9).all()
-
-
-def test_one_patch_on_each_side_sends_all_its_mass():
-    one = torch.ones(1, 1, dtype=F64)
-    plan, error = transport_plan(torch.tensor([[[0.7]]], dtype=F64), one, one)
-    assert plan.item() == pytest.approx(1) and error.item() == pytest.approx(0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
@@ -80,11 +65,6 @@ def test_the_cost_of_a_permutation_gives_that_permutation_at_a_small_epsilon(dty
     plan, error = transport_plan((1 - permutation).to(dtype).unsqueeze(0), quarter, quarter, 0.01, 50)
     assert plan.dtype == torch.promote_types(dtype, torch.float32)
     assert torch.allclose(plan[0].float(), permutation / 4, atol=1e-6) and error.item() < 1e-5
-
-
-def test_a_large_epsilon_gives_the_product_of_the_masses():
-    cost, a, b = problem()
-    assert torch.allclose(transport_plan(cost, a, b, 1e6)[0], a[:, :, None] * b[:, None], atol=1e-6)
 
 
 def test_two_by_two_meets_its_closed_form():
@@ -139,18 +119,6 @@ def test_the_detached_gradient_is_the_envelope_gradient_of_the_entropic_value():
             step[0, s, t] = 1e-4
             slope = (value(cost + step) - value(cost - step)) / 2e-4
             assert slope == pytest.approx(plan[0, s, t].item(), abs=1e-7)
-
-
-def test_the_loss_at_the_detached_plan_pulls_the_patches_as_pots_plan_does():
-    generator = torch.Generator().manual_seed(5)
-    x, y = (torch.randn(2, 4, 6, generator=generator, dtype=F64).requires_grad_() for _ in range(2))
-    w = torch.randn(2, 4, generator=generator, dtype=F64).softmax(1)
-    cost = cosine_cost(x, y)
-    oracle = (pot_plan(cost.detach(), w, w, 0.05, 30) * cost).sum((1, 2)).mean()
-    loss = ot(x, y, w)
-    assert torch.allclose(loss, oracle, atol=1e-12)
-    for ours, theirs in zip(torch.autograd.grad(loss, (x, y)), torch.autograd.grad(oracle, (x, y)), strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-12)
 
 
 def test_autocast_is_off_inside():

@@ -85,6 +85,11 @@ class WordAttention:
     word: str
     weights: np.ndarray
 
+    def strongest_patch(self) -> tuple[int, int]:
+        """Row and column, counted from 1, of the patch with the largest share."""
+        row, column = divmod(int(self.weights.argmax()), round(len(self.weights) ** 0.5))
+        return row + 1, column + 1
+
 
 def word_attention(model: CaptionModel, features: Tensor, text: str, max_tokens: int) -> list[WordAttention]:
     """For each word of ``text``, its pieces joined, the tapped cross-attention averaged over its pieces.

@@ -27,14 +27,6 @@ def test_work_is_done_ahead_but_no_further_than_asked():
     found.close()
 
 
-def test_items_are_taken_from_their_iterator_no_further_than_needed():
-    taken = iter(range(100))
-    found = prefetched(abs, taken, ahead=2)
-    assert [next(found), next(found)] == [0, 1]
-    found.close()
-    assert next(taken) <= 5
-
-
 def test_an_error_in_the_thread_reaches_the_caller_after_what_came_before():
     def fail_at_three(i):
         if i == 3:

@@ -71,12 +71,6 @@ def test_a_written_set_reads_back_by_identifier(pictures, artifacts_dir, encoder
         store.rows("train", ["id9"])
 
 
-def test_a_finished_set_is_not_computed_again(pictures, tmp_path, monkeypatch):
-    features.extract(SHIPPED, Features(batch=2), {"train": pictures}, tmp_path)
-    monkeypatch.setattr(features, "Encoder", lambda *a: pytest.fail("computed again"))
-    features.extract(SHIPPED, Features(batch=2), {"train": pictures}, tmp_path)
-
-
 class FakeEncoder:
     """Four patches of three channels, each the picture's first pixel; pretends to be on ``device``."""
 
@@ -145,20 +139,6 @@ def test_features_on_disk_that_are_not_finite_are_named_when_they_are_read(store
     assert found.take("train", np.array([2, 0])).shape == (2, 4, 2)
     with pytest.raises(BncapError, match=r"features-s42/train\.npy: the features of id1 are not finite; delete"):
         found.take("train", np.array([2, 1]))
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_no_number_that_is_not_finite_is_overlooked(artifacts_dir, value):
-    def write(folder):
-        values = np.random.default_rng(0).normal(size=(3, 4, 2)).astype(np.float16)
-        values[2, 3, 1] = value
-        np.save(folder / "test.npy", values)
-        artifacts.write_csv(folder / "test.csv", ["row", "id"], [(i, f"id{i}") for i in range(3)])
-
-    found = FeatureStore(artifacts.run_step(paths.step_dir("smoke", "02", "x", 1), settings={}, build=write))
-    found.take("test", [0, 1])
-    with pytest.raises(BncapError, match=r"the features of id2 are not finite"):
-        found.take("test", [0, 2, 1])
 
 
 def test_rows_come_in_the_order_and_number_they_are_asked_for(artifacts_dir):

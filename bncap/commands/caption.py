@@ -1,4 +1,4 @@
-"""Captions for anybody's pictures: files and folders in, captions and where their words look out."""
+"""Captions of a user's pictures, with the attention of each word; export of a captioner as a plain checkpoint."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -28,8 +29,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 @dataclass(frozen=True)
 class Captioned:
-    """A picture with its caption, that one's score and log-probability (nats, see :class:`bncap.decoders.decode.Caption`), and
-    its words' attention."""
+    """A picture with its caption, score and log-probability in nats (see :class:`bncap.decoders.decode.Caption`), and
+    the attention of its words."""
 
     picture: Path
     text: str
@@ -52,7 +53,7 @@ def caption_pictures(
         profile: look for the newest run in this profile only.
         run: folder of a training run; by default the newest finished one of the main model, whose name goes to stderr.
         beams: instead of ``decode.beams``.
-        attention_png: draw where each word looks into this file.
+        attention_png: draw the attention of each word into this file.
 
     Raises :class:`BncapError` for a named file that is no picture, a folder without any, a run that is not there, and
     an ``attention_png`` that cannot be written; a file in a folder that does not decode is reported on stderr and left
@@ -66,17 +67,17 @@ def caption_pictures(
     model, record, config = _load(profile, run)
     config = override(override(config, overrides), [] if beams is None else [f"decode.beams={beams}"])
     encoder = Encoder(hub.path(config, record["encoder"]))
-    found = []
+    captioned: list[Captioned] = []
     for start in range(0, len(files), config.features.batch):  # opened a batch at a time: a folder may be larger
         opened = [(file, open_picture(file)) for file in files[start : start + config.features.batch]]
-        found += _caption_batch(model, encoder, opened, config)
+        captioned += _caption_batch(model, encoder, opened, config)
     if attention_png is not None:
         from bncap.report.attention import Example, draw_examples
 
         seen = (seen_picture(encoder, open_picture(file)) for file in files)
-        examples = [Example(i, f.text, f.words, f.picture.name) for i, f in zip(seen, found, strict=True)]
+        examples = [Example(i, f.text, f.words, f.picture.name) for i, f in zip(seen, captioned, strict=True)]
         draw_examples(examples, attention_png)
-    return found
+    return captioned
 
 
 def export(folder: Path, profile: str | None = None, run: Path | None = None) -> Path:
@@ -106,7 +107,9 @@ def _load(profile: str | None, run: Path | None) -> tuple[Captioner, dict, Confi
         print(f"model: {paths.short_name(weights.parent)}", file=sys.stderr)
     model, record = load_captioner(weights)
     if not all(isinstance(record.get(name), str) for name in ("profile", "encoder", "pretrained")):
-        raise BncapError(f"{weights / 'captioner.json'} does not say which encoder the model has; train it anew")
+        raise BncapError(
+            f"{weights / 'captioner.json'} lacks profile, encoder or pretrained: it does not say which encoder the model has; train it again"
+        )
     return model, record, _settings_of(weights, record["profile"])
 
 
@@ -143,30 +146,28 @@ def _finished(manifest: Path) -> str:
     return record["finished"]
 
 
-def report_lines(found: Sequence[Captioned], as_json: bool) -> list[str]:
+def report_lines(captioned: Sequence[Captioned], as_json: bool) -> list[str]:
     """A line with picture, log-probability and caption for each, and one with each word's strongest patch; or one JSON
     object."""
     if as_json:
-        return [json.dumps(_record(f), ensure_ascii=False) for f in found]
+        return [json.dumps(_record(f), ensure_ascii=False) for f in captioned]
     lines = []
-    for f in found:
+    for f in captioned:
         lines.append(f"{f.picture}  {f.log_probability:.2f}  {f.text}")
         if f.words:
-            looks = ", ".join(f"{word.word} {'-'.join(map(str, strongest(word)))}" for word in f.words)
-            lines.append(f"  looks most at (row-column of the patches): {looks}")
+            patches = ", ".join("{} {}-{}".format(word.word, *word.strongest_patch()) for word in f.words)
+            lines.append(f"  strongest patch of each word (row-column): {patches}")
     return lines
 
 
-def strongest(word: WordAttention) -> tuple[int, int]:
-    """Row and column, counted from 1, of the patch that a word looks at most."""
-    row, column = divmod(int(word.weights.argmax()), round(len(word.weights) ** 0.5))
-    return row + 1, column + 1
-
-
-def _record(found: Captioned) -> dict:
-    words = [{"word": w.word, "weights": [round(float(v), 6) for v in w.weights]} for w in found.words]
-    return {"picture": str(found.picture), "caption": found.text, "score": round(found.score, 6),
-            "log_probability": round(found.log_probability, 6), "words": words}  # fmt: skip
+def _record(captioned: Captioned) -> dict[str, Any]:
+    return {
+        "picture": str(captioned.picture),
+        "caption": captioned.text,
+        "score": round(captioned.score, 6),
+        "log_probability": round(captioned.log_probability, 6),
+        "words": [{"word": w.word, "weights": [round(float(v), 6) for v in w.weights]} for w in captioned.words],
+    }
 
 
 def _picture_files(path: Path) -> list[Path]:
@@ -189,7 +190,7 @@ def _picture_files(path: Path) -> list[Path]:
 
 
 def _check_attention(png: Path, count: int) -> None:
-    """:class:`BncapError` if ``count`` pictures cannot be drawn into ``png``: said before the work, not after it."""
+    """:class:`BncapError` if ``count`` pictures cannot be drawn into ``png``; checked before any captioning."""
     from bncap.report.attention import MAX_PICTURES
 
     if count > MAX_PICTURES:
