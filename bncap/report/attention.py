@@ -134,7 +134,9 @@ def draw_examples(examples: Sequence[Example], path: Path) -> Path:
         for axis in axes.flat:
             axis.axis("off")
         show_picture(axes[0, 0], example.image)
-        for axis, word in zip(axes[:, 1:].flat, example.words, strict=False):
+        in_row = -(-len(example.words) // count)  # the rows of one caption are about as long as each other
+        for i, word in enumerate(example.words):
+            axis = axes[i // in_row, 1 + i % in_row]
             show_attention(axis, example.image, word.weights, word.word)
             axis.text(0.5, -0.04, f"{max(word.weights):.0%}", ha="center", va="top", fontsize=7, color="0.4")
     return save(fig, path)

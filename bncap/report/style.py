@@ -96,11 +96,11 @@ def image_grid(
         raise ValueError(
             f"a contact sheet needs a caption for each image: {len(images)} images, {len(captions)} captions"
         )
-    texts = [wrap(caption, round(inches * 20)) for caption in captions]
+    texts = [wrap(caption, round(inches * 18)) for caption in captions]
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     shape = max(image.height / image.width for image in images)
-    height = rows * (inches * shape + 0.13 * max(text.count("\n") + 1.5 for text in texts))
+    height = rows * (inches * shape + 0.135 * max(text.count("\n") + 2 for text in texts))
     fig, axes = plt.subplots(rows, columns, figsize=(columns * (inches + 0.06), height), squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
