@@ -79,17 +79,17 @@ def claims(records: Sequence[Record]) -> FormattedTable:
     for r in records:
         left, right = (paper.label(r[side]) if r[side] in ALL_VARIANTS else r[side] for side in ("first", "second"))
         digits = CLAIM_DIGITS[r["section"]]
-        compared = left if left == right else f"{left} − {right}"
+        compared = left if left == right else f"{left} against {right}"
         difference = format_interval(r, digits=digits), format_number(r["paper"], digits, "+")
-        rows.append([r["says"], r["verdict"], r["measure"], compared, *difference, r["where"], r["note"]])
-    columns = ["Claim", "Verdict", "Measure", "Compared", "Difference", "Paper", "Where", "Note"]
+        rows.append([r["says"], r["verdict"], *difference, r["measure"], compared, r["where"], r["note"]])
+    columns = ["Claim", "Verdict", "Difference", "Paper", "Measure", "Compared", "Where", "Note"]
     caption = (
         "A claim holds if the whole 95 % interval of the difference has the claimed sign, does not hold if all of it "
         "has the other sign, and cannot be told if 0 lies within or there is one seed. Intervals of scores and "
         "grounding are over images and seeds (bootstrap), those of losses and distances over seeds (Student's t)."
     )
     cells = pd.DataFrame(rows, columns=columns)
-    return FormattedTable("claims_table", "The paper's claims", caption, cells, text_columns=4)
+    return FormattedTable("claims_table", "The paper's claims", caption, cells, text_columns=len(columns))
 
 
 def encoder_accuracy(accuracy: Mapping[str, Mapping[str, float]]) -> FormattedTable:

@@ -146,7 +146,7 @@ def test_each_claim_stands_with_its_verdict_and_what_the_paper_prints(config):
     claims = summaries.claims(results["claims"]).cells
     assert list(claims["Verdict"]) == [claim["verdict"] for claim in results["claims"]]
     main = claims[claims["Claim"] == "The tri-loss beats cross-entropy alone"].iloc[0]
-    assert main["Compared"] == "PAL + InfoNCE + OT − CE (Real-only)" and main["Paper"] == "+6.49"
+    assert main["Compared"] == "PAL + InfoNCE + OT against CE (Real-only)" and main["Paper"] == "+6.49"
     assert main["Difference"].startswith("+")
     text = re.sub(r"\s+", " ", html.unescape(render(config)))
     counts = claims["Verdict"].value_counts()
