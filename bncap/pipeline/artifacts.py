@@ -123,7 +123,10 @@ class Step:
         *,
         build: Callable[..., None],
     ) -> None:
-        named = {name: hub.find(config, name) for name in dict.fromkeys(components) if name not in hub.BUILT_IN}
+        named: dict[str, hub.Component] = {}
+        for name in sorted(set(components) - set(hub.BUILT_IN)):
+            assert config is not None, f"the component {name} needs the configuration that names it"
+            named[name] = hub.find(config, name)
         made = {name: part.folder for name, part in named.items() if part.is_step}
         self.settings, self.config = settings, config
         self.components = {name: part.record() for name, part in named.items() if name not in made}
