@@ -31,7 +31,6 @@ from bncap.config import BASE, MAIN
 from bncap.encoders.feature_store import FeatureStore
 from bncap.errors import BncapError
 from bncap.experiments import estimates, paper
-from bncap.experiments.estimates import rounded
 from bncap.experiments.evaluate import load_run
 from bncap.experiments.runs import inputs_of, weights_dir
 from bncap.losses import pool
@@ -316,13 +315,10 @@ def summarise_alignment(config: Config, first_seed: int) -> dict[str, Any]:
     drawn = drawn[drawn["metric"].isin(list(PRINTED))]
     return {
         "by_seed": {str(seed): values for seed, values in by_seed.items()},
-        "summary": [_summarise(key, runs) for key, runs in moments.groupby(KEY)],
+        "summary": estimates.to_records(_summarise_moments(moments)),
         "differences": [*_differences(moments), *_set_differences(moments)],
-        "umap_seeds": [
-            {name: rounded(value) if isinstance(value, float) else value for name, value in record.items()}
-            for record in drawn.rename(columns={"seed": "umap_seed"}).to_dict("records")
-        ],
-        "umap_range": [_umap_range(key, runs) for key, runs in drawn.groupby(KEY)],
+        "umap_seeds": estimates.to_records(drawn.rename(columns={"seed": "umap_seed"})),
+        "umap_range": estimates.to_records(_range_over_maps(drawn)),
     }
 
 
@@ -349,19 +345,23 @@ def _moments(by_seed: Mapping[Any, Mapping[str, float]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(TABLE_COLUMNS)).sort_values(KEY, kind="stable")
 
 
-def _summarise(key: tuple[str, str, str], runs: pd.DataFrame) -> dict[str, Any]:
-    before, after = runs["before"].mean(), runs["after"].mean()
-    numbers = {
-        "before": before,
-        "before_std": runs["before"].std(),
-        "after": after,
-        "after_std": runs["after"].std(),
-        "change": _relative(before, after),
-        "change_low": runs["change"].min(),
-        "change_high": runs["change"].max(),
-    }
-    counts = {"fell": int((runs["after"] < runs["before"]).sum()), "seeds": len(runs)}
-    return {**dict(zip(KEY, key, strict=True)), **{name: rounded(value) for name, value in numbers.items()}, **counts}
+def _summarise_moments(moments: pd.DataFrame) -> pd.DataFrame:
+    summary = moments.assign(fell=moments["after"] < moments["before"]).groupby(KEY, as_index=False)
+    summary = summary.agg(
+        before=("before", "mean"), before_std=("before", "std"), after=("after", "mean"), after_std=("after", "std"),
+        change_low=("change", "min"), change_high=("change", "max"), fell=("fell", "sum"), seeds=("seed", "size"),
+    )  # fmt: skip
+    return summary.assign(change=[*map(_relative, summary["before"], summary["after"])])
+
+
+def _range_over_maps(maps: pd.DataFrame) -> pd.DataFrame:
+    ranges = maps.groupby(KEY, as_index=False).agg(
+        umap_seeds=("seed", "size"), change_low=("change", "min"), change_high=("change", "max"),
+        before_low=("before", "min"), before_high=("before", "max"),
+    )  # fmt: skip
+    span = ranges["change_high"] - ranges["change_low"]
+    printed = ranges["metric"].map({metric: change.relative for metric, change in PRINTED.items()})
+    return ranges.assign(span=span, paper_change=printed, span_of_paper=span / printed.abs())
 
 
 def _differences(moments: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -386,21 +386,6 @@ def _set_differences(moments: pd.DataFrame) -> Iterator[dict[str, Any]]:
                 changes = [side["change"] if relative else side["after"] - side["before"] for side in sides]
                 same = {"variant": variant, "against": "background", "set": SET_DIFFERENCE, "metric": name}
                 yield {**same, **estimates.seed_difference(*map(dict, changes))}
-
-
-def _umap_range(key: tuple[str, str, str], maps: pd.DataFrame) -> dict[str, Any]:
-    low, high, printed = maps["change"].min(), maps["change"].max(), PRINTED[key[2]].relative
-    numbers = {
-        "change_low": low,
-        "change_high": high,
-        "span": high - low,
-        "before_low": maps["before"].min(),
-        "before_high": maps["before"].max(),
-        "paper_change": printed,
-        "span_of_paper": (high - low) / abs(printed),
-    }
-    same = {**dict(zip(KEY, key, strict=True)), "umap_seeds": len(maps)}
-    return same | {name: rounded(value) for name, value in numbers.items()}
 
 
 def _relative(before: float, after: float) -> float:

@@ -74,18 +74,20 @@ def _alignment_claims(
 ) -> Iterator[Claim]:
     """Two claims on a distance after the full objective: it is smaller than before, and than after CE alone."""
     printed = round(change.after - change.before, 3) if change else None
-    for against, second, told in (("before", BEFORE, printed), (BASE, BASE, None)):
+    for against, second, change_in_paper in (("before", BEFORE, printed), (BASE, BASE, None)):
         select = (("variant", MAIN), ("set", part), ("metric", metric), ("against", against))
         words = says if against == "before" else f"{says}, beyond what cross-entropy does"
         where = "Fig. 3, Sec. 5.6"
         note = MAP_SHRINKS if metric.startswith("umap_") and against == "before" else ""
-        yield Claim(f"{name}_{against}", words, where, measure, MAIN, second, "alignment", select, told, -1, note)
+        yield Claim(
+            f"{name}_{against}", words, where, measure, MAIN, second, "alignment", select, change_in_paper, -1, note
+        )
 
 
 def _localisation_claim(name: str, metric: str, measure: str, sign: int) -> Claim:
     select = (("variant", MAIN), ("set", "relevant less background"), ("metric", metric))
     words = f"{measure}, text-relevant less background patches"
-    says = "Real and synthetic come together where the caption looks more than elsewhere"
+    says = "Training brings text-relevant patches closer than background patches"
     return Claim(name, says, "Sec. 5.6", words, MAIN, MAIN, "alignment", select, sign=sign)
 
 
@@ -96,9 +98,9 @@ def _loss_claims(says: str, measure: str, words: str, note: str = "") -> Iterato
         yield Claim(name, says, where, words, variant, BASE, "convergence", select, sign=-1, note=note)
 
 
-MAP_SHRINKS = "All points of the map may draw together, which alone makes distances smaller: see below."
-ENCODERS = "The baselines have other encoders too: see what is said of Table 1."
-TWO_CHANGES = "The rows differ twice: InfoNCE is added, and captions on synthetic pictures are dropped."
+MAP_SHRINKS = "Distances also fall if all points of the map contract: compare with the distances by chance."
+ENCODERS = "The baselines also have other encoders: see their accuracy."
+TWO_CHANGES = "The rows differ in two things: InfoNCE is added, and captions on synthetic pictures are dropped."
 MORE_TERMS = "The objective has further terms, none of which is negative, so that its total is the larger for them."
 AGAINST_ITS_TABLE = "The one pair of Table 4 that differs in τ alone; the paper's own numbers say the reverse."
 OTHER_SETTINGS = "The two settings differ in more than what is named, as in the paper."
@@ -146,7 +148,7 @@ CLAIMS: tuple[Claim, ...] = (
         "distance of the centroids in the space that the decoder reads", change=paper.CENTROID_DISTANCE,
     ),
     *_alignment_claims(
-        "relevant", "Real and synthetic patches come closer where the caption looks", "centroid_distance",
+        "relevant", "Text-relevant real and synthetic patches come closer", "centroid_distance",
         "distance of the centroids of text-relevant patches", "relevant",
     ),
     *_alignment_claims(
@@ -168,7 +170,7 @@ NOT_TESTED = (
     "freezing the encoder, unfreezing the decoder step by step, the Bengali half of the prompts, the number of "
     "synthetic pictures, and OT on small or several objects"
 )
-"""What the paper also says to help, and nothing here varies."""
+"""What the paper also credits with an effect, and no variant here tests."""
 
 
 def score_pairs() -> list[tuple[str, str, str]]:
@@ -181,7 +183,7 @@ def check_claims(results: Results, claims: Iterable[Claim] = CLAIMS) -> list[dic
     """A record for each claim whose difference is known: its words, the difference with its interval, and a verdict.
 
     A claim holds where the whole interval has the claimed sign, does not hold where all of it has the other, and cannot
-    be told where 0 lies within, or with one seed, which says nothing of another.
+    be told where 0 lies within, or with one seed, which cannot tell of the scatter over seeds.
     """
     records = []
     for claim in claims:

@@ -83,6 +83,14 @@ def first(records: Iterable[Record], **values: Any) -> Record | None:
     return next((record for record in records if values.items() <= record.items()), None)
 
 
+def to_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of ``frame`` as records, its numbers rounded."""
+    return [
+        {name: rounded(value) if isinstance(value, float) else value for name, value in row.items()}
+        for row in frame.to_dict("records")
+    ]
+
+
 def write_csv(path: Path, records: Sequence[Record], columns: Sequence[str]) -> Path:
     """Write ``columns`` of ``records`` as a CSV; returns ``path``.  What a record lacks or is None is empty."""
     frame = pd.DataFrame(list(records), columns=list(columns), dtype=object)
