@@ -18,7 +18,7 @@ from bncap.decoders.decode import WordAttention
 from bncap.errors import BncapError
 from bncap.experiments import grounding
 from bncap.experiments.estimates import first
-from bncap.experiments.grounding import View, centre_map, cover_patches, find_view, mass_inside, pointing_game
+from bncap.experiments.grounding import View, cover_patches, find_view, mass_inside, pointing_game
 from bncap.metrics import Nouns
 from bncap.mini.lexicon import NOUN_LEXICON_BN
 from bncap.pipeline import artifacts, paths
@@ -124,15 +124,6 @@ def test_nouns_count_where_their_object_has_a_box_that_is_seen(world, capsys):
     np.testing.assert_allclose(generated["share_chance"].dropna(), 1 / 9, atol=1e-6)
     assert artifacts.read_json(folder / "splits.json") == {"images": {"test": 5}, "without_boxes": ["ood"]}
     assert "ood split; it is left out" in capsys.readouterr().out
-
-
-def test_a_uniform_attention_gives_exactly_chance(world, monkeypatch):
-    attend_by(monkeypatch, lambda i: np.full(SIDE**2, 1 / SIDE**2, dtype=np.float32))
-    words = read_words(grounding.build_grounding(world, SEEDS[0])).query("counted == 1")
-    for measure in grounding.MEASURES:
-        for other in ("chance", "mean_map"):
-            np.testing.assert_allclose(words[measure], words[f"{measure}_{other}"], atol=1e-6)
-    np.testing.assert_allclose(words["share_other"].dropna(), 1 / 9, atol=1e-6)
 
 
 def test_an_attention_that_lies_in_the_box_gives_one_and_none_of_the_other_object(world, monkeypatch):
@@ -310,25 +301,6 @@ def test_the_records_say_how_many_of_the_named_nouns_count(measured):
     assert json.loads(json.dumps(found)) == found
 
 
-def test_variants_with_the_same_attention_differ_by_nothing(world):
-    for seed in SEEDS:
-        grounding.build_grounding(world, seed)
-    found = grounding.summarise_grounding(world, SEEDS[0])
-    against = [d for d in found["differences"] if d["against"] == "ce_real"]
-    assert against
-    assert {(d["difference"], d["low"], d["high"], d["excludes_zero"]) for d in against} == {(0, 0, 0, False)}
-
-
-def test_the_table_holds_every_number_and_marks_what_is_told_apart(measured):
-    path = grounding.write_grounding(measured, grounding.summarise_grounding(measured, 5))
-    table = pd.read_csv(path, keep_default_na=False)
-    found = grounding.summarise_grounding(measured, 5)
-    assert len(table) == len(found["rows"]) + len(found["differences"])
-    row = table[(table["against"] == "ce_real") & (table["variant"] == "pal")].iloc[0]
-    expected = first(found["differences"], variant="pal", against="ce_real")
-    assert float(row["value"]) == expected["difference"]
-
-
 def test_a_seed_without_a_single_noun_makes_numbers_unknown_not_wrong(artifacts_dir):
     def files(folder):
         artifacts.write_csv(folder / "words.csv", (*grounding.WORD_COLUMNS, *grounding.MEASURE_COLUMNS), [])
@@ -389,13 +361,6 @@ def test_boxes_on_the_lines_of_the_grid_are_exact_and_overlaps_count_once():
     np.testing.assert_array_equal(centres.reshape(GRID, GRID), expected == 1)
 
 
-def test_a_box_outside_of_the_view_covers_nothing():
-    covered, centres = cover_patches([(120, 5, 30, 30)], View(0, 0, 112, 112), GRID)
-    assert not covered.any()
-    assert not centres.any()
-    assert not cover_patches([], View(0, 0, 112, 112), GRID)[0].any()
-
-
 def test_a_uniform_map_holds_exactly_chance_and_one_that_lies_inside_holds_all():
     covered, centres = (part[None] for part in cover_patches([(10, 20, 50, 60)], View(0, 0, 112, 112), GRID))
     uniform = np.full((1, GRID**2), 1 / GRID**2)
@@ -446,11 +411,3 @@ def test_a_transform_of_unknown_geometry_is_refused():
     transform = timm.data.create_transform((3, 112, 112), crop_border_pixels=4)
     with pytest.raises(BncapError, match="TrimBorder"):
         find_view(transform, (200, 200))
-
-
-def test_the_map_of_the_middle_is_symmetric_and_sums_to_one():
-    grid = centre_map(GRID).reshape(GRID, GRID)
-    assert grid.sum() == pytest.approx(1)
-    np.testing.assert_allclose(grid, grid.T)
-    np.testing.assert_allclose(grid, grid[::-1])
-    assert grid.argmax() == GRID**2 // 2

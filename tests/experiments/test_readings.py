@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import itertools
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from bncap.config import ALL_VARIANTS, MAIN, READINGS, get_config
 from bncap.encoders.feature_store import FeatureStore
 from bncap.errors import BncapError
 from bncap.experiments import alignment, readings
-from bncap.experiments.runs import READING_STEP, weights_dir
+from bncap.experiments.runs import weights_dir
 from bncap.pipeline import artifacts, paths
 from bncap.settings import override
 
@@ -97,16 +95,6 @@ def test_negatives_of_one_picture_are_the_default_where_no_batch_holds_any(world
     for seed in range(20):
         batches = bucketed(np.full(PAIRS, 7), images, batch, np.random.default_rng(seed))
         assert all(len(set(images[rows])) == len(rows) for rows in batches) == equal
-
-
-def test_the_pairs_of_one_picture_in_a_random_batch_are_counted_as_drawing_batches_counts_them(world):
-    rng, images = np.random.default_rng(0), np.arange(PAIRS) % 6
-    drawn = [images[rng.permutation(PAIRS)[:6]] for _ in range(4000)]
-    pairs = np.mean([sum(a == b for a, b in itertools.combinations(batch, 2)) for batch in drawn])
-    said = readings.find_equal_readings(world(pictures=6))["false_negatives"]
-    assert float(said.partition("there would be ")[2].partition(" such pairs of 15")[0]) == pytest.approx(
-        pairs, abs=0.05
-    )
 
 
 def test_the_pairs_and_patches_are_those_that_notebook_08_draws(world):
@@ -258,22 +246,3 @@ def test_every_reading_is_compared_or_said_to_be_the_default(content):
     assert {record["variant"] for record in found["measures"]} == set(READINGS) - equal
     assert [r["variant"] for r in found["readings"] if not r["trained"]] == ["all_layers", "false_negatives"]
     assert found["before"] == {"relevant/relative_centroid_distance": 0.3, GAP: 0.02}
-
-
-def test_the_table_has_a_row_for_every_difference(content):
-    config, found = content(SHIFTS)
-    rows = artifacts.read_csv(readings.write_readings(config, found))
-    assert tuple(rows[0]) == readings.TABLE_COLUMNS
-    assert len(rows) == len(found["scores"]) + len(found["measures"])
-    [row] = [r for r in rows if (r["variant"], r["measure"]) == ("pal_syn", "ood/B4") and r["against"] == "ce_real_syn"]
-    assert (row["difference"], row["seeds"]) == ("0.0", "5")
-
-
-def test_the_sizes_of_what_is_measured_are_settings_of_the_step(world):
-    config = world()
-    readings.build_measures(config, (), SEED)
-    folder = paths.step_dir("smoke", READING_STEP, "measured", SEED)
-    before = artifacts.read_manifest(folder)["key"]
-    other = dataclasses.replace(config, loss=dataclasses.replace(config.loss, rho=0.7))
-    readings.build_measures(other, (), SEED)
-    assert artifacts.read_manifest(folder)["key"] != before
