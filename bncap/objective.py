@@ -39,9 +39,11 @@ def compute_terms(model: CaptionModel, batch: Batch, loss: Loss, extra: Batch | 
 def compute_cross_entropy(
     model: CaptionModel, batch: Batch, loss: Loss, memory: Tensor, extra: Batch | None = None
 ) -> tuple[Tensor, list[Tensor]]:
-    """What takes the decoder: the cross-entropy, and the masses w, and w~ where asked for, of the triplets with a pair.
+    """The part of the objective that needs the decoder: the cross-entropy, and the masses w of the triplets with a pair,
+    followed by w~ for ``loss.synthetic_masses``.
 
-    The second is empty if no alignment term is wanted, no triplet has a synthetic picture, or the first is not finite.
+    The masses are empty if no alignment term has a weight, no triplet has a synthetic picture, or the cross-entropy is
+    not finite.
     """
     states, attention = model.states(memory, batch.labels)
     captioned = [(states, batch.labels)]
@@ -59,13 +61,13 @@ def compute_cross_entropy(
     except ValueError:
         if ce.isfinite():
             raise
-        return ce, []  # attention that is not finite either: the cross-entropy says so
+        return ce, []  # the attention is not finite either; the caller reports the cross-entropy
 
 
 def _masses(
     model: CaptionModel, batch: Batch, loss: Loss, attention: Tensor, pairs: Tensor | slice
 ) -> Iterator[Tensor]:
-    """w (B, S) of the captions ``pairs`` and, where asked for, w~."""
+    """w (B, S) of the captions ``pairs`` and, for ``loss.synthetic_masses``, w~."""
     labels = batch.labels[pairs]
     yield text_weights(model, attention[pairs], labels, loss)
     if loss.synthetic_masses:
@@ -96,16 +98,16 @@ def compute_alignment(
 ) -> dict[str, Tensor]:
     """The alignment terms that have a weight: of the (B, S, D) ``memory`` and the masses, without the decoder."""
     pairs = _pairs(batch)
-    wanted = term_weights(loss)
+    weights = term_weights(loss)
     x, x_syn = memory[pairs], model.bridge(batch.synthetic[pairs])
     r, r_syn = pool(x, w), pool(x_syn, w)
     found = {}
-    if "pal" in wanted:
+    if "pal" in weights:
         found["pal"] = pal(r, r_syn)
-    if "infonce" in wanted:
+    if "infonce" in weights:
         groups = None if loss.same_image_negatives else batch.images[pairs]
         found["infonce"] = info_nce(r, r_syn, loss.temperature, groups)
-    if "ot" in wanted:
+    if "ot" in weights:
         found["ot"] = _transport(x, x_syn, w, loss, w_syn)
     if model.penultimate_bridge is not None:
         _add_penultimate(found, model, batch, pairs, w, loss)
@@ -118,7 +120,7 @@ def text_weights(model: CaptionModel, attention: Tensor, labels: Tensor, loss: L
     if not loss.language_token:
         real_tokens = real_tokens & labels.ne(model.language_id)
     if not loss.weight_gradient:
-        attention = attention.detach()  # w says where to look and is not itself pulled
+        attention = attention.detach()  # w chooses the patches and gets no gradient itself
     return patch_weights(attention, real_tokens, loss.tau, loss.rho, domain=loss.domain, keep=loss.keep)
 
 
