@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ def _tapped_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     tap = getattr(module, "tap", None)
     tapped = tap is not None and tap.open
@@ -44,7 +45,7 @@ def _tapped_attention(
         else:
             scores = scores + attention_mask
     weights = scores.softmax(-1)
-    if tapped:
+    if tap is not None and tapped:
         tap.weights[module.layer_idx] = weights.mean(1)  # (B, T, S), before dropout
     mixed = nn.functional.dropout(weights, dropout, module.training).to(value.dtype) @ value  # (B, heads, T, d)
     return mixed.transpose(1, 2).contiguous(), None  # (B, T, heads, d)
@@ -66,7 +67,7 @@ class Tap:
     find the same operations.
     """
 
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
+    def __init__(self, modules: Sequence[Any]) -> None:
         self.weights: dict[int, Tensor] = {}
         self.open = True
         for module in modules:

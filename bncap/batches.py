@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,7 +60,8 @@ class Batch:
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        return Batch(**{name: None if value is None else change(value) for name, value in vars(self).items()})
+        tensors: dict[str, Any] = {name: None if t is None else change(t) for name, t in vars(self).items()}
+        return Batch(**tensors)
 
 
 class Triplets:
@@ -135,7 +137,9 @@ class Triplets:
         labels = self.labels[rows]
         longest = int(labels.ne(IGNORED).sum(1).max())
         stages = {"": False, "_penultimate": True} if self.penultimate else {"": False}
-        features = {f"real{name}": self.store.take("train", self.real[rows], stage) for name, stage in stages.items()}
+        features: dict[str, Any] = {
+            f"real{name}": self.store.take("train", self.real[rows], stage) for name, stage in stages.items()
+        }
         for name, stage in stages.items():
             features[f"synthetic{name}"] = self._synthetic(rows, stage) if self.paired.any() else None
         return Batch(labels=labels[:, :longest], images=self.images[rows], paired=self.paired[rows], **features)

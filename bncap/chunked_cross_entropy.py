@@ -6,6 +6,8 @@ in the forward pass, in one buffer of a fixed size, and only the gradients of wh
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -58,7 +60,7 @@ def chunked_cross_entropy(
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, states: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, rows: int, differentiable: bool
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, rows: int, differentiable: bool
     ) -> Tensor:
         kind = states.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
@@ -80,7 +82,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, scale: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError("the gradients of chunked_cross_entropy were given out before; compute it again")
         # Let go of here, so that autograd can make them the parameters' .grad without a copy.
@@ -97,7 +99,10 @@ def _gradient_buffers(
 ) -> tuple[Tensor | None, ...]:
     """Where the gradients of states, weight and bias are gathered; None for what needs none."""
     inputs = (states, weight, bias)
-    empty = [torch.zeros_like(t, dtype=dtype) if needed else None for t, needed in zip(inputs, wanted, strict=True)]
+    empty = [
+        torch.zeros_like(t, dtype=dtype) if needed and t is not None else None
+        for t, needed in zip(inputs, wanted, strict=True)
+    ]
     return tuple(empty)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import MBart50Tokenizer, MBartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -52,7 +52,7 @@ class Captioner(CaptionModel):
             self.penultimate_bridge = Bridge(penultimate_channels, width).to(decoder.dtype)
 
     @property
-    def layers(self) -> nn.ModuleList:
+    def layers(self) -> Sequence[Any]:
         return self.decoder.model.decoder.layers
 
     @property
@@ -74,7 +74,7 @@ class Captioner(CaptionModel):
             encoder_hidden_states=memory,
             use_cache=False,
         )
-        return output.last_hidden_state, self.tap.take()
+        return output.last_hidden_state, None if self.tap is None else self.tap.take()
 
     def generation_inputs(self, memory: Tensor) -> dict[str, Any]:
         # A fresh output each time: `generate` changes the one that it is given.

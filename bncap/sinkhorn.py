@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ def full_precision(function: Callable) -> Callable:
     """
 
     @functools.wraps(function)
-    def wide(*args, **kwargs):
+    def wide(*args: Any, **kwargs: Any) -> Any:
         floats = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.is_floating_point()]
         if not floats:
             return function(*args, **kwargs)
@@ -28,7 +29,7 @@ def full_precision(function: Callable) -> Callable:
         if all(v.dtype == dtype for v in floats) and not torch.is_autocast_enabled(device):
             return function(*args, **kwargs)
 
-        def widen(v):
+        def widen(v: Any) -> Any:
             return v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v
 
         with torch.autocast(device, enabled=False):

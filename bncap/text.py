@@ -151,7 +151,7 @@ def share_in_script(texts: Iterable[str], lang: str) -> float:
 
     Raises BncapError for an unknown language.
     """
-    script = _SCRIPTS.get(iso(lang), "LATIN")
+    script: str | tuple[str, ...] = _SCRIPTS.get(iso(lang), "LATIN")
     letters = [char for text in texts for char in text if unicodedata.category(char)[0] == "L"]
     return sum(unicodedata.name(char, "").startswith(script) for char in letters) / len(letters) if letters else 1.0
 

@@ -183,9 +183,9 @@ def training_step(
             f"{config.train.accumulation}) higher, or model.checkpointing=True; the last epoch is kept in {LAST}/"
         ) from error
     optimizer.zero_grad(set_to_none=True)
-    *values, norm = torch.stack([*raw.values(), norm]).tolist()  # the step's one wait for a GPU
-    raw = dict(zip(raw, values, strict=True))
-    broken = [name for name, value in raw.items() if not math.isfinite(value)]
+    *numbers, norm = torch.stack([*raw.values(), norm]).tolist()  # the step's one wait for a GPU
+    values = dict(zip(raw, numbers, strict=True))
+    broken = [name for name, value in values.items() if not math.isfinite(value)]
     if not (broken or math.isfinite(norm) or scaler.is_enabled()):
         broken = ["gradient"]
     if broken:
@@ -193,7 +193,7 @@ def training_step(
             f"the loss is not finite (terms {', '.join(broken)}); lower train.learning_rate, or check "
             f"the features; what was trained until the last epoch is kept in {LAST}/"
         )
-    return raw, norm
+    return values, norm
 
 
 def backpropagate(
@@ -219,8 +219,8 @@ def backpropagate(
         rows = slice(start, start + size)
         part, more = batch.part(rows), extra.part(rows) if extra is not None else None
         with autocast(device, config.train.precision):
-            ce, found = objective.compute_cross_entropy(model, part, loss, model.bridge(part.real), more)
-        masses += [found] if found else []
+            ce, weights = objective.compute_cross_entropy(model, part, loss, model.bridge(part.real), more)
+        masses += [weights] if weights else []
         share = sum(tokens[rows]) / sum(tokens)
         # the masses' own graph is needed again below
         raw["ce"] += _descend({"ce": ce}, share, config, scaler, retain_graph=loss.weight_gradient)["ce"]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bncap.model import Captioner
     from bncap.settings import Config
 
-MBART50 = {
+MBART50: dict[str, Any] = {
     "vocab_size": 250_054, "d_model": 1024, "max_position_embeddings": 1024, "scale_embedding": True,
     "encoder_layers": 12, "encoder_attention_heads": 16, "encoder_ffn_dim": 4096,
     "decoder_layers": 12, "decoder_attention_heads": 16, "decoder_ffn_dim": 4096,
@@ -54,7 +54,7 @@ class Sizes:
 
     encoder: str = "maxvit_base_tf_224"
     side: int = 224
-    decoder: Mapping[str, Any] = field(default_factory=lambda: MBART50)
+    decoder: dict[str, Any] = field(default_factory=lambda: MBART50)
     trimmed: int = 12_000  # about what 80,000 captions use
 
 

@@ -60,7 +60,7 @@ class VitGpt2Captioner(CaptionModel):
         self.tap_attention([block.crossattention for block in self.layers], last_k)
 
     @property
-    def layers(self) -> nn.ModuleList:
+    def layers(self) -> Sequence[Any]:
         return self.decoder.transformer.h
 
     @property
@@ -85,7 +85,7 @@ class VitGpt2Captioner(CaptionModel):
         # All ones, as for mBART; the library warns where no mask is given.
         mask = torch.ones_like(inputs)
         output = self.decoder.transformer(inputs, attention_mask=mask, encoder_hidden_states=memory, use_cache=False)
-        return output.last_hidden_state, self.tap.take()
+        return output.last_hidden_state, None if self.tap is None else self.tap.take()
 
     def generation_inputs(self, memory: Tensor) -> dict[str, Any]:
         inputs = super().generation_inputs(memory)
@@ -118,7 +118,7 @@ class AttentionLstmConfig(PreTrainedConfig):
 
     model_type = "attention_lstm"
 
-    def __init__(self, vocab_size: int = 1, width: int = 1, dropout: float = 0.1, **kwargs) -> None:
+    def __init__(self, vocab_size: int = 1, width: int = 1, dropout: float = 0.1, **kwargs: Any) -> None:
         self.vocab_size, self.width, self.dropout = vocab_size, width, dropout
         self.num_hidden_layers = 1
         super().__init__(**kwargs)
@@ -174,7 +174,7 @@ class AttentionLstm(PreTrainedModel, GenerationMixin):
         input_ids: Tensor,
         encoder_hidden_states: Tensor,
         past_key_values: State | None = None,
-        **unused,
+        **unused: Any,
     ) -> CausalLMOutputWithCrossAttentions:
         """One step for each of the (B, T) ``input_ids`` from ``past_key_values``, or from the start.
 
@@ -213,7 +213,7 @@ class AttentionLstm(PreTrainedModel, GenerationMixin):
         return State(hidden, cell, self.key(memory))
 
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, encoder_hidden_states: Tensor, past_key_values: State | None = None, **unused
+        self, input_ids: Tensor, encoder_hidden_states: Tensor, past_key_values: State | None = None, **unused: Any
     ) -> dict:
         """The last word alone once there is a state; called by ``generate``."""
         words = input_ids if past_key_values is None else input_ids[:, -1:]
@@ -255,7 +255,7 @@ class CnnLstmCaptioner(CaptionModel):
         self.language_id = language_row(tokenizer, vocabulary, decoder.config.vocab_size)
 
     @property
-    def layers(self) -> list[nn.Module]:
+    def layers(self) -> Sequence[nn.Module]:
         return [self.decoder.cell]
 
     @property
@@ -361,7 +361,7 @@ def build_baseline(
 
 def load_baseline(name: str, folder: Path) -> VitGpt2Captioner | CnnLstmCaptioner:
     """The baseline ``name`` that its ``save`` wrote to ``folder``, in evaluation mode."""
-    return {"vit_gpt2": VitGpt2Captioner, "cnn_lstm": CnnLstmCaptioner}[name].load(folder)
+    return (VitGpt2Captioner if name == "vit_gpt2" else CnnLstmCaptioner).load(folder)
 
 
 def _channels(bridges: dict[str, Tensor]) -> int:

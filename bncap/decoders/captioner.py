@@ -79,7 +79,7 @@ class CaptionModel(nn.Module):
         self.penultimate_bridge: Bridge | None = None
 
     @property
-    def layers(self) -> Sequence[nn.Module]:
+    def layers(self) -> Sequence[Any]:
         """The decoder's layers, the first one lowest."""
         raise NotImplementedError
 

@@ -108,6 +108,7 @@ def word_attentions(
     device = model.bridge.projection.weight.device
     labels = model.labels(list(texts), max_tokens).to(device)  # (N, T)
     _, attention = model.states(model.bridge(features.to(device)), labels)
+    assert attention is not None  # the tap is open
     ids = labels.masked_fill(labels.eq(IGNORED), model.decoder.config.pad_token_id)
     ids = ids if model.vocabulary is None else model.vocabulary.decode(ids)
     maps = attention.cpu().numpy()  # (N, T, S)

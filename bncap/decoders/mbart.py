@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -220,7 +221,7 @@ def trim(model: MBartForConditionalGeneration, vocabulary: Vocabulary) -> None:
                 setattr(settings, name, _renumbered(value, vocabulary))
 
 
-def _renumbered(value: int | list[int], vocabulary: Vocabulary) -> int | list[int] | None:
+def _renumbered(value: Any, vocabulary: Vocabulary) -> Any:
     """The new id or ids; None for one that is not kept, such as another language's token."""
     if isinstance(value, list):
         return [i for i in (_renumbered(v, vocabulary) for v in value) if i is not None] or None

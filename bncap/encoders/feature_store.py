@@ -6,7 +6,7 @@ For each set there are ``<set>.npy`` (N, S, C) float16 and ``<set>.csv`` with th
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -72,7 +72,7 @@ class FeatureStore:
                 raise BncapError(f"{path.name} is missing in {self.folder.name}; set features.penultimate=True")
             try:
                 self._arrays[path.name] = np.load(path, mmap_mode="r")  # fails if the file is shorter than its header
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, EOFError) as error:
                 raise BncapError(f"{path} cannot be read ({error}); delete {path.parent} and start again") from error
         return self._arrays[path.name]
 
@@ -87,7 +87,7 @@ def write_set(folder: Path, name: str, rows: Mapping[str, int], batches: Iterabl
     """
     count = len(set(rows.values()))
     paths = [folder / f"{name}.npy", folder / f"{name}.penultimate.npy"]
-    arrays: list[np.ndarray] = []
+    arrays: list[np.memmap] = []
     done = 0
     for maps in batches:
         if not arrays:
@@ -108,7 +108,7 @@ def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}")
 
 
-def prefetched(function: Callable[[S], T], items: Iterable[S], threads: int = 1, ahead: int = 4) -> Iterator[T]:
+def prefetched(function: Callable[[S], T], items: Iterable[S], threads: int = 1, ahead: int = 4) -> Generator[T]:
     """``function`` of each item, in order, with at most ``ahead`` results made before they are asked for.
 
     What ``function`` raises is raised here in its turn.  The threads end with the iterator, also if that is closed

@@ -9,11 +9,12 @@ from __future__ import annotations
 import io
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -135,10 +136,10 @@ def build_features(
     )
 
 
-def _picture_sets(config: Config, corpus: Path, images: Path, with_synthetic: bool) -> dict[str, dict[str, Source]]:
+def _picture_sets(config: Config, corpus: Path, images: Path, with_synthetic: bool) -> dict[str, Mapping[str, Source]]:
     """Set name -> identifier -> source; real pictures go by their path in the dataset, synthetic ones by caption id."""
     triplets = artifacts.read_csv(images / "triplets.csv")
-    sets = {"train": paths.data_paths(config, (t["image"] for t in triplets))}
+    sets: dict[str, Mapping[str, Source]] = {"train": paths.data_paths(config, (t["image"] for t in triplets))}
     if with_synthetic:
         store = PictureStore(config)
         sets["synthetic"] = {t["caption_id"]: store.find(t["synthetic"]) for t in triplets if t["synthetic"]}
@@ -209,7 +210,7 @@ def _batches(encoder: Encoder, name: str, pictures: list[Source], size: int) -> 
             yield [_half(m, pictures[start:]) for m in maps]
 
 
-def _encoded(encoder: Encoder, batches: Iterable[list[Source]]) -> Iterator[list[Tensor]]:
+def _encoded(encoder: Encoder, batches: Iterable[list[Source]]) -> Generator[list[Tensor]]:
     """The maps of each batch, final stage first, made ahead in as many threads as there are processors.
 
     With a GPU the threads open the pictures for it; without one each has a batch to itself, from the files to the
@@ -224,7 +225,8 @@ def _encoded(encoder: Encoder, batches: Iterable[list[Source]]) -> Iterator[list
     def encoded(sources: list[Source]) -> list[Tensor]:
         return encoder.maps(opened(sources))
 
-    with closing(prefetched(opened if cuda else encoded, batches, jobs, jobs)) as ahead:
+    ahead: Generator[Any] = prefetched(opened if cuda else encoded, batches, jobs, jobs)
+    with closing(ahead):
         for item in ahead:
             yield (encoder.maps(item) if cuda else item)[::-1]
 

@@ -28,13 +28,13 @@ from torch import Tensor
 
 from bncap import analysis
 from bncap.config import BASE, MAIN
+from bncap.decoders.captioner import CaptionModel
 from bncap.encoders.feature_store import FeatureStore
 from bncap.errors import BncapError
 from bncap.experiments import estimates, paper
 from bncap.experiments.evaluate import load_run
 from bncap.experiments.runs import inputs_of, weights_dir
 from bncap.losses import pool
-from bncap.model import Captioner
 from bncap.objective import text_weights
 from bncap.pipeline import artifacts, paths
 from bncap.pipeline.workers import one_thread, run_parallel
@@ -94,7 +94,7 @@ class PatchSample:
         synthetic = store.rows("synthetic", [triplet["caption_id"] for triplet in self.triplets])
         return store.take("train", real, penultimate), store.take("synthetic", synthetic, penultimate)
 
-    def weighted(self, model: Captioner, real: Tensor, config: Config) -> PatchSample:
+    def weighted(self, model: CaptionModel, real: Tensor, config: Config) -> PatchSample:
         """The sample with w of ``model`` for its captions over the ``real`` pictures' features (N, S, C)."""
         weights = caption_weights(model, real, self.captions(), config.loss, config.model.max_tokens)
         return replace(self, weights=weights)
@@ -106,6 +106,7 @@ class PatchSample:
 
     def relevant(self) -> NDArray[np.bool_]:
         """Whether w keeps each of the sampled patches, (N P,)."""
+        assert self.weights is not None  # of :meth:`weighted`
         return self.weights.gather(1, self.places).gt(0).flatten().numpy()
 
     def sets(self) -> dict[str, tuple[NDArray[np.bool_], Tensor]]:
@@ -113,6 +114,7 @@ class PatchSample:
 
         A set without a point is left out: with rho = 1 there is no background.
         """
+        assert self.weights is not None  # of :meth:`weighted`
         relevant, others = self.relevant(), self.weights.eq(0)
         sets = {
             "all": (np.ones_like(relevant), torch.ones_like(self.weights) / self.weights.shape[1]),
@@ -176,10 +178,11 @@ def sample_patches(config: Config, seed: int) -> PatchSample:
 
 
 @torch.no_grad()
-def caption_weights(model: Captioner, features: Tensor, captions: list[str], loss: Loss, max_tokens: int) -> Tensor:
+def caption_weights(model: CaptionModel, features: Tensor, captions: list[str], loss: Loss, max_tokens: int) -> Tensor:
     """w (N, S) of Eq. 8 for (N, S, C) ``features`` with their captions, as in training."""
     labels = model.labels(captions, max_tokens)
     _, attention = model.states(model.bridge(features), labels)
+    assert attention is not None  # the tap is open
     return text_weights(model, attention, labels, loss)
 
 
@@ -219,7 +222,7 @@ def _domain_distances(x: Array, y: Array) -> dict[str, float]:
 def _build(config: Config, seed: int, umap_seed: int, folder: Path) -> None:
     with one_thread():
         states, sample = _describe(config, seed)
-        points = {state: tuple(map(sample.take, sides)) for state, sides in states.items()}
+        points = {state: (sample.take(real), sample.take(synthetic)) for state, (real, synthetic) in states.items()}
         rows = _distance_rows(states, points, sample) if umap_seed == seed else []
         embedded = _embed({state: sides for state, sides in points.items() if state[0] != ENCODER}, umap_seed)
     for (model, moment), (x, y) in embedded.items():
@@ -380,8 +383,9 @@ def _set_differences(moments: pd.DataFrame) -> Iterator[dict[str, Any]]:
     runs = dict(iter(moments.set_index("seed").groupby(KEY)))
     for variant in (MAIN, BASE):
         for metric, name in CHANGES.items():
-            sides = [runs.get((variant, part, metric)) for part in ("relevant", "background")]
-            if all(side is not None for side in sides):
+            keys = [(variant, part, metric) for part in ("relevant", "background")]
+            if all(key in runs for key in keys):
+                sides = [runs[key] for key in keys]
                 relative = name == "centroid_change"
                 changes = [side["change"] if relative else side["after"] - side["before"] for side in sides]
                 same = {"variant": variant, "against": "background", "set": SET_DIFFERENCE, "metric": name}

@@ -53,8 +53,8 @@ def _score_claims(
     printed = {1: paper.TABLE1, 3: paper.TABLE3, 4: paper.TABLE4}[table] if split == "ood" else {}
     for metric in metrics:
         select = (("variant", pair[0]), ("against", pair[1]), ("split", split), ("metric", metric))
-        rows = [printed.get(variant, {}).get(metric) for variant in pair]
-        difference = None if None in rows else round(rows[0] - rows[1], 2)
+        rows = [row[metric] for variant in pair if metric in (row := printed.get(variant, {}))]
+        difference = round(rows[0] - rows[1], 2) if len(rows) == 2 else None
         measure = f"{paper.NAMES.get(metric, metric)} {paper.SPLITS[split]}"
         yield Claim(f"{name}_{metric}", says, where, measure, *pair, "pairs", select, difference, note=note)
 

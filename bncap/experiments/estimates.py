@@ -65,8 +65,8 @@ def seed_difference(a: Mapping[int, float], b: Mapping[int, float]) -> dict[str,
 
 
 def _estimate(name: str, value: float, low: float, high: float) -> dict[str, Any]:
-    low, high = rounded(low), rounded(high)
-    return {name: rounded(value), "low": low, "high": high, "excludes_zero": excludes_zero(low, high)}
+    ends = rounded(low), rounded(high)
+    return {name: rounded(value), "low": ends[0], "high": ends[1], "excludes_zero": excludes_zero(*ends)}
 
 
 def excludes_zero(low: float | None, high: float | None) -> bool:
@@ -78,7 +78,7 @@ def select(records: Iterable[Record], **values: Any) -> list[Record]:
     return [record for record in records if values.items() <= record.items()]
 
 
-def first(records: Iterable[Record], **values: Any) -> Record | None:
+def first(records: Iterable[Record], **values: Any) -> Any:
     """The first record that has all of ``values``; None if there is none."""
     return next((record for record in records if values.items() <= record.items()), None)
 

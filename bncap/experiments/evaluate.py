@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from torch import nn
 
 from bncap import metrics
 from bncap.config import BASELINES
@@ -19,11 +18,12 @@ from bncap.data import coco_lexicon
 from bncap.data.pairs import Pair, collect_references
 from bncap.data.readers import read_boxes
 from bncap.decoders import baselines, decode
+from bncap.decoders.captioner import CaptionModel
 from bncap.device import default_device
 from bncap.encoders.feature_store import FeatureStore
 from bncap.errors import BncapError
 from bncap.mini import lexicon as mini_lexicon
-from bncap.model import Captioner, load_captioner, load_initial
+from bncap.model import load_captioner, load_initial
 from bncap.pipeline import artifacts, hub, paths
 from bncap.settings import Config
 from bncap.text import iso
@@ -43,7 +43,7 @@ Objects = Mapping[str, list[Object]]
 """Picture (path in the dataset) -> the objects in it."""
 
 
-def load_run(config: Config, variant: str, trained: Path, moment: str = "best") -> nn.Module:
+def load_run(config: Config, variant: str, trained: Path, moment: str = "best") -> CaptionModel:
     """The captioner of a finished training step at its ``"best"`` epoch or in its ``"initial"`` state."""
     folder = artifacts.require(trained) / moment
     if variant in BASELINES:
@@ -53,7 +53,7 @@ def load_run(config: Config, variant: str, trained: Path, moment: str = "best") 
     return load_captioner(folder)[0]
 
 
-def evaluate(model: Captioner, store: FeatureStore, pairs: Sequence[Pair], config: Config, folder: Path) -> dict:
+def evaluate(model: CaptionModel, store: FeatureStore, pairs: Sequence[Pair], config: Config, folder: Path) -> dict:
     """Write ``captions_<split>.csv`` and ``items_<split>.csv`` for each test split, and ``scores.json``, into
     ``folder``; returns the scores.
 

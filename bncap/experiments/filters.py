@@ -134,7 +134,7 @@ def summarise_filters(config: Config, first_seed: int) -> dict[str, Any]:
     Raises BncapError, with the command that makes it, for a run that is not finished.
     """
     names = drawn_filters(config)
-    records = []
+    records: list[dict[str, Any]] = []
     for name in names:
         runs = [comparisons.read_scores(config, name, seed) for seed in config.seeds(first_seed)]
         for split, metric in itertools.product(paper.SPLITS, comparisons.METRICS):
@@ -146,8 +146,8 @@ def summarise_filters(config: Config, first_seed: int) -> dict[str, Any]:
                 same = {"filter": name, "threshold": threshold_of(name), "split": split, "metric": metric}
                 records.append({**same, "mean": mean, "std": std, "seeds": len(runs)})
     splits = dict.fromkeys(record["split"] for record in records)
-    pairs = [(name, names[0], split) for name in names[1:] for split in splits]
-    twins = [(name, BASE, split) for name in names if name == twin_of_base(config) for split in splits]
+    pairs: list[comparisons.Pair] = [(name, names[0], split) for name in names[1:] for split in splits]
+    twins: list[comparisons.Pair] = [(n, BASE, split) for n in names if n == twin_of_base(config) for split in splits]
     return {
         "pairs": [artifacts.read_json(inputs_of(config, name).triplets / "counts.json") for name in names],
         "scores": records,

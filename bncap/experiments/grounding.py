@@ -29,6 +29,7 @@ from bncap import stats
 from bncap.config import BASE, MAIN
 from bncap.data.images import read_pictures
 from bncap.decoders import decode
+from bncap.decoders.captioner import CaptionModel
 from bncap.device import default_device
 from bncap.encoders.feature_store import FeatureStore
 from bncap.encoders.features import Encoder
@@ -36,7 +37,6 @@ from bncap.errors import BncapError
 from bncap.experiments import estimates, evaluate
 from bncap.experiments.runs import inputs_of, run_dir, weights_dir
 from bncap.metrics import Nouns
-from bncap.model import Captioner
 from bncap.pipeline import artifacts, hub, paths, workers
 from bncap.settings import Config
 from bncap.text import iso, tokenise
@@ -120,11 +120,12 @@ def build_grounding(config: Config, seed: int) -> Path:
 
 
 def _build(config: Config, seed: int, folder: Path) -> None:
-    objects = {split: evaluate.objects_of(config, split) for split in evaluate.SPLITS}
-    without = [split for split, known in objects.items() if known is None]
+    found = {split: evaluate.objects_of(config, split) for split in evaluate.SPLITS}
+    objects = {split: own for split, own in found.items() if own is not None}
+    without = [split for split in found if split not in objects]
     for split in without:
         print(f"grounding: no boxes, or no words for them, for the pictures of the {split} split; it is left out")
-    known = [split for split in objects if split not in without]
+    known = list(objects)
     store = FeatureStore(inputs_of(config, MAIN).features)
     nouns = Nouns(evaluate.noun_lexicon(config), iso(config.data.lang))
     view_of = _read_views(config)
@@ -184,7 +185,7 @@ def cover_objects(objects: Sequence[evaluate.Object], view: View, side: int) -> 
 
 
 def attend_nouns(
-    model: Captioner, nouns: Nouns, images: Sequence[str], features: Tensor, texts: Sequence[str], config: Config
+    model: CaptionModel, nouns: Nouns, images: Sequence[str], features: Tensor, texts: Sequence[str], config: Config
 ) -> Iterator[NounAttention]:
     """The nouns of ``texts``, captions of ``images`` with their (N, S, C) ``features``, by teacher forcing in batches.
 
@@ -200,9 +201,8 @@ def attend_nouns(
             for first, end, kind in nouns.find([token for token, _ in pieces]):
                 own = sorted({i for _, i in pieces[first:end]})
                 phrase = " ".join(token for token, _ in pieces[first:end])
-                yield NounAttention(
-                    image, phrase, kind, np.mean([words[i].weights for i in own], axis=0, dtype=np.float64)
-                )
+                weights = np.mean([words[i].weights for i in own], axis=0, dtype=np.float64)
+                yield NounAttention(image, phrase, kind, np.asarray(weights))
 
 
 def measure_nouns(nouns: Sequence[NounAttention], regions: Mapping[str, Regions]) -> Array:
@@ -247,7 +247,7 @@ class View:
     bottom: float
 
 
-def find_view(transform: Callable, size: tuple[int, int]) -> View:
+def find_view(transform: Any, size: tuple[int, int]) -> View:
     """What ``transform``, one of timm's for evaluation, leaves of an upright picture of ``size`` (width, height) px.
 
     Raises :class:`BncapError` for a transform with a step whose geometry is not known here.
@@ -352,7 +352,7 @@ def summarise_grounding(config: Config, first_seed: int) -> dict[str, Any]:
                 same = {"variant": variant, "split": split, "source": source}
                 own = in_split[(in_split["variant"] == variant) & (in_split["source"] == source)]
                 measured[variant] = _mean_over_nouns(own, images, seeds, samples)
-                counts = {"words": int(own["counted"].sum()), "named": len(own)}
+                counts: dict[str, Any] = {"words": int(own["counted"].sum()), "named": len(own)}
                 counts |= {"counted": estimates.rounded(100 * own["counted"].mean())}
                 counts |= {"images": images, "seeds": len(seeds)}
                 for name in MEASURE_COLUMNS:

@@ -27,6 +27,7 @@ from bncap import objective
 from bncap.attention import Tap
 from bncap.batches import Batch
 from bncap.config import ALL_VARIANTS, MAIN, READINGS, VARIANTS
+from bncap.decoders.captioner import CaptionModel
 from bncap.device import default_device
 from bncap.encoders.feature_store import FeatureStore
 from bncap.encoders.features import build_features
@@ -36,7 +37,6 @@ from bncap.experiments.diagnostics import last_epoch
 from bncap.experiments.estimates import Record
 from bncap.experiments.evaluate import load_run
 from bncap.experiments.runs import READING_STEP, inputs_of, run_dir, run_variants, weights_dir
-from bncap.model import Captioner
 from bncap.objective import text_weights
 from bncap.pipeline import artifacts, hub, paths
 from bncap.pipeline.workers import one_thread, run_parallel
@@ -59,7 +59,7 @@ MEASURE_COLUMNS = ("variant", "measure", "value")
 TABLE_COLUMNS = (
     "variant", "against", "measure", "first", "second", "difference", "low", "high", "seeds", "excludes_zero",
 )  # fmt: skip
-MEAN_ATTENTION = {"tau": 1.0, "rho": 1.0, "domain": "log", "keep": "mass"}
+MEAN_ATTENTION: dict[str, Any] = {"tau": 1.0, "rho": 1.0, "domain": "log", "keep": "mass"}
 """With these, w of Eq. 8 is the mean attention itself."""
 
 Points = tuple[Array, Array]
@@ -143,7 +143,7 @@ def build_measures(config: Config, variants: Sequence[str], seed: int) -> Path:
 
 
 @torch.no_grad()
-def mean_terms(model: Captioner, batches: Sequence[Batch], loss: Loss) -> dict[str, float]:
+def mean_terms(model: CaptionModel, batches: Sequence[Batch], loss: Loss) -> dict[str, float]:
     """Mean over ``batches`` of each raw alignment term that ``loss`` has a weight for."""
     values = [objective.compute_terms(model, batch, loss) for batch in batches]
     return {name: float(torch.stack([each[name] for each in values]).mean()) for name in TERMS if name in values[0]}
@@ -151,10 +151,11 @@ def mean_terms(model: Captioner, batches: Sequence[Batch], loss: Loss) -> dict[s
 
 def measure_gap(points: Points, before: Points, sample: PatchSample) -> dict[str, float]:
     """``<set>/<metric>`` of real and synthetic points; ``before`` training they give the fixed kernel its width."""
-    measures = {}
+    measures: dict[str, float] = {}
     for name, (members, _) in sample.sets().items():
         width = alignment.median_distance(*(side[members] for side in before))
-        distances = alignment.measure_distances(*(side[members] for side in points), width)
+        real, synthetic = points
+        distances = alignment.measure_distances(real[members], synthetic[members], width)
         measures |= {f"{name}/{metric}": value for metric, value in distances.items()}
     return measures
 
@@ -186,14 +187,15 @@ def _logged_terms(weights: Path) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _bridge_points(model: Captioner, real: Tensor, synthetic: Tensor, sample: PatchSample) -> Points:
+def _bridge_points(model: CaptionModel, real: Tensor, synthetic: Tensor, sample: PatchSample) -> Points:
     device = model.bridge.projection.weight.device
-    return tuple(sample.take(model.bridge(side.to(device)).float().cpu()) for side in (real, synthetic))
+    first, second = (sample.take(model.bridge(side.to(device)).float().cpu()) for side in (real, synthetic))
+    return first, second
 
 
 @torch.no_grad()
 def _measure_reading(
-    model: Captioner, sample: PatchSample, own: Config, default: Config, variant: str, seed: int
+    model: CaptionModel, sample: PatchSample, own: Config, default: Config, variant: str, seed: int
 ) -> dict[str, float]:
     """What depends on the reading: under ``own``, then of the same weights under ``default``."""
     batches = list(_batches(model, sample, own, variant, seed))
@@ -209,7 +211,7 @@ def _measure_reading(
     return measures | {"ot_floor_share": 100 * (1 - above / values["ot"])}
 
 
-def _batches(model: Captioner, sample: PatchSample, own: Config, variant: str, seed: int) -> Iterator[Batch]:
+def _batches(model: CaptionModel, sample: PatchSample, own: Config, variant: str, seed: int) -> Iterator[Batch]:
     """The pairs shuffled into batches of the size trained with; what is left over is left out, as InfoNCE depends on
     the size."""
     store = FeatureStore(inputs_of(own, variant).features)
@@ -230,11 +232,13 @@ def _batches(model: Captioner, sample: PatchSample, own: Config, variant: str, s
         yield everything.part(rows).to(model.bridge.projection.weight.device)
 
 
-def _weights(model: Captioner, batches: Sequence[Batch], losses: Sequence[Loss]) -> list[Tensor]:
+def _weights(model: CaptionModel, batches: Sequence[Batch], losses: Sequence[Loss]) -> list[Tensor]:
     """w (N, S) of Eq. 8 over all captions of ``batches``, read as each of ``losses`` says."""
     attention = [model.states(model.bridge(batch.real), batch.labels)[1] for batch in batches]
     return [
-        torch.cat([text_weights(model, a, batch.labels, loss) for a, batch in zip(attention, batches, strict=True)])
+        torch.cat(
+            [text_weights(model, a, b.labels, loss) for a, b in zip(attention, batches, strict=True) if a is not None]
+        )
         for loss in losses
     ]
 
@@ -302,7 +306,7 @@ def _differences(by_seed: BySeed, name: str, other: str) -> Iterator[dict[str, A
             yield {**same, **estimates.seed_difference(*values)}
 
 
-def _flags(measures: Sequence[Record], before: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+def _flags(measures: Sequence[Record], before: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for gap in estimates.select(measures, measure=GAP, excludes_zero=True):
         where = {"variant": gap["variant"], "against": gap["against"]}
         terms = [

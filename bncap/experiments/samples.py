@@ -15,13 +15,13 @@ from torch import Tensor
 
 from bncap.data.pairs import read_corpus
 from bncap.decoders import decode
+from bncap.decoders.captioner import CaptionModel
 from bncap.encoders.feature_store import FeatureStore
 from bncap.encoders.features import Encoder, open_picture
 from bncap.experiments import evaluate
 from bncap.experiments.alignment import caption_weights
 from bncap.experiments.evaluate import load_run
 from bncap.experiments.runs import TRAINING, run_dir, trainable
-from bncap.model import Captioner
 from bncap.pipeline import artifacts, hub, paths
 from bncap.settings import Config
 from bncap.synthesis.shards import Member, PictureStore
@@ -70,8 +70,8 @@ def build_samples(config: Config, seed: int) -> Path:
 def _build(config: Config, seed: int, variant: str, store: FeatureStore, folder: Path) -> None:
     model = load_run(config, variant, paths.step_dir(config.profile, TRAINING, f"{variant}.weights", seed))
     encoder = Encoder(hub.path(config, config.components.encoder))
-    tables = {split: run_dir(config, variant, seed) / f"captions_{split}.csv" for split in evaluate.SPLITS}
-    tables = {split: artifacts.read_csv(path) for split, path in tables.items() if path.is_file()}
+    files = {split: run_dir(config, variant, seed) / f"captions_{split}.csv" for split in evaluate.SPLITS}
+    tables = {split: artifacts.read_csv(path) for split, path in files.items() if path.is_file()}
     captions = []
     for split, table in tables.items():
         ranks = {row["image"]: rank for rank, row in enumerate(evaluate.sample_by_rank(table, len(table)), 1)}
@@ -91,10 +91,12 @@ def _build(config: Config, seed: int, variant: str, store: FeatureStore, folder:
     record = {"lang": iso(config.data.lang), "captions": captions, "stages": stages, "triplet": triplet}
     artifacts.write_json(folder / "samples.json", record)
     with artifacts.atomic(folder / "stages.npz") as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **maps)
+        np.savez_compressed(stream, allow_pickle=False, **maps)
 
 
-def _caption(config: Config, model: Captioner, store: FeatureStore, split: str, row: dict[str, str]) -> dict[str, Any]:
+def _caption(
+    config: Config, model: CaptionModel, store: FeatureStore, split: str, row: dict[str, str]
+) -> dict[str, Any]:
     features = store.take(split, store.rows(split, [row["image"]]))
     words = decode.word_attention(model, features[0], row["caption"], config.model.max_tokens)
     w = caption_weights(model, features, [row["caption"]], config.loss, config.model.max_tokens)
@@ -162,7 +164,7 @@ def _save_seen(encoder: Encoder, picture: Path | Member, folder: Path, name: str
 
 
 def _triplet(
-    config: Config, seed: int, model: Captioner, store: FeatureStore
+    config: Config, seed: int, model: CaptionModel, store: FeatureStore
 ) -> tuple[dict[str, Any], dict[str, Path | Member], dict[str, NDArray[np.uint8]]] | None:
     """A training triplet drawn by ``seed``, its ``real`` and ``synthetic`` picture and their last maps as colours.
 

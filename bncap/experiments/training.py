@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from bncap.batches import Triplets
 from bncap.config import BASELINES, FILTERS
 from bncap.data.pairs import read_corpus
 from bncap.decoders import baselines
+from bncap.decoders.captioner import CaptionModel
 from bncap.encoders.feature_store import FeatureStore
-from bncap.model import build_captioner
+from bncap.model import Captioner, build_captioner
 from bncap.objective import term_weights
 from bncap.pipeline import artifacts, hub
 from bncap.settings import Config
@@ -53,7 +53,7 @@ def train_run(
             penultimate=config.model.multi_scale,
             paired=len(term_weights(config.loss)) > 1 or config.loss.ce_on == "real+synthetic",
         )
-        if variant not in BASELINES:  # notebook 08 compares the paper's captioners with their state before training
+        if isinstance(model, Captioner):  # notebook 08 compares the paper's captioners with their state before training
             model.save_initial(folder / "initial", origin)
         validation = validation_set(model, store, corpus, config.model.max_tokens)
         record = train(model, batches, validation, config, seed, folder)
@@ -61,7 +61,7 @@ def train_run(
     remove_checkpoints(folder)
 
 
-def build_model(config: Config, variant: str, store: FeatureStore, corpus: Path, triplets: Path) -> nn.Module:
+def build_model(config: Config, variant: str, store: FeatureStore, corpus: Path, triplets: Path) -> CaptionModel:
     """The untrained captioner of ``variant`` over the features of ``store``, with the vocabulary of its captions."""
     captions = None
     if config.model.trim_vocabulary:

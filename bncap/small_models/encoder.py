@@ -16,6 +16,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -121,10 +122,10 @@ class ProxyHeads(nn.Module):
         return self.kind(cells).permute(0, 3, 1, 2), self.colour(cells).permute(0, 3, 1, 2)
 
 
-def last_map(encoder: nn.Module, pictures: Tensor) -> Tensor:
+def last_map(encoder: Any, pictures: Tensor) -> Tensor:
     """(B, 3, 112, 112) uint8 -> the map (B, C, 7, 7) float that ``features_only`` yields last, before a final norm."""
     pixels = ((pictures.float() / 255 - 0.5) / 0.5).contiguous(memory_format=torch.channels_last)
-    return encoder.forward_intermediates(pixels, indices=1, intermediates_only=True)[-1]  # type: ignore[operator]
+    return encoder.forward_intermediates(pixels, indices=1, intermediates_only=True)[-1]
 
 
 def _augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
