@@ -12,6 +12,7 @@ import io
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,8 @@ def publish(profile: str = "mini", folder: Path = PUBLISHED, root: Path = paths.
     )
     report = (folder / "report.html").read_text("utf-8")
     artifacts.write_text(folder / "report.html", fill(report, {"kind": kind}))
-    _write_notebooks([runner.executed_path(request, notebook) for notebook in notebooks], folder / "notebooks")
+    executed = [runner.executed_path(request, notebook) for notebook in notebooks]
+    _write_notebooks(executed, figures.parent, folder / "notebooks")
     artifacts.write_json(folder / NUMBERS, numbers)
     for path, text in documents.items():
         artifacts.write_text(path, fill(text, numbers))
@@ -77,7 +79,7 @@ def publish(profile: str = "mini", folder: Path = PUBLISHED, root: Path = paths.
 def quoted_numbers(results: Mapping[str, Any]) -> dict[str, str]:
     """Differences with 95 % intervals by the names that documents use.
 
-    ``bleu4``, ``attention_in_box`` and ``patch_distance``: the full objective less cross-entropy alone, out of domain;
+    ``bleu4`` and ``attention_in_box`` (out of domain), ``patch_distance``: the full objective less cross-entropy alone;
     ``reading/<variant>``: BLEU-4 out of domain of the paper read otherwise, less the full objective.
     """
     pair = {"variant": MAIN, "against": BASE}
@@ -124,11 +126,11 @@ def _copy_figures(figures: Path, folder: Path) -> None:
             shutil.copyfile(path, folder / path.name)
 
 
-def _write_notebooks(executed: Iterable[Path], folder: Path) -> None:
+def _write_notebooks(executed: Iterable[Path], figures: Path, folder: Path) -> None:
     """Write executed notebooks with their pictures scaled down, and without this machine's paths and times."""
     books = {path.name: json.loads(path.read_text("utf-8")) for path in executed}
     for width in WIDTHS:
-        texts = {name: _shrink(book, width) for name, book in books.items()}
+        texts = {name: _shrink(book, width, figures) for name, book in books.items()}
         if sum(len(text.encode()) for text in texts.values()) <= NOTEBOOK_BYTES:
             break
     shutil.rmtree(folder, ignore_errors=True)
@@ -136,7 +138,7 @@ def _write_notebooks(executed: Iterable[Path], folder: Path) -> None:
         artifacts.write_text(folder / name, text)
 
 
-def _shrink(book: dict[str, Any], width: int) -> str:
+def _shrink(book: dict[str, Any], width: int, figures: Path) -> str:
     cells = []
     for cell in book["cells"]:
         metadata = {key: value for key, value in cell["metadata"].items() if key == "tags"}
@@ -145,9 +147,10 @@ def _shrink(book: dict[str, Any], width: int) -> str:
             cell["outputs"] = [{**out, "data": _scaled(out["data"], width)} if "data" in out else out
                                for out in cell["outputs"]]  # fmt: skip
         cells.append(cell)
+    places = {paths.artifacts_root(): "artifacts", figures: "figures", paths.ROOT: ".", sys.prefix: "python"}
     kept = {**book, "cells": cells, "metadata": {"kernelspec": book["metadata"]["kernelspec"]}}
     text = json.dumps(kept, indent=1, ensure_ascii=False) + "\n"
-    for path, short in ((paths.artifacts_root(), "artifacts"), (paths.ROOT, ".")):
+    for path, short in places.items():
         text = text.replace(str(path), short)
     return text
 
