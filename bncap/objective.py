@@ -39,8 +39,8 @@ def compute_terms(model: CaptionModel, batch: Batch, loss: Loss, extra: Batch | 
 def compute_cross_entropy(
     model: CaptionModel, batch: Batch, loss: Loss, memory: Tensor, extra: Batch | None = None
 ) -> tuple[Tensor, list[Tensor]]:
-    """The part of the objective that needs the decoder: the cross-entropy, and the masses w of the triplets with a pair,
-    followed by w~ for ``loss.synthetic_masses``.
+    """The part of the objective that needs the decoder: the cross-entropy, and the masses w of the triplets with a
+    pair, followed by w~ for ``loss.synthetic_masses``.
 
     The masses are empty if no alignment term has a weight, no triplet has a synthetic picture, or the cross-entropy is
     not finite.
@@ -50,12 +50,14 @@ def compute_cross_entropy(
     pairs = _pairs(batch)
     if loss.ce_on == "real+synthetic" and pairs is not None:
         labels = batch.labels[pairs]
+        assert batch.synthetic is not None  # as there are pairs
         captioned.append((model.states(model.bridge(batch.synthetic[pairs]), labels)[0], labels))
     if extra is not None:
         captioned.append((model.states(model.bridge(extra.real), extra.labels)[0], extra.labels))
     ce = _mean_nll(model, captioned)
     if len(term_weights(loss)) == 1 or pairs is None:
         return ce, []
+    assert attention is not None  # the tap is open where an alignment term has a weight
     try:
         return ce, list(_masses(model, batch, loss, attention, pairs))
     except ValueError:
@@ -71,7 +73,9 @@ def _masses(
     labels = batch.labels[pairs]
     yield text_weights(model, attention[pairs], labels, loss)
     if loss.synthetic_masses:
+        assert batch.synthetic is not None  # as there are pairs
         seen = model.states(model.bridge(batch.synthetic[pairs]), labels)[1]
+        assert seen is not None
         yield text_weights(model, seen, labels, loss)
 
 
@@ -84,7 +88,7 @@ def _pairs(batch: Batch) -> Tensor | slice | None:
 
 
 def count_tokens(batch: Batch, loss: Loss, extra: Batch | None = None) -> Tensor:
-    """(B,) int64: how many of the tokens that :func:`compute_cross_entropy`'s cross-entropy is a mean over belong to each row."""
+    """(B,) int64: tokens of each row in the mean that :func:`compute_cross_entropy` takes."""
     counts = batch.labels.ne(IGNORED).sum(1)
     if loss.ce_on == "real+synthetic":
         counts = counts * (1 + batch.paired.long())
@@ -98,6 +102,7 @@ def compute_alignment(
 ) -> dict[str, Tensor]:
     """The alignment terms that have a weight: of the (B, S, D) ``memory`` and the masses, without the decoder."""
     pairs = _pairs(batch)
+    assert pairs is not None and batch.synthetic is not None  # else there are no masses
     weights = term_weights(loss)
     x, x_syn = memory[pairs], model.bridge(batch.synthetic[pairs])
     r, r_syn = pool(x, w), pool(x_syn, w)
@@ -136,8 +141,9 @@ def _add_penultimate(
 
     Each patch of the final stage covers the same square of finer patches; its weight is shared among them evenly.
     """
-    x = model.penultimate_bridge(batch.real_penultimate[pairs])
-    x_syn = model.penultimate_bridge(batch.synthetic_penultimate[pairs])
+    bridge, real, synthetic = model.penultimate_bridge, batch.real_penultimate, batch.synthetic_penultimate
+    assert bridge is not None and real is not None and synthetic is not None  # model.multi_scale
+    x, x_syn = bridge(real[pairs]), bridge(synthetic[pairs])
     side, fine = round(w.shape[1] ** 0.5), round(x.shape[1] ** 0.5)
     grid = w.view(-1, 1, side, side)  # (B, 1, H, W)
     spread = torch.nn.functional.interpolate(grid, (fine, fine), mode="nearest").flatten(1)  # (B, S^(p))

@@ -45,3 +45,9 @@ def test_their_links_lead_somewhere(document, link):
 def test_their_settings_and_functions_exist(name):
     section, _, field = name.partition(".")
     assert hasattr(getattr(get_config("mini"), section, None), field) or pydoc.locate(f"bncap.{name}")
+
+
+def test_the_map_of_the_package_lists_every_module():
+    listed = re.findall(r"^\| `([\w/]+\.py)` \|", TEXTS["bncap/README.md"], re.MULTILINE)
+    modules = [path.relative_to(paths.PACKAGE).as_posix() for path in paths.PACKAGE.rglob("*.py")]
+    assert sorted(listed) == sorted(name for name in modules if not name.endswith("__init__.py"))

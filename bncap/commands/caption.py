@@ -108,7 +108,8 @@ def _load(profile: str | None, run: Path | None) -> tuple[Captioner, dict, Confi
     model, record = load_captioner(weights)
     if not all(isinstance(record.get(name), str) for name in ("profile", "encoder", "pretrained")):
         raise BncapError(
-            f"{weights / 'captioner.json'} lacks profile, encoder or pretrained: it does not say which encoder the model has; train it again"
+            f"{weights / 'captioner.json'} lacks profile, encoder or pretrained, so the encoder of the "
+            "model is unknown; train it again"
         )
     return model, record, _settings_of(weights, record["profile"])
 

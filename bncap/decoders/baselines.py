@@ -327,7 +327,7 @@ def load_gpt2(path: str) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerBase]:
 
 
 def load_lstm(path: str) -> AttentionLstm:
-    """The LSTM that its ``save_pretrained`` wrote; :class:`BncapError` if that cannot be read, is not whole or another model."""
+    """The LSTM that ``save_pretrained`` wrote; :class:`BncapError` if it is damaged, incomplete or another model."""
     with loading("LSTM", path, AttentionLstmConfig.model_type):
         model, found = AttentionLstm.from_pretrained(path, ignore_mismatched_sizes=True, output_loading_info=True)
     require_weights(path, found)

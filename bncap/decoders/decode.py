@@ -44,7 +44,8 @@ def caption(
     """Eq. (1): y = arg max p(y | x), by beam search, for each of the (N, S, C) ``features``, in their order.
 
     ``decode.batch`` pictures at a time, or half as many, and so on, if a GPU's memory cannot hold them.  Nothing is
-    sorted, as the length of a caption is not known beforehand.  On a GPU matrix products are in half precision, log-probabilities in float32.
+    sorted, as the length of a caption is not known beforehand.  On a GPU matrix products are in half precision,
+    log-probabilities in float32.
     """
     device = model.bridge.projection.weight.device
     captions: list[Caption] = []

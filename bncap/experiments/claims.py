@@ -109,7 +109,9 @@ ADOPTED = "lambda0.5-tau1.0-rho0.5"
 
 CLAIMS: tuple[Claim, ...] = (
     *_score_claims("full", "The tri-loss beats cross-entropy alone", "Abstract, Table 3", (MAIN, BASE), ALL),
-    *_score_claims("full_test", "The tri-loss beats cross-entropy in domain", "Sec. 1", (MAIN, BASE), ALL, split="test"),
+    *_score_claims(
+        "full_test", "The tri-loss beats cross-entropy in domain", "Sec. 1", (MAIN, BASE), ALL, split="test"
+    ),
     *_score_claims("pal", "PAL drives the core improvement", "Sec. 5.4", ("pal", BASE), ALL),
     *_score_claims("pal_alone", "PAL beats InfoNCE and OT together", "Sec. 5.4", ("pal", "ce_infonce_ot"), ALL),
     *_score_claims("pal_infonce", "InfoNCE refines PAL", "Sec. 5.4", ("pal_infonce", "pal"), ("B4", "METEOR")),
@@ -140,7 +142,9 @@ CLAIMS: tuple[Claim, ...] = (
         ("METEOR", "BERT-F1"), table=4, note=OTHER_SETTINGS,
     ),
     *_score_claims("nouns", "Fewer wrong objects are named", "Abstract", (MAIN, BASE), NOUNS),
-    *_score_claims("nouns_test", "Fewer wrong objects are named in domain", "Abstract", (MAIN, BASE), NOUNS, split="test"),
+    *_score_claims(
+        "nouns_test", "Fewer wrong objects are named in domain", "Abstract", (MAIN, BASE), NOUNS, split="test"
+    ),
     *_grounding_claims("The tri-loss improves grounding", MAIN),
     *_grounding_claims("PAL improves grounding", "pal"),
     *_alignment_claims(
@@ -162,7 +166,9 @@ CLAIMS: tuple[Claim, ...] = (
     _localisation_claim("where_by_distance", "centroid_change", "relative change of the distance of the centroids", -1),
     _localisation_claim("where_by_mixing", "mixing_change", "change of the domains' mixing", 1),
     *_loss_claims("Alignment makes training faster", "ce_on_the_way", "training cross-entropy over all steps, nats"),
-    *_loss_claims("Alignment lowers the cross-entropy", "ce_at_the_end", "training cross-entropy in the last epoch, nats"),
+    *_loss_claims(
+        "Alignment lowers the cross-entropy", "ce_at_the_end", "training cross-entropy in the last epoch, nats"
+    ),
     *_loss_claims("Alignment lowers the total loss", "total_at_the_end", "total loss in the last epoch", MORE_TERMS),
 )  # fmt: skip
 

@@ -127,7 +127,8 @@ def summarise_filters(config: Config, first_seed: int) -> dict[str, Any]:
     - ``pairs``: for each threshold how many of the candidates it accepts, how many were drawn, and the share of faulty
       translations among either, per cent, None where faults are not known;
     - ``scores``: mean and sample standard deviation over seeds by filter, split and metric;
-    - ``differences``: records of :func:`bncap.experiments.comparisons.compare_pairs`, each filter against the lowest threshold;
+    - ``differences``: records of :func:`bncap.experiments.comparisons.compare_pairs`, each filter against the lowest
+      threshold;
     - ``twin``: the same of the filter whose pairs are those of :data:`bncap.config.BASE`, against that run; what it
       shows is the scatter of two trainings that differ in the last bit of some features.  Empty where there is none.
 

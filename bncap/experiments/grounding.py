@@ -189,7 +189,8 @@ def attend_nouns(
 ) -> Iterator[NounAttention]:
     """The nouns of ``texts``, captions of ``images`` with their (N, S, C) ``features``, by teacher forcing in batches.
 
-    A noun's map is the mean over its words, each the mean over its pieces (:func:`bncap.decoders.decode.word_attentions`).
+    A noun's map is the mean over its words, each the mean over its pieces; see
+    :func:`bncap.decoders.decode.word_attentions`.
     """
     size = config.decode.batch
     for start in range(0, len(texts), size):

@@ -158,7 +158,8 @@ def generate_captions_en(scene: Scene, rng: random.Random, n: int = 5, *, out_of
 def _relation_en(words: list[str], at: int, before: int) -> str:
     """Where the first object is from the second, by the relation word ``words[at]`` after ``before`` objects.
 
-    In "X left of Y" the word holds of X; in "left of X is Y" and "X with Y to its left" it holds of Y, its opposite of X.
+    In "X left of Y" the word holds of X; in "left of X is Y" and "X with Y to its left" it holds of Y, its opposite of
+    X.
     """
     relation = RELATION_WORDS_EN[words[at]]
     pronoun = words[at - 1 : at] == ["its"] or words[at + 1 : at + 2] == ["it"]

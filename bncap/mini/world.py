@@ -76,7 +76,7 @@ def _write_splits(world: World, seed: int, folder: Path) -> None:
 def _paint_image(
     folder: Path, split: str, image_id: int, seed: int
 ) -> tuple[dict[str, Any], list[str], list[dict[str, Any]]]:
-    """Draw a scene, write its picture; returns COCO's record of it, its captions, and the annotations of its objects."""
+    """Draw a scene, write its picture; returns COCO's record of it, its captions, and its objects' annotations."""
     ood = split == "flickr30k"
     rng = random.Random(f"{seed}|{split}|{image_id}")
     scene = sample_scene(rng, out_of_domain=ood)

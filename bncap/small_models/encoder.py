@@ -3,8 +3,8 @@
 For each cell of the 7 x 7 map this proxy task asks for the kind (or "background") and the colour of the object that
 covers it, in newly painted ``real`` and ``synthetic`` scenes of the training domain (ImageNet, too, holds photographs
 and drawings); no out-of-domain picture is shown.  The checkpoint of the MaxViT ships with the package;
-``python -m bncap.small_models.encoder --seed 42 --out DIR`` makes it again.  The encoders of the baselines are trained by
-notebook 00.  :mod:`bncap.encoders.mini_models` has the architectures.
+``python -m bncap.small_models.encoder --seed 42 --out DIR`` makes it again.  Notebook 00 trains the encoders of the
+baselines.  :mod:`bncap.encoders.mini_models` has the architectures.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ IGNORED_LABEL = -100
 class Recipe:
     """How an encoder is pretrained.
 
-    ``scenes`` is the number of different pictures, None for a new one each time.  ``bf16`` names the part of the encoder
-    whose modules compute in bfloat16 where the processor has instructions for it; not attention, whose backward pass
-    becomes many times slower so on a CPU.
+    ``scenes`` is the number of different pictures, None for a new one each time. ``bf16`` names the part of the
+    encoder whose modules compute in bfloat16 where the processor has instructions for it; not attention, whose
+    backward pass becomes many times slower so on a CPU.
     """
 
     steps: int

@@ -34,7 +34,8 @@ def train_sentence_encoder(out: Path, seed: int, steps: int) -> dict[str, float]
     """Train a ``StaticEmbedding`` with ``MultipleNegativesRankingLoss`` and save it for ``SentenceTransformer``.
 
     A batch has 64 English captions, each with its Bengali translation and a Bengali sentence that differs in one object
-    or colour.  Only in-domain text is seen.  Returns the last loss, and :func:`measure_filter_quality` on held-out captions.
+    or colour.  Only in-domain text is seen.  Returns the last loss, and :func:`measure_filter_quality` on
+    held-out captions.
     The same seed gives the same weights on one thread.
     """
     from sentence_transformers import SentenceTransformer

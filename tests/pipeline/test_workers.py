@@ -145,7 +145,10 @@ def test_an_interrupt_ends_the_workers_at_once(tmp_path):
 
 
 def test_a_worker_ends_with_the_process_that_started_it(tmp_path):
-    code = f"from pathlib import Path; from tests.pipeline.test_workers import *; run_parallel(note_and_sleep, [(Path({str(tmp_path)!r}),)])"
+    code = (
+        "from pathlib import Path; from tests.pipeline.test_workers import *; "
+        f"run_parallel(note_and_sleep, [(Path({str(tmp_path)!r}),)])"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=workers.Path(__file__).parents[2])
     worker = started(tmp_path)
     process.kill()
