@@ -22,6 +22,8 @@ from bncap.small_models import build
 from bncap.small_models.text_models import select_texts
 from bncap.synthesis import generate
 
+pytestmark = pytest.mark.slow
+
 COLOURS = {"लाल": (205, 30, 35), "नीला": (40, 60, 200), "काला": (20, 20, 20), "पीला": (230, 210, 40)}
 SHAPES = {"गोला": "ellipse", "डिब्बा": "rectangle"}
 MODES = ("RGB", "RGBA", "P", "RGB")

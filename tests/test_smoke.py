@@ -8,6 +8,8 @@ from bncap.__main__ import main
 from bncap.commands import runner
 from bncap.pipeline import artifacts
 
+pytestmark = pytest.mark.chain
+
 TABLES = ("table1_baselines", "table2_main", "table3_ablations", "table4_sensitivity")
 FIGURES = ("fig1_patches", "fig2_pipeline", "fig3_convergence", "fig3_umap")
 FILES = (

@@ -10,6 +10,8 @@ from bncap.config import get_config
 from bncap.mini.world import build_world
 from bncap.pipeline import artifacts, paths
 
+pytestmark = pytest.mark.chain
+
 NOTEBOOKS = "01,02,04,05,06,07,08,09"
 WORLD = ("world.train_images=24", "world.validation_images=6", "world.test_images=10", "world.ood_images=10")
 SMALL = (
