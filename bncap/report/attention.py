@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 from PIL import Image
 
@@ -109,6 +110,28 @@ def show_attention(axis: Axes, image: Image.Image, weights: ArrayLike, title: st
     square = Image.fromarray(heat.reshape(side, side).astype(np.float32))
     smooth = np.asarray(square.resize((224, 224), Image.Resampling.BICUBIC)).clip(0, 1)
     axis.imshow(smooth, extent=(0, 1, 0, 1), cmap="autumn_r", alpha=0.85 * smooth**0.6, vmin=0, vmax=1)
+
+
+def draw_maps(
+    image: Image.Image, maps: Mapping[str, ArrayLike], path: Path, boxes: Sequence[tuple[float, ...]] = ()
+) -> Path:
+    """A picture and, beside it, a copy for each of ``maps`` (title -> (S,) weights); returns the PNG.
+
+    boxes: (left, top, width, height) in px of ``image``, outlined in every panel.
+    """
+    use_style()
+    count = 1 + len(maps)
+    fig, axes = plt.subplots(1, count, figsize=(2 * count, 2.2), squeeze=False, layout="constrained")
+    show_picture(axes[0, 0], image, "picture")
+    for axis, (title, weights) in zip(axes[0, 1:], maps.items(), strict=True):
+        show_attention(axis, image, weights, title)
+    for left, top, width, height in boxes:
+        corner = left / image.width, 1 - (top + height) / image.height
+        for axis in axes[0]:
+            axis.add_patch(
+                Rectangle(corner, width / image.width, height / image.height, fill=False, edgecolor="#0072b2", lw=1.5)
+            )
+    return save(fig, path)
 
 
 def draw_examples(examples: Sequence[Example], path: Path) -> Path:
