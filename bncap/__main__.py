@@ -17,7 +17,7 @@ from typing import NoReturn
 from bncap.config import get_config
 from bncap.errors import BncapError, OutOfTime
 from bncap.pipeline import deadline, paths
-from bncap.pipeline.trials import select_folders
+from bncap.pipeline.artifacts import select_folders
 from bncap.settings import Config
 
 
@@ -222,7 +222,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> None:
-    from bncap.commands.status import status_table
+    from bncap.commands.runner import status_table
 
     print(status_table(_config(options).profile))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bncap.errors import BncapError
-from bncap.pipeline.loading import has_words, loading, require_weights
+from bncap.pipeline.hub import has_words, loading, require_weights
 from bncap.text import normalise
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from bncap.experiments.runs import TRAINING
 from bncap.experiments.samples import seen_picture
 from bncap.model import Captioner, load_captioner
 from bncap.pipeline import artifacts, hub, paths
-from bncap.pipeline.loading import quiet_loading
+from bncap.pipeline.hub import quiet_loading
 from bncap.settings import Config, override
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")

@@ -20,7 +20,7 @@ from pathlib import Path
 from bncap.config import override
 from bncap.errors import BncapError
 from bncap.pipeline import hub, paths
-from bncap.pipeline.requirements import installed_version, locked_versions
+from bncap.pipeline.code import installed_version, locked_versions
 from bncap.settings import Config
 
 OK, OTHER, MISSING = "ok", "other", "MISSING"

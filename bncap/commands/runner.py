@@ -21,7 +21,7 @@ from bncap.commands import check
 from bncap.config import EXTENDED_NOTEBOOKS, OWN_NOTEBOOKS, get_config
 from bncap.errors import BncapError, OutOfTime
 from bncap.experiments import estimates
-from bncap.pipeline import artifacts, deadline, files, paths, trials, workers
+from bncap.pipeline import artifacts, deadline, files, paths, workers
 from bncap.pipeline.code import code_hash, imported_names
 
 if TYPE_CHECKING:
@@ -99,23 +99,24 @@ def select(
 def run(request: Request, notebooks: Sequence[Path], *, force: bool = False) -> None:
     """Execute ``notebooks`` in order, without those that are up to date.
 
-    ``force`` executes them all and makes the steps of their numbers again.  Two runs over the same executed notebooks
-    or figures wait for each other.
+    ``force`` executes them all and makes the steps of their numbers again, once: the same forced run, started again
+    after an interruption, continues.  Two runs over the same executed notebooks or figures wait for each other.
 
     Raises :class:`BncapError` for the first notebook that fails: which line, which error, and how to continue; and
     :class:`OutOfTime` when the minutes of the run are used up, between notebooks or within one.
     """
     config = get_config(request.profile, request.overrides)  # a wrong setting stops here, not within a notebook
-    trials.select_folders(config, request.seed)
+    artifacts.select_folders(config, request.seed)
     checked: dict[Path, str] = {}
     prepared = False
+    forced = f"--only {','.join(each.name[:2] for each in notebooks)} --force" if force else ""
     with (
         files.locked(_root(request) / "notebooks"),
         files.locked(paths.figures_dir(request.profile)),
-        _forced_steps(notebooks if force else ()),
+        _forced_steps(request, notebooks if force else ()) as token,
     ):
         for notebook in notebooks:
-            if not force and is_current(request, notebook, checked):
+            if is_current(request, notebook, checked, token):
                 print(f"{notebook.stem}: up to date", flush=True)
                 continue
             deadline.check(f"notebook {notebook.stem}, which has not begun")
@@ -128,21 +129,30 @@ def run(request: Request, notebooks: Sequence[Path], *, force: bool = False) -> 
             before = _figures(request.profile)
             with files.full_disk_named(executed_path(request, notebook)):
                 _record_path(request, notebook).unlink(missing_ok=True)  # no record of a half executed notebook
-                _execute(request, notebook)
+                _execute(request, notebook, forced or f"--from {notebook.name[:2]}")
                 changed = [name for name, stamp in _figures(request.profile).items() if before.get(name) != stamp]
-                _record(request, notebook, changed)
+                _record(request, notebook, changed, token)
             checked.clear()
             print(f"{notebook.stem}: {time.monotonic() - start:.0f} s", flush=True)
 
 
 @contextmanager
-def _forced_steps(notebooks: Sequence[Path]) -> Iterator[None]:
-    """Within this context the steps of ``notebooks`` are made again, once."""
-    if notebooks:
-        numbers = ",".join(notebook.name[:2] for notebook in notebooks)
-        os.environ[artifacts.FORCE_VARIABLE] = f"{secrets.token_hex(4)}:{numbers}"
+def _forced_steps(request: Request, notebooks: Sequence[Path]) -> Iterator[str]:
+    """Within this context the steps of ``notebooks`` are made again, once; yields the run's token, "" without any.
+
+    The token is kept on disk until all are made, so that the same command continues an interrupted run.
+    """
+    if not notebooks:
+        yield ""
+        return
+    note, numbers = _root(request) / "forced.json", ",".join(notebook.name[:2] for notebook in notebooks)
+    earlier = artifacts.read_json(note) if note.is_file() else {}
+    token = earlier["token"] if earlier.get("notebooks") == numbers else secrets.token_hex(4)
+    artifacts.write_json(note, {"notebooks": numbers, "token": token})
+    os.environ[artifacts.FORCE_VARIABLE] = f"{token}:{numbers}"
     try:
-        yield
+        yield token
+        note.unlink()
     finally:
         os.environ.pop(artifacts.FORCE_VARIABLE, None)
 
@@ -151,7 +161,8 @@ def executed_path(request: Request, notebook: Path) -> Path:
     return paths.artifacts_root() / request.profile / "notebooks" / notebook.name
 
 
-def _execute(request: Request, notebook: Path) -> None:
+def _execute(request: Request, notebook: Path, rest: str) -> None:
+    """Execute one notebook; ``rest`` are the options with which the run continues after an error."""
     import papermill
     from nbclient.exceptions import DeadKernelError
 
@@ -160,7 +171,7 @@ def _execute(request: Request, notebook: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     remedy = (
         f"everything finished is kept; the executed notebook is {output}; "
-        f"continue with: {shlex.join(['./run_all.sh', *request.arguments(), '--from', notebook.name[:2]])}"
+        f"continue with: {shlex.join(['./run_all.sh', *request.arguments()])} {rest}"
     )
     parameters = {"PROFILE": request.profile, "SEED": request.seed, "OVERRIDES": list(request.overrides)}
     options = ["--IPKernelApp.log_level=CRITICAL"]  # errors are reported below
@@ -203,7 +214,7 @@ def _failing_line(error: PapermillExecutionError) -> str:
     return lines[index].strip() if index < len(lines) else ""
 
 
-def _record(request: Request, notebook: Path, figures: Sequence[str]) -> None:
+def _record(request: Request, notebook: Path, figures: Sequence[str], token: str) -> None:
     """Write which steps the notebook could read and which figures it wrote, for :func:`is_current`."""
     steps = {str(f.relative_to(_root(request))): artifacts.fingerprint(f) for f in _steps_up_to(request, notebook)}
     folder = paths.figures_dir(request.profile)
@@ -212,22 +223,26 @@ def _record(request: Request, notebook: Path, figures: Sequence[str]) -> None:
         {
             "key": request.key(notebook),
             "quick_key": request.quick_key(notebook),
+            "forced": token,
             "steps": steps,
             "figures": {name: artifacts.file_hash(folder / name) for name in sorted(figures)},
         },
     )
 
 
-def is_current(request: Request, notebook: Path, checked: dict[Path, str]) -> bool:
+def is_current(request: Request, notebook: Path, checked: dict[Path, str], token: str = "") -> bool:
     """Whether the notebook has run with these settings, code and inputs, and its outputs are as it left them.
 
-    ``checked`` remembers the fingerprints of step folders between calls.
+    ``checked`` remembers the fingerprints of step folders between calls.  Under ``token``, that of a forced run, it
+    must have run in that run.
     """
     path = _record_path(request, notebook)
     if not path.is_file() or not executed_path(request, notebook).is_file():
         return False
     record = artifacts.read_json(path)
     if not isinstance(record, dict) or not {"key", "quick_key", "steps", "figures"} <= set(record):
+        return False
+    if token and record.get("forced") != token:
         return False
     if record["quick_key"] != request.quick_key(notebook) and record["key"] != request.key(notebook):
         return False
@@ -287,3 +302,32 @@ def _figures(profile: str) -> dict[str, tuple[int, int]]:
     folder = paths.figures_dir(profile)
     drawn = (p for p in folder.iterdir() if p.is_file())  # not those of trials in the folders below
     return {p.name: (p.stat().st_mtime_ns, p.stat().st_size) for p in drawn}
+
+
+def status_table(profile: str) -> str:
+    """One line a step folder: state, wall time, size, peak memory; :class:`BncapError` for a profile without any."""
+    root = paths.artifacts_root() / profile
+    folders = sorted(f for f in root.glob("[0-9][0-9]_*/*") if f.is_dir() and not f.name.startswith("."))
+    if not folders:
+        raise BncapError(f"nothing has been run in profile {profile}; start with: ./run_all.sh --profile {profile}")
+    lines = [f"{'step':<52} {'state':<12} {'seconds':>8} {'MB':>8} {'peak MB':>8}"]
+    lines += [_status_line(root, folder) for folder in folders]
+    return "\n".join(lines)
+
+
+def _status_line(root: Path, folder: Path) -> str:
+    name = folder.relative_to(root).as_posix()
+    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
+    if not artifacts.is_finished(folder):
+        return f"{name:<52} {'unfinished':<12} {'':>8} {size:>8.1f}"
+    try:
+        manifest = artifacts.read_manifest(folder)
+    except BncapError:
+        return f"{name:<52} {'unreadable':<12} {'':>8} {size:>8.1f}"
+    try:
+        artifacts.check_outputs(folder)
+        state = "finished"
+    except BncapError:
+        state = "changed"
+    seconds, peak = manifest.get("seconds", 0.0), manifest.get("peak_memory_bytes", 0) / 1e6
+    return f"{name:<52} {state:<12} {seconds:>8.1f} {size:>8.1f} {peak:>8.0f}"

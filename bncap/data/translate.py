@@ -27,7 +27,7 @@ from bncap.device import default_device
 from bncap.errors import BncapError
 from bncap.mini.translator import MiniTranslator
 from bncap.pipeline import hub
-from bncap.pipeline.loading import has_words, loading, require_weights
+from bncap.pipeline.hub import has_words, loading, require_weights
 from bncap.settings import Config
 from bncap.text import LANGUAGES, iso, language_name
 

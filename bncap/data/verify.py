@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from bncap.errors import BncapError
-from bncap.pipeline.loading import has_words, loading
+from bncap.pipeline.hub import has_words, loading
 
 THRESHOLDS = tuple(round(0.30 + 0.01 * step, 2) for step in range(61))
 """Where acceptance is measured: 0.30 to 0.90, the paper's 0.55 among them."""

@@ -32,7 +32,7 @@ from bncap.decoders.captioner import Bridge, CaptionModel, read_captioner, shift
 from bncap.decoders.mbart import Vocabulary, encode_labels, language_row, load_tokenizer
 from bncap.errors import BncapError
 from bncap.pipeline import hub
-from bncap.pipeline.loading import has_words, loading, quiet_loading, require_weights
+from bncap.pipeline.hub import has_words, loading, quiet_loading, require_weights
 from bncap.settings import Config
 
 LSTM_MAX_WIDTH = 512

@@ -23,7 +23,7 @@ from bncap.attention import IMPLEMENTATION
 from bncap.chunked_cross_entropy import IGNORED
 from bncap.errors import BncapError
 from bncap.pipeline.artifacts import read_json, write_json
-from bncap.pipeline.loading import has_words, loading, require_weights
+from bncap.pipeline.hub import has_words, loading, require_weights
 from bncap.text import language_name
 
 FILE = "vocabulary.json"

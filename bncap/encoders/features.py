@@ -28,7 +28,7 @@ from bncap.device import default_device
 from bncap.encoders.feature_store import prefetched, write_set
 from bncap.errors import BncapError, OutOfTime
 from bncap.pipeline import artifacts, deadline, hub, paths, workers
-from bncap.pipeline.loading import loading
+from bncap.pipeline.hub import loading
 from bncap.settings import Config, Features
 from bncap.synthesis.shards import Member, PictureStore
 

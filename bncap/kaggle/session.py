@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bncap.errors import BncapError
 from bncap.pipeline import deadline, paths
-from bncap.pipeline.requirements import installed_version, locked_versions
+from bncap.pipeline.code import installed_version, locked_versions
 
 NEVER_INSTALLED = ("torch", "torchvision")
 """They fit the driver of the machine and stay as they are."""

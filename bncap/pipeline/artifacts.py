@@ -18,27 +18,28 @@ with the key of the work.  The manifest holds
 ``finished``                      local time, ISO 8601
 ``forced``                        only of a step made under ``run --force``: the token of that run
 ================================  =====================================================================================
+
+A run with other settings or seeds than those of its profile is a trial: it writes ``artifacts/trial-<key>/<profile>/``
+and ``figures/<profile>/trial-<key>/``, and reads what the standard run has made already with the same settings.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bncap.config import get_config
 from bncap.errors import BncapError
 from bncap.pipeline import hub
-from bncap.pipeline.code import SOURCES
+from bncap.pipeline.code import SOURCES, git_commit, package_versions
 from bncap.pipeline.files import (  # noqa: F401  steps read and write their files by these
     atomic,
     file_hash,
@@ -51,16 +52,16 @@ from bncap.pipeline.files import (  # noqa: F401  steps read and write their fil
     write_json,
     write_text,
 )
-from bncap.pipeline.paths import MANIFEST, ROOT, artifacts_root, input_roots, relative_step, short_name
+from bncap.pipeline.paths import MANIFEST, TRIAL, artifacts_root, figures_dir, input_roots, relative_step, short_name
 from bncap.settings import Config
 
 WORKING = "unfinished.json"
 FORCE_VARIABLE = "BNCAP_FORCE"
 """Environment variable with the steps that one run makes again: ``<token>:04,06``, its token and their numbers."""
-RECORDED_PACKAGES = (
-    "torch", "torchvision", "timm", "transformers", "diffusers", "sentence-transformers", "bert-score", "sacrebleu",
-    "nltk", "scikit-learn", "umap-learn", "numpy", "matplotlib",
-)  # fmt: skip
+SEED = 42
+"""The standard first seed: the default of the notebooks' SEED and of ``--seed``."""
+OWN_DATA = ("captions", "images", "lang", "max_rejected")
+"""Fields of ``config.data`` that name a user's data: with profile ``own`` they make no trial."""
 
 
 def run_step(
@@ -178,29 +179,6 @@ def require_step(folder: Path, step: Step, what: str) -> Path:
             f"({step.changes(manifest)}); delete that folder, or use what it was made from"
         )
     return folder
-
-
-@functools.cache
-def git_commit() -> str:
-    """The commit of the working tree, with ``+`` if files of it are changed; "unknown" outside a checkout."""
-    try:
-        run = functools.partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=True)
-        commit = run(["git", "rev-parse", "HEAD"]).stdout.strip()
-        return commit + ("+" if run(["git", "status", "--porcelain", "-uno"]).stdout.strip() else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-@functools.cache
-def package_versions() -> dict[str, str]:
-    """Package -> version of :data:`RECORDED_PACKAGES`; "missing" where it is not installed."""
-    versions = {}
-    for name in RECORDED_PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "missing"
-    return versions
 
 
 def is_finished(folder: Path) -> bool:
@@ -385,3 +363,41 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Names whose values differ or that are in one of the two alone, as JSON has them."""
     return sorted(k for k in before.keys() | now.keys() if _digest(before.get(k)) != _digest(now.get(k)))
+
+
+def select_folders(config: Config, seed: int = SEED) -> None:
+    """Choose the folders that this process, and those that it starts, write: the standard ones or those of a trial.
+
+    Every notebook and command calls it once, right after its configuration is resolved.  A trial prints where its
+    figures go.  The choice is kept in the environment variable ``BNCAP_TRIAL``.
+    """
+    changes = differences(config, seed)
+    text = json.dumps([config.profile, changes], sort_keys=True, ensure_ascii=False)
+    os.environ[TRIAL] = f"trial-{hashlib.sha256(text.encode()).hexdigest()[:6]}" if changes else ""
+    if changes:
+        folder = figures_dir(config.profile)
+        write_json(folder / "trial.json", {"profile": config.profile, "differs": changes})
+        listed = ", ".join(f"{name}={value}" for name, value in list(changes.items())[:4])
+        more = f" and {len(changes) - 4} more" if len(changes) > 4 else ""
+        print(f"trial of profile {config.profile} ({listed}{more}): figures go to {folder}", flush=True)
+
+
+def differences(config: Config, seed: int = SEED) -> dict[str, Any]:
+    """``{"section.field": value}`` of what differs from the profile's standard run; also ``SEED`` and ``seeds``."""
+    standard = get_config(config.profile)
+    if config.profile == "own":
+        standard = get_config("own", [f"data.{name}={getattr(config.data, name)}" for name in OWN_DATA])
+    ours, theirs = (_flat(each) for each in (config, standard))
+    changes = {name: value for name, value in ours.items() if value != theirs[name]}
+    if config.seeds(seed) != standard.seeds(SEED):
+        changes["seeds"] = list(config.seeds(seed))
+    if seed != SEED and seed not in config.seeds(seed)[:1]:
+        changes["SEED"] = seed
+    return changes
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    """``{"section.field": value}``, without the fields that only say which seeds there are."""
+    sections = {name: section for name, section in config.as_dict().items() if isinstance(section, dict)}
+    flat = {f"{name}.{field}": value for name, section in sections.items() for field, value in section.items()}
+    return {name: value for name, value in flat.items() if name not in ("experiment.seeds", "experiment.n_seeds")}

@@ -16,15 +16,25 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import importlib.metadata
+import re
+import subprocess
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
-from bncap.pipeline.paths import PACKAGE
+from bncap.pipeline.paths import PACKAGE, ROOT
 
 NEUTRAL = ("bncap.pipeline", "bncap.config", "bncap.settings", "bncap.errors", "bncap.commands", "bncap.__main__")
 """Modules that cannot change a step's result: what runs the steps, and the settings, whose values are in the key."""
+
+
+RECORDED_PACKAGES = (
+    "torch", "torchvision", "timm", "transformers", "diffusers", "sentence-transformers", "bert-score", "sacrebleu",
+    "nltk", "scikit-learn", "umap-learn", "numpy", "matplotlib",
+)  # fmt: skip
 
 
 class SourceTree:
@@ -189,3 +199,45 @@ def _canonical(value: Any) -> str:
 
 def _is_within(module: str, packages: Sequence[str]) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+@functools.cache
+def git_commit() -> str:
+    """The commit of the working tree, with ``+`` if files of it are changed; "unknown" outside a checkout."""
+    try:
+        run = functools.partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=True)
+        commit = run(["git", "rev-parse", "HEAD"]).stdout.strip()
+        return commit + ("+" if run(["git", "status", "--porcelain", "-uno"]).stdout.strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+@functools.cache
+def package_versions() -> dict[str, str]:
+    """Package -> version of :data:`RECORDED_PACKAGES`; "missing" where it is not installed."""
+    versions = {}
+    for name in RECORDED_PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "missing"
+    return versions
+
+
+def locked_versions() -> dict[str, str]:
+    """Direct dependency of pyproject.toml -> the version that requirements.txt locks; empty if a file is missing."""
+    project, lock = ROOT / "pyproject.toml", ROOT / "requirements.txt"
+    if not (project.is_file() and lock.is_file()):
+        return {}
+    direct = tomllib.loads(project.read_text("utf-8"))["project"]["dependencies"]
+    names = {match[0] for requirement in direct if (match := re.match(r"[\w.-]+", requirement))}
+    locked = dict(re.findall(r"^([\w.-]+)==([^\s;]+)", lock.read_text("utf-8"), re.MULTILINE))
+    return {name: version for name, version in locked.items() if name in names}
+
+
+def installed_version(name: str) -> str | None:
+    """The version without its local part, such as "2.14.1" for "2.14.1+cpu"; None if the package is not installed."""
+    try:
+        return importlib.metadata.version(name).partition("+")[0]
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -31,7 +31,7 @@ NOTEBOOKS = ROOT / "notebooks"
 MANIFEST = "manifest.json"
 """Written last into the folder of a step, so that its presence means complete."""
 TRIAL = "BNCAP_TRIAL"
-"""Environment variable with the name of the trial that is under way, see :mod:`bncap.pipeline.trials`; "": none."""
+"""Environment variable with the name of the trial that is under way, see :mod:`bncap.pipeline.artifacts`; "": none."""
 VARIABLES = ("BNCAP_ARTIFACTS", "BNCAP_FIGURES", "BNCAP_INPUTS", "BNCAP_DATA", "BNCAP_MODELS")
 KAGGLE_INPUT = Path("/kaggle/input")
 KAGGLE_KINDS = ("datasets", "notebooks", "models", "competitions")

@@ -23,7 +23,7 @@ from bncap.errors import BncapError
 from bncap.mini.synthesiser import MiniSynthesiser
 from bncap.pipeline import hub
 from bncap.pipeline.artifacts import read_json
-from bncap.pipeline.loading import has_words, loading
+from bncap.pipeline.hub import has_words, loading
 from bncap.pipeline.workers import one_thread
 from bncap.settings import Config
 from bncap.synthesis.prompts import Tokenizer

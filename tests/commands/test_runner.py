@@ -10,7 +10,6 @@ import pytest
 
 from bncap import __main__ as cli
 from bncap.commands import runner
-from bncap.commands.status import status_table
 from bncap.errors import BncapError
 from bncap.experiments import estimates
 from bncap.pipeline import artifacts, code, files, paths
@@ -154,13 +153,13 @@ def test_own_data_run_the_notebooks_that_need_no_second_test_set():
 
 def test_status_tells_finished_from_unfinished_and_changed(series, artifacts_dir):
     with pytest.raises(BncapError, match="nothing has been run"):
-        status_table("smoke")
+        runner.status_table("smoke")
     run()
     (artifacts_dir / "smoke/03_half/x-s42").mkdir(parents=True)
     (artifacts_dir / "smoke/01_first/x-s42/n.txt").write_text("tampered")
-    table = status_table("smoke")
+    table = runner.status_table("smoke")
     (artifacts_dir / "smoke/02_second/x-s42/manifest.json").write_text("{}")
-    assert "02_second/x-s42" in table and "unreadable" in status_table("smoke")
+    assert "02_second/x-s42" in table and "unreadable" in runner.status_table("smoke")
     states = {line.split()[0]: line.split()[1] for line in table.splitlines()[1:]}
     assert states == {"01_first/x-s42": "changed", "02_second/x-s42": "finished", "03_half/x-s42": "unfinished"}
 
@@ -314,13 +313,23 @@ def test_an_edited_function_runs_the_notebooks_that_import_it_and_an_edited_comm
     assert manifest.stat().st_mtime_ns == before, "the steps do not depend on it"
 
 
-def test_force_makes_the_steps_of_the_chosen_notebooks_again(series, artifacts_dir):
+def test_force_makes_the_steps_of_the_chosen_notebooks_again_once(series, artifacts_dir, capsys):
     run()
     manifests = [artifacts_dir / f"smoke/{name}/x-s42/manifest.json" for name in ("01_first", "02_second")]
     before = [manifest.stat().st_mtime_ns for manifest in manifests]
-    runner.run(runner.Request("smoke", 42), runner.select(only="02"), force=True)
+    command = ["run", "--profile", "smoke", "--force"]
+    assert cli.main([*command, "--only", "02"]) == 0
     after = [manifest.stat().st_mtime_ns for manifest in manifests]
     assert after[0] == before[0] and after[1] > before[1] and artifacts.FORCE_VARIABLE not in os.environ
+    notebook(series / "02_second.ipynb", "raise ValueError('stop')")
+    assert cli.main(command) == 1
+    assert capsys.readouterr().err.strip().endswith("./run_all.sh --profile smoke --only 01,02 --force")
+    notebook(series / "02_second.ipynb", STEP.format(step="02_second"))
+    assert cli.main(command) == 0
+    assert "01_first: up to date" in capsys.readouterr().out, "the same forced run continues"
+    assert manifests[0].stat().st_mtime_ns > after[0] and manifests[1].stat().st_mtime_ns > after[1]
+    assert cli.main(command) == 0
+    assert "up to date" not in capsys.readouterr().out, "the next forced run begins"
 
 
 def test_a_failing_check_quotes_its_own_line(series, capsys):

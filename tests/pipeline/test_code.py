@@ -155,3 +155,15 @@ def test_training_depends_on_the_losses_and_neither_on_the_metrics_nor_on_figure
     scoring = set(code.SOURCES.step_code(runs._score))
     assert {"bncap.metrics", "bncap.decoders.decode", "bncap.model"} <= scoring
     assert not {"bncap.train", "bncap.objective", "bncap.experiments.training"} & scoring
+
+
+def test_direct_dependencies_are_locked_and_test_tools_are_none_of_them():
+    locked = code.locked_versions()
+    assert {"torch", "numpy", "pydantic"} <= set(locked) and not {"pytest", "ruff", "pot", "triton"} & set(locked)
+
+
+def test_the_local_part_of_a_version_does_not_count(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "2.14.1+cpu")
+    assert code.installed_version("torch") == "2.14.1"
+    monkeypatch.undo()
+    assert code.installed_version("no-such-package") is None

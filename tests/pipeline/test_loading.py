@@ -13,7 +13,7 @@ from bncap.decoders.baselines import load_gpt2
 from bncap.decoders.mbart import load_decoder, load_tokenizer
 from bncap.encoders.features import Encoder
 from bncap.errors import BncapError
-from bncap.pipeline.loading import loading
+from bncap.pipeline.hub import loading
 from bncap.synthesis.text_to_image import load_tokenizers
 
 VOCABULARIES = (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from bncap.pipeline.loading import quiet_loading
+from bncap.pipeline.hub import quiet_loading
 
 from .files import ParallelTexts
 from .kandinsky import save_decoder, save_prior
