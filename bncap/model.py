@@ -15,7 +15,7 @@ from transformers import MBart50Tokenizer, MBartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
 from bncap.checkpoints import hash_weights
-from bncap.decoders.captioner import Bridge, CaptionModel, read_captioner, shift_right
+from bncap.decoders.captioner import BeamCache, Bridge, CaptionModel, read_captioner, shift_right
 from bncap.decoders.mbart import Vocabulary, encode_labels, language_row, load_decoder, load_tokenizer, trim, untrim
 from bncap.errors import BncapError
 
@@ -78,7 +78,11 @@ class Captioner(CaptionModel):
 
     def generation_inputs(self, memory: Tensor) -> dict[str, Any]:
         # A fresh output each time: `generate` changes the one that it is given.
-        return {"encoder_outputs": BaseModelOutput(memory), "decoder_start_token_id": self.start_id}
+        return {
+            "encoder_outputs": BaseModelOutput(memory),
+            "decoder_start_token_id": self.start_id,
+            "past_key_values": BeamCache(),
+        }
 
     def unfreeze_top(self, count: int) -> None:
         self.decoder.requires_grad_(count >= len(self.layers))

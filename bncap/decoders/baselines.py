@@ -28,7 +28,7 @@ from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 from bncap.attention import IMPLEMENTATION
 from bncap.chunked_cross_entropy import IGNORED
 from bncap.config import BASELINES
-from bncap.decoders.captioner import Bridge, CaptionModel, read_captioner, shift_right
+from bncap.decoders.captioner import BeamCache, Bridge, CaptionModel, read_captioner, shift_right
 from bncap.decoders.mbart import Vocabulary, encode_labels, language_row, load_tokenizer
 from bncap.errors import BncapError
 from bncap.pipeline import hub
@@ -89,7 +89,7 @@ class VitGpt2Captioner(CaptionModel):
 
     def generation_inputs(self, memory: Tensor) -> dict[str, Any]:
         inputs = super().generation_inputs(memory)
-        return inputs | {"attention_mask": torch.ones_like(inputs["inputs"])}
+        return inputs | {"attention_mask": torch.ones_like(inputs["inputs"]), "past_key_values": BeamCache()}
 
     def unfreeze_top(self, count: int) -> None:
         """Train the bridge, all cross-attentions and the top ``count`` layers; with all of them, the embeddings too."""
@@ -196,12 +196,21 @@ class AttentionLstm(PreTrainedModel, GenerationMixin):
         hidden, cell, keys = (part.float() for part in (state.hidden, state.cell, state.keys))
         steps = []
         with torch.autocast(memory.device.type, enabled=False):  # a recurrence in half precision drifts
-            for word in words.float().unbind(1):
-                energy = torch.tanh(keys + self.query(hidden).unsqueeze(1)) @ self.energy.weight[0]  # (B, S)
+            of_word, of_context = self.cell.weight_ih.chunk(2, 1)  # (4 D, D) each
+            of_hidden = torch.cat([self.cell.weight_hh, self.query.weight, self.gate.weight])  # (5 D + 1, D)
+            # What the words give to the LSTM's gates needs no recurrence.
+            words_part = nn.functional.linear(words.float(), of_word, self.cell.bias_ih + self.cell.bias_hh)
+            for word_part in words_part.unbind(1):  # (B, 4 D)
+                hidden_part, query, gate = (hidden @ of_hidden.T).split(
+                    [4 * self.config.width, self.config.width, 1], 1
+                )
+                energy = torch.tanh(keys + query.unsqueeze(1)) @ self.energy.weight[0]  # (B, S)
                 attention = energy.softmax(1)
                 context = torch.bmm(attention.unsqueeze(1), memory).squeeze(1)  # (B, D)
-                gated = torch.sigmoid(self.gate(hidden)) * context
-                hidden, cell = self.cell(torch.cat([word, gated], 1), (hidden, cell))
+                gated = torch.sigmoid(gate + self.gate.bias) * context
+                enter, keep, new, leave = (word_part + hidden_part).addmm(gated, of_context.T).chunk(4, 1)
+                cell = keep.sigmoid() * cell + enter.sigmoid() * new.tanh()
+                hidden = leave.sigmoid() * cell.tanh()
                 steps.append((hidden, gated, attention))
         hiddens, contexts, attentions = (torch.stack(part, 1) for part in zip(*steps, strict=True))
         outputs = self.dropout(torch.cat([hiddens, contexts, words], -1))  # (B, T, 3 D)

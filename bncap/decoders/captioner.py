@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.utils import GenerateOutput
 
 from bncap.attention import Tap
@@ -44,6 +44,16 @@ class Bridge(nn.Module):
             (B, S, D) patch tokens in the dtype of the weights, which is the decoder's.
         """
         return self.norm(self.projection(features.to(self.projection.weight.dtype)))
+
+
+class BeamCache(EncoderDecoderCache):
+    """Keys and values of a beam search, which moves between beams of one picture: these share its memory's."""
+
+    def __init__(self) -> None:
+        super().__init__(DynamicCache(), DynamicCache())
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.self_attention_cache.reorder_cache(beam_idx)
 
 
 class CaptionModel(nn.Module):
