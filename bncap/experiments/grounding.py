@@ -274,6 +274,13 @@ def find_view(transform: Any, size: tuple[int, int]) -> View:
     return View(float(left), float(top), float(right), float(bottom))
 
 
+def crop_box(box: Box, view: View, size: tuple[int, int]) -> Box:
+    """A box of the upright picture in px of what the encoder sees, a picture of ``size`` (width, height)."""
+    left, top, width, height = box
+    across, down = size[0] / (view.right - view.left), size[1] / (view.bottom - view.top)
+    return (left - view.left) * across, (top - view.top) * down, width * across, height * down
+
+
 def cover_patches(boxes: Sequence[Box], view: View, side: int) -> Region:
     """The union of ``boxes`` on the grid: the share of each patch's area in it, (S,) in [0, 1], exact, and whether the
     patch's centre is in it, (S,).

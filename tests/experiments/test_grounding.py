@@ -411,3 +411,8 @@ def test_a_transform_of_unknown_geometry_is_refused():
     transform = timm.data.create_transform((3, 112, 112), crop_border_pixels=4)
     with pytest.raises(BncapError, match="TrimBorder"):
         find_view(transform, (200, 200))
+
+
+def test_a_box_is_cropped_to_what_the_encoder_sees():
+    view = grounding.View(left=10, top=20, right=110, bottom=120)
+    assert grounding.crop_box((60, 70, 20, 10), view, (50, 50)) == (25, 25, 10, 5)

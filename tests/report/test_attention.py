@@ -143,3 +143,14 @@ def test_no_picture_and_too_many_are_refused(tmp_path):
     for examples in ([], [make_example()] * (attention.MAX_PICTURES + 1)):
         with pytest.raises(BncapError, match="1 to 20"):
             attention.draw_examples(examples, tmp_path / "x.png")
+
+
+def test_maps_are_drawn_beside_the_picture_with_the_boxes_in_each_panel(tmp_path):
+    image = Image.new("RGB", (70, 70), "white")
+    plain = attention.draw_maps(image, {"a": np.full(49, 1 / 49)}, tmp_path / "plain")
+    boxed = attention.draw_maps(image, {"a": np.full(49, 1 / 49)}, tmp_path / "boxed", [(35, 0, 35, 35)])
+    drawn = np.any(np.asarray(Image.open(plain)) != np.asarray(Image.open(boxed)), axis=2)
+    width = drawn.shape[1] // 2
+    for panel in (drawn[:, :width], drawn[:, width:]):
+        rows, columns = panel.nonzero()
+        assert rows.max() < 0.6 * panel.shape[0] and columns.min() > 0.4 * width  # the box is the upper right quarter
