@@ -25,11 +25,10 @@ patch_evidence(pytest.MonkeyPatch())
 assert "pal_ot" in VARIANTS and "pal_ot" in runs.TRAINED_BY["06_ablations"]
 make_runs(config)
 make_rest(config)
-writers = (tables.table1, tables.table2, tables.table3, tables.table4)
-for name, table in zip(runs.TABLES, writers, strict=True):
-    tables.write_table(table(config, 42), name, config)
+for name in runs.TABLES:
+    tables.write_table(tables.read_table(name, config, 42), name, config)
 folder = paths.figures_dir("smoke")
-figures_results.draw_scores(tables.table3(config, 42), folder / "scores")
+figures_results.draw_scores(tables.read_table("table3_ablations", config, 42), folder / "scores")
 differences = comparisons.compare_with_base(config, 42)
 figures_results.draw_differences(differences, folder / "differences")
 assert any(record["variant"] == "pal_ot" and record["low"] is not None for record in differences)

@@ -136,7 +136,7 @@ def test_samples_and_figures_need_no_pair(chain, tmp_path):
 
 
 def test_the_table_has_one_row_and_nothing_of_the_papers(chain):
-    frame = tables.table2(chain, 42, BASE)
+    frame = tables.read_table("table2_main", chain, 42, [BASE])
     assert frame[["method", "split"]].to_numpy().tolist() == [[BASE, "test"]]
     csv_file, markdown, _ = tables.write_table(frame, "table2_main", chain)
     assert csv_file.is_file() and "paper" not in markdown.read_text("utf-8")

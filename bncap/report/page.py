@@ -30,50 +30,22 @@ TABLE_NOTEBOOKS = {
 }  # fmt: skip
 TEMPLATE = paths.PACKAGE / "report" / "template.html"
 
-FIGURES: dict[str, tuple[str, str]] = {
-    "differences": (
-        "06_ablations",
-        "Every variant and baseline against cross-entropy alone, with 95 % intervals over images and seeds; filled: 0 "
-        "lies outside.",
-    ),
-    "table3_ablations": ("06_ablations", "Table 3, out of domain: a dot for each seed, a bar at the mean."),
-    "table4_sensitivity": ("07_sensitivity", "Table 4, out of domain: a dot for each seed, a bar at the mean."),
-    "grounding": (
-        "08_umap_mmd",
-        "Share of a noun's attention in its object's box, and how often the strongest patch lies in it, beside chance "
-        "and maps that do not depend on the word.",
-    ),
-    "attention": (
-        "04_training",
-        "Attention of each word, in held-out pictures at even ranks of METEOR, best to worst.",
-    ),
-    "fig3_umap": (
-        "08_umap_mmd",
-        "Fig. 3, bottom: patches of real and synthetic pictures before and after training, in one UMAP of the first "
-        "seed's runs.",
-    ),
-    "umap_seeds": ("08_umap_mmd", "The same patches, drawn by UMAPs of other seeds."),
-    "fig3_convergence": (
-        "04_training",
-        "Fig. 3, top: the losses over training, the full objective beside cross-entropy alone.",
-    ),
-    "lengths": ("09_report", "Length of the captions out of domain, beside the references."),
-    "readings": ("11_readings", "Differences of the scores that each other reading of the paper makes."),
-    "readings_gap": ("11_readings", "Losses and gap after training under each reading."),
-    "errors": ("12_error_analysis", "Correct parts of the captions, by group of pictures."),
-    "confusion": ("12_error_analysis", "Kinds named (across) by kinds in the picture (down), per cent; white: never."),
-    "filter": ("12_error_analysis", "The captioner after each threshold of the verifier, on equally many pairs."),
-    "fig2_pipeline": ("04_training", "Fig. 2: the pipeline from an English caption to the losses, with a triplet."),
-    "fig1_patches": (
-        "04_training",
-        "Fig. 1: a test picture, the encoder's maps, its patches, and each word's attention.",
-    ),
-    "acceptance": ("01_data_build", "Acceptance: the share of translated captions that pass the verifier (Eq. 4)."),
-    "pairs": ("02_synthesis", "Pairs: real pictures beside the synthetic ones drawn from their captions (Eq. 5)."),
-    "prompts": ("02_synthesis", "Prompts: their length as the model counts it, and the words that its window leaves."),
-    "captions": ("04_training", "Captions of the main model, at even ranks of METEOR, each with its first reference."),
+FIGURES = {
+    name: notebook
+    for notebook, names in {
+        "01_data_build": ["acceptance"],
+        "02_synthesis": ["pairs", "prompts"],
+        "04_training": ["fig1_patches", "fig2_pipeline", "fig3_convergence", "captions", "attention"],
+        "06_ablations": ["table3_ablations", "differences"],
+        "07_sensitivity": ["table4_sensitivity"],
+        "08_umap_mmd": ["fig3_umap", "umap_seeds", "grounding"],
+        "09_report": ["lengths"],
+        "11_readings": ["readings", "readings_gap"],
+        "12_error_analysis": ["errors", "confusion", "filter"],
+    }.items()
+    for name in names
 }
-"""Figure -> the notebook that draws it, and its caption."""
+"""Figure -> the notebook that draws it; captions.toml has its caption."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +78,7 @@ def write_report(config: Config, first_seed: int) -> Path:
         config=config,
         language=iso(config.data.lang),
         language_name=language_name(config.data.lang),
-        font=_read_font(),
+        font=_encode(fontpkg_hind_siliguri.ROOT / "files" / "HindSiliguri-Regular.ttf"),
         seeds=results["seeds"],
         degenerate=[
             f"{paper.label(r['variant'])} ({paper.SPLITS[r['split']]})" for r in results["diversity"] if r["degenerate"]
@@ -117,7 +89,13 @@ def write_report(config: Config, first_seed: int) -> Path:
         by_chance=f"{(1 - stats.LEVEL) * len(results['claims']):.1f}",
         not_tested=NOT_TESTED,
         sections=build_sections(config, first_seed, results, run["Commit"]),
-        figures=_read_figures(config, results),
+        figures={
+            name: {
+                "caption": summaries.CAPTIONS["figures"][name],
+                "png": _encode(_require_figure(config, f"{name}.png", FIGURES[name])),
+            }
+            for name in list_figures(results)
+        },
         run=run,
         signatures=sorted({record["signature"] for record in results["results"]}),
     )
@@ -142,37 +120,23 @@ def build_sections(config: Config, first_seed: int, results: Mapping[str, Any], 
     score_tables = [table for name in runs.TABLES for table in _read_table(config, name)]
     encoders = [summaries.encoder_accuracy(results["encoders"])] if results["encoders"] else []
     boxes = [summaries.grounding(results["grounding"])] if results["grounding"]["rows"] else []
-    samples = paths.step_dir(config.profile, "04_training", "samples", first_seed)
+    viewer = attention.render_samples(paths.step_dir(config.profile, "04_training", "samples", first_seed))
     gap = results["alignment"]
+    scores = ["differences", *score_tables, *encoders, "table3_ablations", "table4_sensitivity"]
+    words = "Choose a word of a caption to see the patches that it attends to."
+    patches = ["fig3_umap", summaries.alignment(gap), "umap_seeds", summaries.umap_seeds(gap)]
     sections = [
-        Section(
-            "scores",
-            "Scores: Tables 1 to 4",
-            ["differences", *score_tables, *encoders, "table3_ablations", "table4_sensitivity"],
-        ),
-        Section(
-            "grounding",
-            "Grounding",
-            ["grounding", *boxes, "attention"],
-            "Choose a word of a caption to see the patches that it attends to.",
-            attention.render_samples(samples),
-        ),
-        Section(
-            "alignment",
-            "Real and synthetic patches",
-            ["fig3_umap", summaries.alignment(gap), "umap_seeds", summaries.umap_seeds(gap)],
-        ),
+        Section("scores", "Scores: Tables 1 to 4", scores),
+        Section("grounding", "Grounding", ["grounding", *boxes, "attention"], words, viewer),
+        Section("alignment", "Real and synthetic patches", patches),
         Section("training", "Training", ["fig3_convergence", summaries.training(results["convergence"])]),
         Section("variety", "Variety of the captions", ["lengths", summaries.diversity(results["diversity"])]),
     ]
     if results["readings"]:
         content = results["readings"]["found"]
-        parts: list[FormattedTable | str] = [
-            "readings",
-            summaries.readings(content),
-            "readings_gap",
-            summaries.flagged_readings(content),
-        ]
+        parts = [
+            "readings", summaries.readings(content), "readings_gap", summaries.flagged_readings(content),
+        ]  # fmt: skip
         sections.append(Section("readings", "Other readings of the paper", parts, _date(results["readings"], commit)))
     if results["error_analysis"]:
         content = results["error_analysis"]["found"]
@@ -188,7 +152,7 @@ def build_sections(config: Config, first_seed: int, results: Mapping[str, Any], 
 def list_figures(results: Mapping[str, Any]) -> list[str]:
     """The names of :data:`FIGURES`, without those of the extended notebooks that have never been run."""
     was_run = dict(zip(EXTENDED_NOTEBOOKS, (results["readings"], results["error_analysis"]), strict=True))
-    return [name for name, (notebook, _) in FIGURES.items() if was_run.get(notebook[:2], True)]
+    return [name for name, notebook in FIGURES.items() if was_run.get(notebook[:2], True)]
 
 
 def describe_run(config: Config, first_seed: int) -> dict[str, str]:
@@ -226,19 +190,8 @@ def _read_table(config: Config, name: str) -> list[FormattedTable]:
     return tables.format_table(frame, name, config, comparisons.read_differences(config, name))
 
 
-def _read_figures(config: Config, results: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    figures = {}
-    for name in list_figures(results):
-        notebook, caption = FIGURES[name]
-        png = _require_figure(config, f"{name}.png", notebook)
-        figures[name] = {"caption": caption, "png": base64.b64encode(png.read_bytes()).decode("ascii")}
-    return figures
-
-
-def _read_font() -> str:
-    return base64.b64encode((fontpkg_hind_siliguri.ROOT / "files" / "HindSiliguri-Regular.ttf").read_bytes()).decode(
-        "ascii"
-    )
+def _encode(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode("ascii")
 
 
 def _require_figure(config: Config, file: str, notebook: str) -> Path:

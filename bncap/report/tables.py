@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from bncap import stats
-from bncap.config import ALL_VARIANTS, MAIN, PART_BASE, SENSITIVITY
+from bncap.config import ALL_VARIANTS, PART_BASE, SENSITIVITY
 from bncap.errors import BncapError
 from bncap.experiments import comparisons, paper
 from bncap.experiments.comparisons import read_scores, seed_mean_std
-from bncap.experiments.estimates import DIGITS, Record
+from bncap.experiments.estimates import DIGITS, Record, first, select
 from bncap.experiments.runs import TABLES
 from bncap.pipeline import artifacts, paths
 from bncap.settings import Config
 
+METRICS = (*paper.METRICS, "noun_precision")
 SETTINGS = ("lambda", "tau", "rho")
 HEADINGS = {
     "method": "Method", "lambda": "λ", "tau": "τ", "rho": "ρ", "split": "Images", "noun_precision": "Noun prec.",
@@ -63,7 +65,7 @@ def format_interval(record: Record | None, key: str = "difference", digits: int 
 
 @dataclass(frozen=True)
 class FormattedTable:
-    """A table whose ``cells`` are text.
+    """A table of text cells.
 
     The first ``text_columns`` hold no numbers.  ``paper_rows`` are the positions of the rows that the paper prints or
     people wrote.  ``caption_column`` holds captions in the target language.
@@ -72,15 +74,21 @@ class FormattedTable:
     name: str
     title: str
     caption: str
-    cells: pd.DataFrame
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
     text_columns: int = 1
     notes: tuple[str, ...] = ()
-    paper_rows: frozenset[int] = frozenset()
+    paper_rows: Collection[int] = ()
     caption_column: str = ""
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """The rows under their columns."""
+        return pd.DataFrame(list(self.rows), columns=list(self.columns))
 
     def markdown(self) -> str:
         """Title and caption, the cells as a pipe table, and the notes."""
-        align = ["left" if i < self.text_columns else "right" for i in range(self.cells.shape[1])]
+        align = ["left" if i < self.text_columns else "right" for i in range(len(self.columns))]
         cells = self.cells.map(_escape_markdown).rename(columns=_escape_markdown)
         rows = cells.to_markdown(index=False, colalign=align, disable_numparse=True)
         return "\n\n".join([f"**{self.title}.** {_escape_markdown(self.caption)}", rows, *self.notes]) + "\n"
@@ -92,7 +100,7 @@ class FormattedTable:
 
     def latex(self) -> str:
         """A ``table*`` with booktabs' rules; the document needs ``\\usepackage{booktabs}`` and nothing else."""
-        columns = "l" * self.text_columns + "r" * (self.cells.shape[1] - self.text_columns)
+        columns = "l" * self.text_columns + "r" * (len(self.columns) - self.text_columns)
         styler = self.cells.style.hide(axis="index").format(_format_latex).format_index(_format_latex, axis="columns")
         text = styler.to_latex(
             environment="table*", position_float="centering", hrules=True, column_format=f"@{{}}{columns}@{{}}",
@@ -111,48 +119,31 @@ def _format_latex(text: str) -> str:
     return re.sub(r" (\$\\pm\$|\[)(.*)", r"{\\tiny\\ \1\2}", signed)
 
 
-def table1(config: Config, first_seed: int) -> pd.DataFrame:
-    """Table 1 (Sec. 5.2): a row for each of the three captioners and each seed.
+def read_table(name: str, config: Config, first_seed: int, variants: Sequence[str] = ()) -> pd.DataFrame:
+    """The table ``name`` of :data:`bncap.experiments.runs.TABLES`: a row for each variant, test split and seed.
 
     Columns ``method, split, seed, B1, B2, B3, B4, METEOR, BERT-F1`` and, where the pictures' objects are known,
-    ``noun_precision``; ``method`` is the variant's name, scores are 0 to 100.  The seeds are
-    ``config.seeds(first_seed)``.  Raises BncapError, with the command that makes it, for a run that is not finished.
+    ``noun_precision``; ``method`` is the variant's name, in Table 4 ``lambda, tau, rho`` instead; scores are 0 to 100.
+    The seeds are ``config.seeds(first_seed)``; ``variants`` replaces those of the table.  Raises BncapError for an
+    unknown table, and, with the command that makes it, for a run that is not finished.
     """
-    return _read_table(config, first_seed, "table1_baselines")
-
-
-def table2(config: Config, first_seed: int, variant: str = MAIN) -> pd.DataFrame:
-    """Table 2 (Sec. 5.3): the main model, or another ``variant``, on the test splits that it was scored on.
-
-    Columns and errors as in :func:`table1`.
-    """
-    return _read_table(config, first_seed, "table2_main", (variant,))
-
-
-def table3(config: Config, first_seed: int) -> pd.DataFrame:
-    """Table 3 (Sec. 5.4): every variant of the objective.  Columns and errors as in :func:`table1`."""
-    return _read_table(config, first_seed, "table3_ablations")
-
-
-def table4(config: Config, first_seed: int) -> pd.DataFrame:
-    """Table 4 (Sec. 5.5): settings of PAL, with ``lambda, tau, rho`` for ``method``; else as :func:`table1`."""
-    return _read_table(config, first_seed, "table4_sensitivity")
-
-
-def _read_table(config: Config, first_seed: int, name: str, variants: Sequence[str] = ()) -> pd.DataFrame:
+    _check_name(name)
     rows = []
     for variant in variants or TABLES[name].variants:
         settings = map(float, re.findall(r"[\d.]+", variant))
-        first = dict(zip(SETTINGS, settings, strict=True)) if variant in SENSITIVITY else {"method": variant}
+        named = dict(zip(SETTINGS, settings, strict=True)) if variant in SENSITIVITY else {"method": variant}
         for split in TABLES[name].splits:
             for seed in config.seeds(first_seed):
                 scores = read_scores(config, variant, seed).get(split)
-                if scores is None:  # own data have one test set
-                    continue
-                metrics = [metric for metric in (*paper.METRICS, "noun_precision") if metric in scores]
-                values = {metric: round(scores[metric], DIGITS) for metric in metrics}
-                rows.append({**first, "split": split, "seed": seed, **values})
+                if scores is not None:  # own data have one test set
+                    values = {metric: round(scores[metric], DIGITS) for metric in METRICS if metric in scores}
+                    rows.append({**named, "split": split, "seed": seed, **values})
     return pd.DataFrame(rows)
+
+
+def _check_name(name: str) -> None:
+    if name not in TABLES:
+        raise BncapError(f"unknown table {name!r}: choose one of {', '.join(TABLES)}")
 
 
 def variant_of(row: pd.Series) -> str:
@@ -167,8 +158,7 @@ def write_table(frame: pd.DataFrame, name: str, config: Config) -> list[Path]:
     mean ± sample standard deviation over the seeds, each method above what the paper prints for it, then the
     differences from cross-entropy alone and from the row above, which go into ``<name>_differences.csv`` too.
     """
-    if name not in TABLES:
-        raise BncapError(f"unknown table {name!r}: choose one of {', '.join(TABLES)}")
+    _check_name(name)
     folder = paths.figures_dir(config.profile)
     csv, md, tex = (folder / f"{name}{suffix}" for suffix in (".csv", ".md", ".tex"))
     variants = list(dict.fromkeys(frame.apply(variant_of, axis=1)))
@@ -190,13 +180,16 @@ def format_table(frame: pd.DataFrame, name: str, config: Config, differences: Se
     keys = [*SETTINGS] if "lambda" in frame else ["method"]
     several = frame["split"].nunique() > 1
     own = config.data.source == "own"  # the paper's numbers are of other data
-    metrics = [metric for metric in (*paper.METRICS, "noun_precision") if metric in frame]
-    marks = _collect_marks(differences)
+    metrics = [metric for metric in METRICS if metric in frame]
+    marks: dict[tuple[str, str, str], str] = defaultdict(str)
+    for relation, mark in MARKS.items():
+        for r in select(differences, relation=relation, excludes_zero=True):
+            marks[r["variant"], r["split"], r["metric"]] += mark
     rows, notes, paper_rows = [], [], set()
     for _, group in frame.groupby([*keys, "split"], sort=False):
         variant, split = variant_of(group.iloc[0]), group["split"].iloc[0]
         names = [str(group[key].iloc[0]) for key in keys] if len(keys) > 1 else [paper.label(variant)]
-        means = [format_mean(*seed_mean_std(group[m]), marks.get((variant, split, m), "")) for m in metrics]
+        means = [format_mean(*seed_mean_std(group[metric]), marks[variant, split, metric]) for metric in metrics]
         rows.append([*names, *[paper.SPLITS[split]] * several, "here", *means])
         printed = {} if own else paper.printed(variant, split)
         for place, scores in printed.items():
@@ -205,47 +198,32 @@ def format_table(frame: pd.DataFrame, name: str, config: Config, differences: Se
             rows.append([*[""] * len(keys), *[paper.DATASETS[split]] * several, f"paper, {place}", *cells])
         notes += [] if own else _note_paper(variant, printed)
     if "lambda" in frame:
-        notes.append(_describe_part_base(config, sorted(set(frame["seed"])), metrics))
-    columns = [HEADINGS.get(c, c) for c in (*keys, *["split"] * several, "From", *metrics)]
+        saved = pd.DataFrame([read_scores(config, PART_BASE, seed)["ood"] for seed in sorted(set(frame["seed"]))])
+        scores = (f"{HEADINGS.get(m, m)} {format_mean(*seed_mean_std(saved[m]))}" for m in metrics)
+        notes.append(f"{paper.label(PART_BASE)}, has {', '.join(scores)}.")
     title = "The captioner on pictures that it was not trained on" if own else TABLES[name].title
-    caption = f"{title}. {_describe_runs(frame, config)}{_explain_marks(differences)}"
-    cells = pd.DataFrame(rows, columns=columns)
+    caption = f"{title}. {_describe_runs(frame, config)}"
+    if differences:
+        base = first(differences, relation=comparisons.TO_BASE)["against"]
+        above = first(differences, relation=comparisons.TO_ABOVE)
+        meanings = f"* differs from {paper.label(base)}" + ("; † from the row above" if above else "")
+        level = differences[0]["level"]
+        caption += f" {meanings}: 0 lies outside the {level:.0%} interval of the difference."
+    columns = [HEADINGS.get(c, c) for c in (*keys, *["split"] * several, "From", *metrics)]
     number, text_columns = TABLES[name].number, len(columns) - len(metrics)
-    main = FormattedTable(name, f"Table {number}", caption, cells, text_columns, tuple(notes), frozenset(paper_rows))
-    return [main, *([_format_differences(name, number, differences, several)] if differences else [])]
+    main = FormattedTable(name, f"Table {number}", caption, columns, rows, text_columns, tuple(notes), paper_rows)
+    return [main, *([_format_differences(name, differences, several)] if differences else [])]
 
 
-def _collect_marks(differences: Sequence[Record]) -> dict[tuple[str, str, str], str]:
-    """(variant, split, metric) -> the marks of the differences that exclude 0."""
-    marks: dict[tuple[str, str, str], str] = {}
-    for relation, mark in MARKS.items():
-        for r in differences:
-            if r["relation"] == relation and r["excludes_zero"]:
-                place = r["variant"], r["split"], r["metric"]
-                marks[place] = marks.get(place, "") + mark
-    return marks
-
-
-def _explain_marks(differences: Sequence[Record]) -> str:
-    if not differences:
-        return ""
-    base = next(r["against"] for r in differences if r["relation"] == comparisons.TO_BASE)
-    above = any(r["relation"] == comparisons.TO_ABOVE for r in differences)
-    meanings = f"* differs from {paper.label(base)}" + "; † from the row above" * above
-    return f" {meanings}: 0 lies outside the {differences[0]['level']:.0%} interval of the difference."
-
-
-def _format_differences(name: str, number: int, differences: Sequence[Record], several: bool) -> FormattedTable:
+def _format_differences(name: str, differences: Sequence[Record], several: bool) -> FormattedTable:
     """The block below a table: a row for each row of the table and each that it is compared with."""
-    metrics = [m for m in DIFFERENCE_METRICS if any(r["metric"] == m for r in differences)]
-    grouped: dict[tuple[str, str, str], dict[str, Record]] = {}
-    for r in differences:
-        grouped.setdefault((r["split"], r["variant"], r["relation"]), {})[r["metric"]] = r
+    metrics = [metric for metric in DIFFERENCE_METRICS if select(differences, metric=metric)]
     rows = []
-    for (split, variant, relation), records in grouped.items():
-        base = next(iter(records.values()))["against"]
+    for place in dict.fromkeys((r["split"], r["variant"], r["relation"], r["against"]) for r in differences):
+        split, variant, relation, base = place
+        records = select(differences, split=split, variant=variant, relation=relation)
         against = "row above" if relation == comparisons.TO_ABOVE else paper.label(base)
-        cells = [format_interval(records.get(metric), mark=MARKS[relation]) for metric in metrics]
+        cells = [format_interval(first(records, metric=metric), mark=MARKS[relation]) for metric in metrics]
         rows.append([paper.label(variant), *[paper.SPLITS[split]] * several, against, *cells])
     columns = [HEADINGS.get(c, c) for c in ("method", *["split"] * several, "Against", *metrics)]
     level, seeds = differences[0]["level"], differences[0]["seeds"]
@@ -254,9 +232,8 @@ def _format_differences(name: str, number: int, differences: Sequence[Record], s
         f"{f' and the {seeds} seeds' if seeds > 1 else ''}, {stats.REPLICATES} samples, BLEU of each whole sample. "
         f"* and †: the interval leaves out 0, as about {1 - level:.0%} would without any true difference."
     )
-    title = f"Differences, Table {number}"
-    cells = pd.DataFrame(rows, columns=columns)
-    return FormattedTable(f"{name}_differences", title, caption, cells, len(columns) - len(metrics))
+    title = f"Differences, Table {TABLES[name].number}"
+    return FormattedTable(f"{name}_differences", title, caption, columns, rows, len(columns) - len(metrics))
 
 
 def _note_paper(variant: str, printed: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -270,22 +247,14 @@ def _note_paper(variant: str, printed: Mapping[str, Mapping[str, float]]) -> lis
     return []
 
 
-def _describe_part_base(config: Config, seeds: Sequence[int], metrics: Sequence[str]) -> str:
-    """The scores that Table 4's settings are compared with, which are no row of it."""
-    saved = [read_scores(config, PART_BASE, seed)["ood"] for seed in seeds]
-    scores = ", ".join(f"{HEADINGS.get(m, m)} {format_mean(*seed_mean_std([s[m] for s in saved]))}" for m in metrics)
-    return f"{paper.label(PART_BASE)}, has {scores}."
-
-
 def _describe_runs(frame: pd.DataFrame, config: Config) -> str:
     """The part of a caption that says what was averaged over what."""
     seeds = sorted(set(frame["seed"]))
     listed = ", ".join(map(str, seeds))
-    averaged = (
-        f"Mean ± standard deviation over {len(seeds)} seeds ({listed})"
-        if len(seeds) > 1
-        else f"One seed ({listed}), so no standard deviation"
-    )
+    if len(seeds) > 1:
+        averaged = f"Mean ± standard deviation over {len(seeds)} seeds ({listed})"
+    else:
+        averaged = f"One seed ({listed}), so no standard deviation"
     scores = read_scores(config, variant_of(frame.iloc[0]), seeds[0])
     images = {split: scores[split]["images"] for split in dict.fromkeys(frame["split"])}
     closing = f"Profile {config.profile}; all scores 0–100, higher is better."

@@ -160,13 +160,13 @@ def test_principal_colours_part_two_kinds_of_patches_and_keep_their_places():
 def test_scores_have_a_panel_for_each_known_metric_and_the_same_bytes_twice(artifacts_dir, tmp_path, texts):
     config = get_config("smoke")
     make_runs(config)
-    frame = tables.table3(config, 42)
+    frame = tables.read_table("table3_ablations", config, 42)
     first, second = (figures_results.draw_scores(frame, tmp_path / name).read_bytes() for name in "ab")
     assert first == second and "noun precision (0–100)" in texts and "PAL" in texts
     texts.clear()
     figures_results.draw_scores(frame.drop(columns="noun_precision"), tmp_path / "c")
     assert "noun precision (0–100)" not in texts
-    assert figures_results.draw_scores(tables.table4(config, 42), tmp_path / "d").is_file()
+    assert figures_results.draw_scores(tables.read_table("table4_sensitivity", config, 42), tmp_path / "d").is_file()
 
 
 def test_differences_name_a_variant_that_is_new(tmp_path, texts, monkeypatch):

@@ -19,8 +19,6 @@ from bncap.pipeline import paths
 from bncap.report import page, summaries, tables
 from bncap.report.results import write_results
 
-WRITERS = (tables.table1, tables.table2, tables.table3, tables.table4)
-
 
 @pytest.fixture
 def config(artifacts_dir, monkeypatch):
@@ -31,8 +29,8 @@ def config(artifacts_dir, monkeypatch):
 def make_all(config, score=varied, **options):
     make_runs(config, score, **options)
     make_rest(config)
-    for name, table in zip(TABLES, WRITERS, strict=True):
-        tables.write_table(table(config, 42), name, config)
+    for name in TABLES:
+        tables.write_table(tables.read_table(name, config, 42), name, config)
     return json.loads(write_results(config, 42).read_text("utf-8"))
 
 
@@ -89,7 +87,7 @@ def test_the_report_is_one_file_with_every_figure_and_the_font_inside(config):
     [font] = re.findall(r"font/ttf;base64,([A-Za-z0-9+/=]+)\)", text)
     assert base64.b64decode(font)[:4] == b"\x00\x01\x00\x00"
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
-    assert all(caption in html.unescape(text) for _, caption in page.FIGURES.values())
+    assert all(caption in html.unescape(text) for caption in summaries.CAPTIONS["figures"].values())
     assert 'name="viewport"' in text and text.count('class="scroll"') == text.count("<table")
 
 
@@ -113,7 +111,7 @@ def test_the_report_names_profile_seeds_commit_and_images(config):
 
 def test_a_missing_figure_is_an_error_that_names_its_notebook(config):
     make_all(config)
-    for name, (notebook, _) in page.FIGURES.items():
+    for name, notebook in page.FIGURES.items():
         figure = paths.figures_dir("smoke") / f"{name}.png"
         figure.rename(figure.with_suffix(".away"))
         with pytest.raises(BncapError, match=rf"{name}\.png .*{notebook}.*--profile smoke --only {notebook[:2]}"):

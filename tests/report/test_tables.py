@@ -16,17 +16,16 @@ from bncap.pipeline import paths
 from bncap.report import tables
 
 SCORES = ["B1", "B2", "B3", "B4", "METEOR", "BERT-F1"]
-WRITERS = {
-    "table1_baselines": tables.table1,
-    "table2_main": tables.table2,
-    "table3_ablations": tables.table3,
-    "table4_sensitivity": tables.table4,
-}
 
 
 @pytest.fixture
 def config(artifacts_dir):
     return get_config("smoke")  # two seeds, 42 and 43
+
+
+def write(config, name):
+    """The paths of the table's CSV, Markdown and LaTeX."""
+    return tables.write_table(tables.read_table(name, config, 42), name, config)
 
 
 def test_the_papers_rows_are_as_its_tables_print_them():
@@ -52,10 +51,10 @@ def test_every_row_of_the_paper_belongs_to_a_variant_of_ours():
     assert paper.printed("ce_real_matched", "ood") == {} and paper.printed("pal", "test") == {}
 
 
-@pytest.mark.parametrize("name", list(WRITERS))
+@pytest.mark.parametrize("name", list(tables.TABLES))
 def test_columns_and_rows_are_those_of_the_table_with_one_row_a_seed(config, name):
     make_runs(config)
-    frame = WRITERS[name](config, 42)
+    frame = tables.read_table(name, config, 42)
     first = ["lambda", "tau", "rho"] if name == "table4_sensitivity" else ["method"]
     assert list(frame.columns) == [*first, "split", "seed", *SCORES, "noun_precision"]
     spec = tables.TABLES[name]
@@ -68,14 +67,14 @@ def test_columns_and_rows_are_those_of_the_table_with_one_row_a_seed(config, nam
 
 def test_without_known_objects_the_columns_are_exactly_the_papers(config):
     make_runs(config, nouns=())
-    assert list(tables.table2(config, 42).columns) == ["method", "split", "seed", *SCORES]
-    [csv, *_] = tables.write_table(tables.table2(config, 42), "table2_main", config)
+    assert list(tables.read_table("table2_main", config, 42).columns) == ["method", "split", "seed", *SCORES]
+    [csv, *_] = write(config, "table2_main")
     assert csv.read_text("utf-8").splitlines()[0] == "method,split,seed,B1,B2,B3,B4,METEOR,BERT-F1"
 
 
 def test_tables_one_and_three_hold_their_variants_out_of_domain_and_table_two_both_splits(config):
     make_runs(config)
-    one, two, three = tables.table1(config, 42), tables.table2(config, 42), tables.table3(config, 42)
+    one, two, three = (tables.read_table(name, config, 42) for name in list(tables.TABLES)[:3])
     assert list(dict.fromkeys(one["method"])) == ["pal_infonce_ot", "vit_gpt2", "cnn_lstm"]
     assert set(one["split"]) == set(three["split"]) == {"ood"}
     assert list(dict.fromkeys(three["method"])) == list(VARIANTS)
@@ -84,7 +83,7 @@ def test_tables_one_and_three_hold_their_variants_out_of_domain_and_table_two_bo
 
 def test_mean_and_deviation_over_seeds_stand_above_both_rows_that_the_paper_prints(config):
     make_runs(config, lambda v, seed, split, metric: 10.0 if seed == 42 else 12.0)
-    _, md, tex = tables.write_table(tables.table1(config, 42), "table1_baselines", config)
+    _, md, tex = write(config, "table1_baselines")
     lines = md.read_text("utf-8").splitlines()
     here = next(i for i, line in enumerate(lines) if line.startswith("| PAL + InfoNCE + OT"))
     assert lines[here].count("11.00 ± 1.41") == 7
@@ -98,14 +97,14 @@ def test_mean_and_deviation_over_seeds_stand_above_both_rows_that_the_paper_prin
 def test_a_single_seed_shows_no_deviation_and_says_so(artifacts_dir):
     config = get_config("smoke", ["experiment.n_seeds=1"])
     make_runs(config, lambda *_: 10.0)
-    _, md, _ = tables.write_table(tables.table2(config, 42), "table2_main", config)
+    _, md, _ = write(config, "table2_main")
     text = md.read_text("utf-8")
     assert "±" not in text and "nan" not in text and "One seed (42), so no standard deviation" in text
 
 
 def test_table_four_shows_three_metrics_of_the_paper_and_a_dash_for_the_others(config):
     make_runs(config)
-    _, md, _ = tables.write_table(tables.table4(config, 42), "table4_sensitivity", config)
+    _, md, _ = write(config, "table4_sensitivity")
     text = "\n".join(read_rows(md.read_text("utf-8")))
     assert "| λ | τ | ρ | From |" in text
     assert "| paper, Table 4 | – | – | – | 2.50 | 17.50 | 63.70 | – |" in text
@@ -114,18 +113,18 @@ def test_table_four_shows_three_metrics_of_the_paper_and_a_dash_for_the_others(c
 
 def test_the_compute_matched_row_is_said_to_be_none_of_the_papers(config):
     make_runs(config)
-    _, md, _ = tables.write_table(tables.table3(config, 42), "table3_ablations", config)
+    _, md, _ = write(config, "table3_ablations")
     assert "CE (Real-only, compute-matched) has no counterpart in the paper: as many captioned" in md.read_text("utf-8")
 
 
 def test_latex_escapes_what_latex_would_read_and_needs_only_booktabs(config):
     make_runs(config)
-    cells = pd.DataFrame([["a&b_c", "here", "1.00 ± 0.10"]], columns=["Method", "From", "B1"])
-    text = tables.FormattedTable("x", "Table 1", "50 % of A_1 & B#{λ} ± 2", cells, 2).latex()
+    row = ["a&b_c", "here", "1.00 ± 0.10"]
+    text = tables.FormattedTable("x", "Table 1", "50 % of A_1 & B#{λ} ± 2", ["Method", "From", "B1"], [row], 2).latex()
     assert r"50 \% of A\_1 \& B\#\{$\lambda$\} $\pm$ 2" in text
     assert r"a\&b\_c & here & 1.00{\tiny\ $\pm$ 0.10} \\" in text
-    for name, table in WRITERS.items():
-        tex = tables.write_table(table(config, 42), name, config)[2].read_text("utf-8")
+    for name in tables.TABLES:
+        tex = write(config, name)[2].read_text("utf-8")
         tex.encode("ascii")
         assert {r"\toprule", r"\midrule", r"\bottomrule", r"\caption", r"\label"} <= set(re.findall(r"\\[a-z]+", tex))
         tabulars = re.findall(r"\\begin{tabular}{@{}([lr]+)@{}}(.*?)\\end{tabular}", tex, re.S)
@@ -148,7 +147,7 @@ def split_blocks(text: str) -> tuple[str, str]:
 def test_marks_stand_where_the_intervals_below_the_table_leave_out_zero(config):
     """PAL alone scores otherwise than all others, METEOR excepted."""
     make_runs(config, lambda v, seed, split, metric: 30.0 if v == "pal" and metric != "METEOR" else 20.0)
-    text = tables.write_table(tables.table3(config, 42), "table3_ablations", config)[1].read_text("utf-8")
+    text = write(config, "table3_ablations")[1].read_text("utf-8")
     above, below = split_blocks(text)
     assert "\\* differs from CE (Real-only); † from the row above: 0 lies outside the 95% interval" in above
     rows = {line.split(" | ")[0].strip("| "): line for line in above.splitlines() if "| here |" in line}
@@ -166,7 +165,7 @@ def test_marks_stand_where_the_intervals_below_the_table_leave_out_zero(config):
 
 def test_the_block_of_differences_is_made_from_the_records_that_the_csv_holds(config):
     make_runs(config)
-    frame = tables.table2(config, 42)
+    frame = tables.read_table("table2_main", config, 42)
     csv, md, _ = tables.write_table(frame, "table2_main", config)
     records = comparisons.read_differences(config, "table2_main")
     assert records == comparisons.compare_table(config, 42, "table2_main")
@@ -181,7 +180,7 @@ def test_the_block_of_differences_is_made_from_the_records_that_the_csv_holds(co
 
 def test_what_is_known_of_one_split_alone_is_a_dash_on_the_other(config):
     make_runs(config, nouns=("test",))  # COCO's pictures have annotated objects, those of Flickr30k have none
-    _, md, _ = tables.write_table(tables.table2(config, 42), "table2_main", config)
+    _, md, _ = write(config, "table2_main")
     lines = [re.sub(r"\s+", " ", line) for line in md.read_text("utf-8").splitlines()]
     for block in ("here", "CE (Real-only)"):  # scores and differences
         inside, outside = (
@@ -193,7 +192,7 @@ def test_what_is_known_of_one_split_alone_is_a_dash_on_the_other(config):
 
 def test_the_settings_of_table_four_stand_beside_the_same_data_without_pal(config):
     make_runs(config)
-    text = tables.write_table(tables.table4(config, 42), "table4_sensitivity", config)[1].read_text("utf-8")
+    text = write(config, "table4_sensitivity")[1].read_text("utf-8")
     above, below = split_blocks(text)
     values = [varied("ce_real_part", seed, "ood", "B4") for seed in (42, 43)]
     mean, std = sum(values) / 2, abs(values[0] - values[1]) / math.sqrt(2)
@@ -204,7 +203,7 @@ def test_the_settings_of_table_four_stand_beside_the_same_data_without_pal(confi
 
 def test_a_table_without_anything_to_compare_with_has_no_marks_and_no_second_block(config):
     make_runs(config, variants=["ce_real"])
-    frame = tables.table2(config, 42, "ce_real")
+    frame = tables.read_table("table2_main", config, 42, ["ce_real"])
     csv, md, tex = tables.write_table(frame, "table2_main", config)
     assert "Differences" not in md.read_text("utf-8") and "differs" not in md.read_text("utf-8")
     assert tex.read_text("utf-8").count("tabular") == 2
@@ -213,17 +212,17 @@ def test_a_table_without_anything_to_compare_with_has_no_marks_and_no_second_blo
 
 def test_a_missing_run_is_an_error_with_the_command_that_makes_it(config):
     make_runs(config, variants=[v for v in ALL if v not in ("pal", "vit_gpt2")])
-    tables.table2(config, 42)
+    tables.read_table("table2_main", config, 42)
     with pytest.raises(BncapError, match=r"06_ablations/pal-s42 .*run_all\.sh --profile smoke --only 06"):
-        tables.table3(config, 42)
+        tables.read_table("table3_ablations", config, 42)
     with pytest.raises(BncapError, match=r"vit_gpt2-s42 .*--only 05"):
-        tables.table1(config, 42)
+        tables.read_table("table1_baselines", config, 42)
 
 
 def test_an_unknown_table_is_refused_with_the_known_names(config):
     make_runs(config)
     with pytest.raises(BncapError, match="table1_baselines"):
-        tables.write_table(tables.table1(config, 42), "table1", config)
+        tables.write_table(tables.read_table("table1_baselines", config, 42), "table1", config)
 
 
 def test_the_same_runs_give_the_same_bytes_and_the_csv_reads_back(config):
@@ -231,13 +230,13 @@ def test_the_same_runs_give_the_same_bytes_and_the_csv_reads_back(config):
     first = {}
     for turn in range(2):
         written = []
-        for name, table in WRITERS.items():
-            written += tables.write_table(table(config, 42), name, config)
+        for name in tables.TABLES:
+            written += write(config, name)
         content = {path.name: path.read_bytes() for path in written}
         assert len(content) == 12 and all(b"\r" not in data for data in content.values())
         first = first or content
         assert content == first, f"turn {turn}"
-    frame = tables.table4(config, 42)
+    frame = tables.read_table("table4_sensitivity", config, 42)
     pd.testing.assert_frame_equal(pd.read_csv(paths.figures_dir("smoke") / "table4_sensitivity.csv"), frame)
 
 
