@@ -5,16 +5,17 @@ Shapes: B batch, T caption tokens, S patches, C channels of the encoder, D decod
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import MBart50Tokenizer, MBartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from bncap.checkpoints import hash_weights
 from bncap.decoders.captioner import BeamCache, Bridge, CaptionModel, read_captioner, shift_right
 from bncap.decoders.mbart import Vocabulary, encode_labels, language_row, load_decoder, load_tokenizer, trim, untrim
 from bncap.errors import BncapError
@@ -183,3 +184,12 @@ def _assemble(
     )
     model.load_bridges(folder, bridges)
     return model.eval()
+
+
+def hash_weights(model: nn.Module) -> str:
+    """SHA-256 of the parameters' names and bytes."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -9,16 +9,18 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from bncap import checkpoints, objective
+from bncap import objective
 from bncap.batches import Batch, Triplets
 from bncap.chunked_cross_entropy import IGNORED, chunked_cross_entropy
 from bncap.data.pairs import read_corpus
-from bncap.decoders.captioner import CaptionModel
+from bncap.decoders.captioner import CaptionModel, read_tensors
 from bncap.device import autocast, default_device, gradient_scaler, keep_freed_memory
 from bncap.encoders.feature_store import FeatureStore
 from bncap.errors import BncapError
@@ -29,7 +31,7 @@ from bncap.settings import Config
 TERMS = ("ce", "pal", "infonce", "ot")
 STEP_COLUMNS = ("step", "epoch", *TERMS, *(f"weighted_{t}" for t in TERMS), "total", "grad_norm", "learning_rate")
 VALIDATION_COLUMNS = ("epoch", "step", "ce")
-LAST, BEST = "last", "best.safetensors"
+LAST, BEST, STATE = "last", "best.safetensors", "state.json"
 """What a run goes on from: the state of training, and the weights of the best epoch so far."""
 
 
@@ -74,7 +76,7 @@ def train(
     scaler = gradient_scaler(device, settings.precision)
     torch.manual_seed(seed)
     state = (model, optimizer, scheduler, scaler)
-    record = checkpoints.load(folder / LAST, *state)
+    record = load_state(folder / LAST, *state)
     record = record or {"epoch": 0, "step": 0, "best_epoch": 0, "validation_ce": math.inf}
     _cut(folder / "steps.csv", STEP_COLUMNS, record["step"])
     _cut(folder / "validation.csv", VALIDATION_COLUMNS, record["epoch"])
@@ -98,20 +100,99 @@ def train(
             _log_step(folder / "steps.csv", record["step"], epoch + 1, raw, config, norm, rate)
             bar.update()
             if deadline.reached():
-                checkpoints.save(folder / LAST, *state, record)
+                save_state(folder / LAST, *state, record)
                 deadline.check(f"{label}: step {record['step']} of {steps}")
         ce = validation_ce(model, validation, settings.batch, settings.precision)
         _append(folder / "validation.csv", [epoch + 1, record["step"], f"{ce:.6f}"])
         if ce < record["validation_ce"]:
             record |= {"best_epoch": epoch + 1, "validation_ce": ce}
             with artifacts.atomic(folder / BEST) as temporary:
-                checkpoints.save_weights(temporary, model)
+                save_weights(temporary, model)
         record["epoch"] = epoch + 1
-        checkpoints.save(folder / LAST, *state, record)
+        save_state(folder / LAST, *state, record)
     bar.close()
-    checkpoints.put_weights(model, checkpoints.read_tensors(folder / BEST))
+    put_weights(model, read_tensors(folder / BEST))
     model.eval()
     return {"best_epoch": record["best_epoch"], "validation_ce": record["validation_ce"]}
+
+
+def save_state(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    scaler: torch.amp.GradScaler,
+    record: dict[str, Any],
+) -> None:
+    """Write weights, optimiser moments, random-number states and ``record`` so that a stop at any moment leaves a
+    complete checkpoint: the new one is written beside the old one and takes its place at the end."""
+    fresh = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    save_weights(fresh / "model.safetensors", model)
+    tensors = {"rng.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+    save_file(tensors, fresh / "training.safetensors")
+    artifacts.write_json(
+        fresh / STATE,
+        {
+            "record": record,
+            "groups": optimizer.state_dict()["param_groups"],
+            "scheduler": {
+                k: v for k, v in scheduler.state_dict().items() if not k.startswith("_") and k != "optimizer"
+            },
+            "scaler": scaler.state_dict(),
+        },
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
+
+
+def load_state(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    scaler: torch.amp.GradScaler,
+) -> dict[str, Any] | None:
+    """Restore what :func:`save` wrote and return its record; None if there is no checkpoint."""
+    fresh = folder.with_name(f".{folder.name}.new")
+    if (fresh / STATE).is_file():  # whole: stopped before it took the place of the old one, which may be half removed
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(folder)
+    if not folder.is_dir():
+        return None
+    saved = artifacts.read_json(folder / STATE)
+    if not isinstance(saved, dict) or not {"record", "groups", "scheduler", "scaler"} <= set(saved):
+        raise BncapError(f"{folder / STATE} is no state of a training; delete {folder} and start again")
+    weights, tensors = (read_tensors(folder / f"{name}.safetensors") for name in ("model", "training"))
+    put_weights(model, weights)
+    torch.set_rng_state(tensors.pop("rng.cpu"))
+    if "rng.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors.pop("rng.cuda"))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        _, index, key = name.split(".")
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": saved["groups"]})
+    scheduler.load_state_dict(saved["scheduler"])
+    scaler.load_state_dict(saved["scaler"])
+    return saved["record"]
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write every parameter of ``model`` once, tied ones under their first name."""
+    save_file({name: p.detach().contiguous() for name, p in model.named_parameters()}, path)
+
+
+@torch.no_grad()
+def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy what :func:`save_weights` wrote into the parameters of ``model``, wherever these are."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(weights[name])
 
 
 def remove_checkpoints(folder: Path) -> None:

@@ -12,7 +12,6 @@ from bncap import batches
 from bncap.batches import Triplets, bucketed
 from bncap.chunked_cross_entropy import IGNORED
 from bncap.encoders.feature_store import FeatureStore
-from bncap.errors import BncapError
 from bncap.pipeline import artifacts
 
 CPU = torch.device("cpu")
@@ -61,12 +60,6 @@ def test_batches_hold_captions_of_about_one_length_in_no_order_of_length():
     assert padded(order, lengths) < 1.05 < 1.4 < padded(np.arange(51_200).reshape(-1, 32), lengths)
     longest = np.array([lengths[rows].max() for rows in order])
     assert abs(np.corrcoef(longest, np.arange(len(order)))[0, 1]) < 0.1
-
-
-def test_the_few_batches_of_a_short_epoch_mix_all_lengths():
-    lengths, pictures = captions(1280, 800)
-    means = [lengths[rows].mean() for rows in order_of(lengths, pictures, 32)]
-    assert np.std(means) < 1.5 * lengths.std() / 32**0.5
 
 
 @pytest.mark.parametrize("seed", range(150))
@@ -201,17 +194,3 @@ def test_a_background_thread_reads_the_same_batches_for_a_gpu(triplets, gpu):
         for a, b in zip(plain, ahead, strict=True):
             assert torch.equal(a.real, b.real) and torch.equal(a.synthetic, b.synthetic)
             assert torch.equal(a.labels, b.labels) and torch.equal(a.images, b.images)
-
-
-def test_the_thread_ends_when_training_stops_early_and_its_error_is_the_callers(triplets, gpu, artifacts_dir):
-    data = triplets[0]()
-    reading = data.batches(7, 0, 1, Gpu())
-    next(reading)
-    reading.close()
-    assert not any(thread.is_alive() for thread in gpu)
-    path = artifacts_dir / "smoke/02_synthesis/features-s1/synthetic.npy"
-    unread, content = triplets[0](), path.read_bytes()
-    path.unlink()  # the store above has mapped the old file
-    path.write_bytes(content[:-40])
-    with pytest.raises(BncapError, match=r"synthetic\.npy cannot be read"):
-        list(unread.batches(7, 0, 4, Gpu()))

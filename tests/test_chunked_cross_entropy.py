@@ -35,25 +35,6 @@ def test_value_and_gradients_are_those_of_the_logits_whole(rows, bias):
         torch.testing.assert_close(gradient, plain, rtol=1e-5, atol=1e-6)
 
 
-def test_gradients_are_those_of_finite_differences():
-    class Anew(torch.autograd.Function):
-        """Computes the value again for each backward pass, of which `gradcheck` takes several."""
-
-        @staticmethod
-        def forward(ctx, *tensors):
-            ctx.save_for_backward(*tensors)
-            return fused(*tensors, labels)
-
-        @staticmethod
-        def backward(ctx, scale):
-            tensors = [t.detach().requires_grad_() for t in ctx.saved_tensors]
-            with torch.enable_grad():
-                return torch.autograd.grad(fused(*tensors, labels, buffer=4 * V * 2), tensors, scale)
-
-    *tensors, labels = inputs(torch.float64)
-    assert torch.autograd.gradcheck(Anew.apply, tensors)
-
-
 def test_the_sum_is_the_mean_times_the_real_tokens():
     states, weight, bias, labels = inputs()
     tokens = labels.ne(IGNORED).sum()

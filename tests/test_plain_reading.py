@@ -16,9 +16,8 @@ from bncap import objective, train
 from bncap.batches import Batch
 from bncap.chunked_cross_entropy import IGNORED
 from bncap.config import get_config
-from bncap.decoders.mbart import Vocabulary, trim
 from bncap.losses import total
-from bncap.model import Captioner, build_captioner
+from bncap.model import build_captioner
 from bncap.settings import Decode, Loss
 from bncap.small_models.encoder import CHECKPOINT
 
@@ -228,19 +227,6 @@ def train_config(*overrides):
     return get_config("paper", ["train.batch=5", "train.learning_rate=0.01", "train.precision=fp32", *overrides])
 
 
-def test_features_through_the_float16_cache_differ_by_that_rounding_alone(pair, monkeypatch):
-    ours, plain = pair()
-    real, synthetic, images = pictures(5)
-    labels = captions(ours, 5)
-    exact = plain.terms(real, synthetic, labels, images)
-    found = objective.compute_terms(ours, cached(plain, real, synthetic, labels, images, torch.float16), Loss())
-    whole = plain.features
-    monkeypatch.setattr(plain, "features", lambda pixels: whole(pixels).half().float())
-    assert_same_terms(found, plain.terms(real, synthetic, labels, images))
-    rounding = max(abs((found[name] / value).item() - 1) for name, value in exact.items())
-    assert 1e-7 < rounding < ROUNDING
-
-
 @pytest.mark.parametrize("overrides", [("train.accumulation=2",), ("model.checkpointing=True",)])
 def test_accumulation_and_checkpointing_leave_the_gradient_of_the_plain_reading(pair, overrides):
     ours, plain = pair()
@@ -276,33 +262,6 @@ def test_optimiser_steps_leave_the_weights_of_the_plain_reading(pair):
         # AdamW makes whole steps of the rounding in a gradient that is nothing: a key's bias moves, to no effect
         if "model.encoder." not in name and not name.endswith("k_proj.bias"):
             assert (parameter - wanted[name]).norm() <= CLOSE * wanted[name].norm(), name
-
-
-def test_a_trimmed_vocabulary_has_the_plain_readings_logits_at_the_pieces_kept(pair, sentences):
-    ours, plain = pair(captions=list(sentences[:2]))
-    kept = ours.vocabulary.kept
-    assert len(kept) < ours.vocabulary.whole
-    real, synthetic, images = pictures(9)
-    labels = ours.labels(list(sentences[:2]) * 2, TOKENS)
-    batch = cached(plain, real, synthetic, labels, images)
-    logits, _ = ours(ours.bridge(batch.real[:4]), labels)
-    words = labels.ne(IGNORED)
-    ids = ours.vocabulary.decode(labels.clamp(min=0)).where(words, IGNORED)
-    wanted = plain.mbart(encoder_outputs=(plain.embed(real[:4]),), labels=ids).logits[..., kept]
-    assert (logits - wanted)[words].norm() <= CLOSE * wanted[words].norm()
-
-
-def test_a_trimmed_vocabulary_of_which_every_piece_is_kept_has_the_plain_readings_terms(pair):
-    ours, plain = pair()
-    pieces = ours.decoder.config.vocab_size
-    everything = Vocabulary(torch.arange(pieces), pieces)
-    trim(ours.decoder, everything)
-    model = Captioner(ours.decoder, ours.tokenizer, CHANNELS, vocabulary=everything).train()
-    model.bridge.load_state_dict(ours.bridge.state_dict())
-    real, synthetic, images = pictures(10)
-    labels = captions(ours, 10)
-    found = objective.compute_terms(model, cached(plain, real, synthetic, labels, images), Loss())
-    assert_same_terms(found, plain.terms(real, synthetic, labels, images))
 
 
 @pytest.mark.parametrize(("beams", "repeats"), [(1, 0), (3, 3), (5, 2)])

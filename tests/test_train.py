@@ -7,9 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from safetensors import SafetensorError
 
-from bncap import checkpoints, objective, train
+from bncap import objective, train
 from bncap.batches import Batch, Triplets
 from bncap.config import VARIANTS, get_config
 from bncap.encoders.feature_store import FeatureStore
@@ -106,24 +105,17 @@ def test_a_run_whose_time_is_up_goes_on_to_the_same_bytes(step, data, validation
     start, triplets = weights(captioner), data()
     train.train(captioner, triplets, validation, CONFIG, 7, tmp_path / "whole")
     expected = weights(captioner)
-    checkpoints.put_weights(captioner, start)
+    train.put_weights(captioner, start)
     asked = iter(range(1, 100))
     monkeypatch.setattr(train.deadline, "reached", lambda: next(asked) >= step)
     with pytest.raises(OutOfTime, match=f"step {step} of 9"):
         train.train(captioner, triplets, validation, CONFIG, 7, tmp_path / "stopped")
     monkeypatch.undo()
-    checkpoints.put_weights(captioner, start)  # as a new process would begin
+    train.put_weights(captioner, start)  # as a new process would begin
     train.train(captioner, triplets, validation, CONFIG, 7, tmp_path / "stopped")
     assert all(torch.equal(expected[name], p) for name, p in weights(captioner).items())
     for name in ("steps.csv", "validation.csv"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes()
-
-
-def test_what_only_an_unfinished_run_needs_is_removed(data, validation, captioner, tmp_path):
-    run = tmp_path / "run"
-    train.train(captioner, data(), validation, CONFIG, 7, run)
-    train.remove_checkpoints(run)
-    assert sorted(path.name for path in run.iterdir()) == ["steps.csv", "validation.csv"]
 
 
 def test_a_checkpoint_interrupted_while_it_took_its_place_is_found(captioner, tmp_path):
@@ -131,12 +123,12 @@ def test_a_checkpoint_interrupted_while_it_took_its_place_is_found(captioner, tm
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=3)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     parts = (captioner, optimizer, scheduler, scaler)
-    checkpoints.save(tmp_path / "last", *parts, {"step": 3})
+    train.save_state(tmp_path / "last", *parts, {"step": 3})
     (tmp_path / "last").rename(tmp_path / ".last.new")
     (tmp_path / "last").mkdir()  # the old one, half removed
     (tmp_path / "last" / "model.safetensors").touch()
-    assert checkpoints.load(tmp_path / "last", *parts) == {"step": 3}
-    assert checkpoints.load(tmp_path / "last", *parts) == {"step": 3} and not (tmp_path / ".last.new").exists()
+    assert train.load_state(tmp_path / "last", *parts) == {"step": 3}
+    assert train.load_state(tmp_path / "last", *parts) == {"step": 3} and not (tmp_path / ".last.new").exists()
 
 
 def test_the_step_log_holds_raw_and_weighted_terms(data, validation, captioner, tmp_path):
@@ -151,28 +143,11 @@ def test_the_step_log_holds_raw_and_weighted_terms(data, validation, captioner, 
     assert len(rows(tmp_path / "validation.csv")) == 3
 
 
-def test_the_learning_rate_rises_and_falls(data, validation, captioner, tmp_path):
-    train.train(captioner, data(), validation, override(CONFIG, ["train.warmup=0.5"]), 7, tmp_path)
-    rates = [float(row["learning_rate"]) for row in rows(tmp_path / "steps.csv")]
-    peak = rates.index(max(rates))
-    assert 0 < peak < len(rates) - 1
-    assert rates[: peak + 1] == sorted(rates[: peak + 1]) and rates[peak:] == sorted(rates[peak:], reverse=True)
-
-
 def test_the_model_ends_with_its_best_epochs_weights(data, validation, captioner, tmp_path):
     found = train.train(captioner, data(), validation, CONFIG, 7, tmp_path)
     log = [float(row["ce"]) for row in rows(tmp_path / "validation.csv")]
     assert found["best_epoch"] == 1 + log.index(min(log))
     assert train.validation_ce(captioner, validation, 2) == pytest.approx(min(log), abs=1e-4)
-
-
-def test_the_encoder_side_is_untouched_and_the_top_layer_moves_first(data, validation, captioner, tmp_path):
-    config = override(CONFIG, ["train.epochs=1", "train.batch=8", "train.unfreeze=1.0"])  # two steps, three stages
-    before = weights(captioner)
-    train.train(captioner, data(), validation, config, 7, tmp_path)
-    moved = {name for name, p in captioner.named_parameters() if not torch.equal(p, before[name])}
-    assert any("layers.2." in name for name in moved) and any("layers.1." in name for name in moved)
-    assert not any("layers.0." in name for name in moved) and "decoder.model.shared.weight" not in moved
 
 
 def gradients(captioner, batch, extra, config, parts):
@@ -280,6 +255,13 @@ def test_a_gpu_whose_memory_is_full_names_the_settings_that_help(data, validatio
         train.train(captioner, data(), validation, CONFIG, 7, tmp_path)
 
 
+def test_cross_entropy_alone_keeps_no_attention(data, validation, captioner, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(type(captioner.tap), "take", lambda tap: kept.append(dict(tap.weights)))
+    train.train(captioner, data(), validation, override(CONFIG, VARIANTS["ce_real"].overrides), 7, tmp_path)
+    assert kept and not any(kept)
+
+
 def test_the_held_out_cross_entropy_is_that_of_the_logits(captioner, sentences):
     features = torch.randn(5, 5, 12, generator=torch.Generator().manual_seed(5))
     held_out = Validation(features, captioner.labels(list(sentences), LENGTH))
@@ -292,9 +274,9 @@ def test_the_held_out_cross_entropy_is_that_of_the_logits(captioner, sentences):
 @pytest.mark.parametrize("content", ["{}", "[]", '{"record": {}}'])
 def test_a_state_that_another_program_wrote_is_named(captioner, tmp_path, content):
     (tmp_path / "last").mkdir()
-    (tmp_path / "last" / checkpoints.STATE).write_text(content)
+    (tmp_path / "last" / train.STATE).write_text(content)
     with pytest.raises(BncapError, match=r"last/state\.json is no state of a training; delete"):
-        checkpoints.load(tmp_path / "last", captioner, None, None, None)
+        train.load_state(tmp_path / "last", captioner, None, None, None)
 
 
 def test_a_scaled_gradient_that_overflows_skips_its_step_and_is_no_error(data, validation, captioner, tmp_path):
@@ -325,25 +307,6 @@ def test_a_truncated_checkpoint_is_named_and_its_removal_starts_the_run_anew(
     shutil.rmtree(tmp_path / "last")
     train.train(captioner, triplets, validation, CONFIG, 7, tmp_path)
     assert len(rows(tmp_path / "steps.csv")) == 9
-
-
-def test_a_disk_that_fills_during_training_is_said_and_the_last_epoch_is_kept(
-    data, validation, captioner, artifacts_dir, monkeypatch
-):
-    triplets, save, folder = data(), checkpoints.save_file, artifacts_dir / "smoke/04_training/x.weights-s7"
-
-    def fill(tensors, path):
-        if (folder / "last").is_dir():
-            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-        save(tensors, path)
-
-    def build(target):
-        train.train(captioner, triplets, validation, CONFIG, 7, target)
-
-    monkeypatch.setattr(checkpoints, "save_file", fill)
-    with pytest.raises(BncapError, match="disk full while writing smoke/04_training/x.weights-s7: free some space"):
-        artifacts.run_step(folder, settings={}, build=build, quiet=True)
-    assert artifacts.read_json(folder / "last/state.json")["record"]["epoch"] == 1
 
 
 def test_multi_scale_shares_each_weight_among_the_patches_below():

@@ -208,7 +208,7 @@ def make_random_captioner(sizes: Sizes, channels: int, trimmed: bool) -> tuple[C
     """
     from transformers import MBart50Tokenizer, MBartConfig, MBartForConditionalGeneration
 
-    from bncap.attention import IMPLEMENTATION
+    from bncap.decoders.captioner import IMPLEMENTATION
     from bncap.decoders.mbart import Vocabulary, trim
     from bncap.model import Captioner
 

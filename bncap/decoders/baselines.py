@@ -25,10 +25,9 @@ from transformers import (
 )  # fmt: skip
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 
-from bncap.attention import IMPLEMENTATION
 from bncap.chunked_cross_entropy import IGNORED
 from bncap.config import BASELINES
-from bncap.decoders.captioner import BeamCache, Bridge, CaptionModel, read_captioner, shift_right
+from bncap.decoders.captioner import IMPLEMENTATION, BeamCache, Bridge, CaptionModel, read_captioner, shift_right
 from bncap.decoders.mbart import Vocabulary, encode_labels, language_row, load_tokenizer
 from bncap.errors import BncapError
 from bncap.pipeline import hub

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from transformers import MBart50Tokenizer, MBartForConditionalGeneration
 
-from bncap.attention import IMPLEMENTATION
 from bncap.chunked_cross_entropy import IGNORED
+from bncap.decoders.captioner import IMPLEMENTATION
 from bncap.errors import BncapError
 from bncap.pipeline.artifacts import read_json, write_json
 from bncap.pipeline.hub import has_words, loading, require_weights

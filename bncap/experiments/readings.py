@@ -24,10 +24,9 @@ import torch
 from torch import Tensor
 
 from bncap import objective
-from bncap.attention import Tap
 from bncap.batches import Batch
 from bncap.config import ALL_VARIANTS, MAIN, READINGS, VARIANTS
-from bncap.decoders.captioner import CaptionModel
+from bncap.decoders.captioner import CaptionModel, Tap
 from bncap.device import default_device
 from bncap.encoders.feature_store import FeatureStore
 from bncap.encoders.features import build_features

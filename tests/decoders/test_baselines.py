@@ -89,14 +89,6 @@ def log_probabilities(model, memory, sequences):
     return found, real.sum(1)
 
 
-def test_forward_gives_logits_and_attention_on_the_simplex(model, sentences):
-    labels = model.labels(list(sentences), MAX_TOKENS)
-    logits, attention = model(model.bridge(features(len(sentences))), labels)
-    assert logits.shape == (*labels.shape, len(model.tokenizer))
-    assert attention.shape == (*labels.shape, PATCHES) and attention.dtype == torch.float32
-    torch.testing.assert_close(attention.sum(-1), torch.ones(labels.shape))
-
-
 def test_labels_end_with_eos_are_cut_and_padded_and_decode_to_the_caption(model, sentences):
     labels = model.labels(list(sentences), MAX_TOKENS)
     eos = model.tokenizer.eos_token_id
@@ -231,13 +223,6 @@ def cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def test_a_missing_gpt2_and_another_model_in_its_place_are_errors(tmp_path, mbart_folder):
-    with pytest.raises(BncapError, match="none: there is no such folder"):
-        load_gpt2(str(tmp_path / "none"))
-    with pytest.raises(BncapError, match="holds a model of type mbart, where the GPT-2 decoder should be of type gpt2"):
-        load_gpt2(str(mbart_folder))
-
-
 def test_a_damaged_run_of_a_baseline_is_an_error(model, name, tmp_path):
     with pytest.raises(BncapError, match="holds no captioner"):
         load_baseline(name, tmp_path)
@@ -274,12 +259,6 @@ def test_the_lstm_shares_a_trimmed_vocabulary_and_keeps_it(settings, sentences, 
     assert all(c.tokens[1] == whole.language_id for c in found)
     model.save(tmp_path, {})
     assert caption(load_baseline("cnn_lstm", tmp_path), features(2), Decode(beams=2), 12) == found
-
-
-def test_the_lstm_is_twice_as_wide_as_the_main_decoder(settings):
-    model = build_baseline("cnn_lstm", settings, CHANNELS)
-    assert model.decoder.config.width == 64
-    assert model.bridge.projection.weight.shape == (64, CHANNELS)
 
 
 def test_the_recurrence_is_show_attend_and_tell_written_out_for_one_picture(settings):

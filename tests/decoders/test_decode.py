@@ -114,11 +114,6 @@ def test_the_search_finds_what_beams_without_cache_and_batch_find(model, setting
     assert len(set(map(tuple, sequences.tolist()))) > 1
 
 
-def test_a_search_leaves_the_attention_tapped_and_keeps_no_weights(captioner):
-    captioner.generate(memory_of(captioner), Decode(beams=2), LONGEST)
-    assert captioner.tap.open and not captioner.tap.weights
-
-
 def test_captions_and_scores_do_not_depend_on_the_size_of_a_batch(model):
     features = 3 * torch.randn(7, PATCHES, CHANNELS, generator=torch.Generator().manual_seed(5))
     together = decode.caption(model, features, Decode(beams=3, batch=64), LONGEST)
