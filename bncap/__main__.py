@@ -235,9 +235,9 @@ def _publish(options: argparse.Namespace) -> None:
 
 
 def _translate(options: argparse.Namespace) -> None:
-    from bncap.data import translations
+    from bncap.data.corpus import build_shards
 
-    translations.build_shards(_config(options), options.shards)
+    build_shards(_config(options), options.shards)
 
 
 def _synthesise(options: argparse.Namespace) -> None:

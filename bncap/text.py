@@ -96,9 +96,14 @@ def iso(code: str) -> str:
     raise BncapError(f"unknown language {code!r}; did you mean {hint}?")
 
 
+def mbart_code(code: str) -> str:
+    """The mBART-50 code of an mBART-50 or ISO code; raises BncapError, with close matches, if unknown."""
+    return _CODES[iso(code)]
+
+
 def language_name(code: str) -> str:
     """English name of an mBART-50 or ISO code, for prompts; raises BncapError, with close matches, if unknown."""
-    return LANGUAGES[_CODES[iso(code)]]
+    return LANGUAGES[mbart_code(code)]
 
 
 @lru_cache(maxsize=65536)

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from bncap.config import get_config
-from bncap.data import corpus, translations
+from bncap.data import corpus
 
 SIZES = ("data.validation_images=2", "data.test_images=3", "data.ood_images=3", "data.shards=3")
 
@@ -81,9 +81,8 @@ def small_world(folder, monkeypatch):
 def fake_models(monkeypatch):
     """The translator that takes the place of whichever is named; the verifier does so too."""
     translator, Verifier.loaded = Translator(), 0
-    for module in (corpus, translations):
-        monkeypatch.setattr(module, "load_translator", lambda config: translator)
-    monkeypatch.setattr(translations, "Verifier", Verifier)
+    monkeypatch.setattr(corpus, "load_translator", lambda config: translator)
+    monkeypatch.setattr(corpus, "Verifier", Verifier)
     return translator
 
 

@@ -34,10 +34,9 @@ _LIMIT = f"at most {MAX_PIXELS:,} px are decoded"
 
 @dataclass(frozen=True, slots=True)
 class InspectedPicture:
-    """The picture ``image`` as inspected; ``reason`` says why it cannot be used, "" if it can.
+    """The picture ``image`` as inspected: size in px, upright, of the file in bytes, its hash; 0 and "" where unknown.
 
-    ``width`` and ``height`` are in px, upright, 0 where unknown; ``bytes`` is the size of the file and ``sha256`` its
-    hash, 0 and "" for one that cannot be read.
+    ``reason`` says why it cannot be used, "" if it can.
     """
 
     image: str
@@ -63,11 +62,10 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def inspect_pictures(config: Config, splits: Mapping[str, Sequence[Caption]]) -> Path:
-    """Make, or find finished, ``01_data_build/pictures-s<seed>``.
+    """Make, or find finished, ``01_data_build/pictures-s<seed>``; synthetic pictures that a data set brings are in it.
 
-    Synthetic pictures that a data set brings are inspected as well.  It is a step of its own, so that another threshold
-    or another share of rejects does not decode 120,000 pictures again, and up to date while the pictures' names and
-    sizes in bytes stay.  Raises :class:`bncap.errors.OutOfTime` after a block.
+    It is up to date while the pictures' names and sizes in bytes stay.  Raises :class:`bncap.errors.OutOfTime` after a
+    block.
     """
     captions = [caption for split in splits.values() for caption in split]
     images = sorted({*list_images(captions), *(c.synthetic for c in captions if c.synthetic)})
@@ -87,17 +85,12 @@ def inspect_pictures(config: Config, splits: Mapping[str, Sequence[Caption]]) ->
 def read_pictures(folder: Path) -> list[InspectedPicture]:
     """The pictures of the finished step ``folder``, the usable ones first; of the others only the reason is kept."""
     rejected = artifacts.read_csv(artifacts.require(folder) / "rejected.csv")
-    return [
-        *_read_table(folder / "images.csv"),
-        *(InspectedPicture(row["image"], 0, 0, 0, "", row["reason"]) for row in rejected),
-    ]
+    unusable = (InspectedPicture(row["image"], 0, 0, 0, "", row["reason"]) for row in rejected)
+    return [*_read_table(folder / "images.csv"), *unusable]
 
 
 def check_rejects(pictures: Sequence[InspectedPicture], max_share: float, table: Path) -> None:
-    """Raise :class:`BncapError` if more than ``max_share`` (0 to 1) of ``pictures`` cannot be used.
-
-    ``table`` is the CSV that lists them.
-    """
+    """Raise :class:`BncapError` if more than ``max_share`` (0 to 1) of ``pictures`` cannot be used; ``table`` lists them."""
     rejected = [picture for picture in pictures if picture.reason]
     if len(rejected) <= max_share * len(pictures):
         return
@@ -117,9 +110,8 @@ def check_rejects(pictures: Sequence[InspectedPicture], max_share: float, table:
 def inspect_files(paths: Mapping[str, Path], jobs: int | None = None) -> list[InspectedPicture]:
     """The pictures at ``paths``, by their names in the data set, in this order.
 
-    A picture is usable if it exists, decodes to its end, converts to RGB and has sides of at least :data:`MIN_SIDE` px;
-    one of more pixels than Pillow's limit for decompression bombs is not decoded.  ``jobs`` threads work side by side
-    (default: one a core, up to 8), each with one picture in memory.
+    A picture is usable if it decodes to its end, converts to RGB and has sides of at least :data:`MIN_SIDE` px and not
+    more pixels than Pillow's limit.  ``jobs`` threads work side by side (default: one a core, up to 8).
     """
     Image.init()  # a thread that finds another one loading Pillow's formats takes a picture for unknown
     work = joblib.Parallel(jobs or min(8, joblib.cpu_count()), prefer="threads", return_as="generator")
@@ -175,22 +167,17 @@ def _build(paths: Mapping[str, Path], folder: Path) -> None:
             deadline.check(f"the pictures, {start:,} of {len(names):,}")
         block = folder / f".block_{start // BLOCK:03d}.csv"
         if not block.is_file():  # an interrupted start has left it otherwise
-            _write_table(block, inspect_files({name: paths[name] for name in names[start : start + BLOCK]}), FIELDS)
+            inspected = inspect_files({name: paths[name] for name in names[start : start + BLOCK]})
+            artifacts.write_csv(block, FIELDS, map(dataclasses.astuple, inspected))
         pictures += _read_table(block)
-    _write_table(folder / "images.csv", [p for p in pictures if not p.reason], FIELDS[:-1])
-    _write_table(folder / "rejected.csv", [p for p in pictures if p.reason], ("image", "reason"))
+    usable = (dataclasses.astuple(picture)[:-1] for picture in pictures if not picture.reason)
+    artifacts.write_csv(folder / "images.csv", FIELDS[:-1], usable)
+    rejected = ((picture.image, picture.reason) for picture in pictures if picture.reason)
+    artifacts.write_csv(folder / "rejected.csv", ("image", "reason"), rejected)
     for path in folder.glob(".block_*.csv"):
         path.unlink()
 
 
-def _write_table(path: Path, pictures: Sequence[InspectedPicture], fields: Sequence[str]) -> None:
-    artifacts.write_csv(path, fields, ([getattr(picture, field) for field in fields] for picture in pictures))
-
-
 def _read_table(path: Path) -> list[InspectedPicture]:
-    return [
-        InspectedPicture(
-            r["image"], int(r["width"]), int(r["height"]), int(r["bytes"]), r["sha256"], r.get("reason", "")
-        )
-        for r in artifacts.read_csv(path)
-    ]
+    sizes = ("width", "height", "bytes")
+    return [InspectedPicture(**row | {key: int(row[key]) for key in sizes}) for row in artifacts.read_csv(path)]

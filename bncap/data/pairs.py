@@ -18,10 +18,8 @@ from bncap.pipeline import artifacts
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A pair that is used: ``en`` is "" where there is no English side.
-
-    ``image``, and ``synthetic`` where the data set brings a synthetic picture, are paths below the root of the data
-    sets; ``similarity`` is Eq. 4's s_i, None where ``target`` was not translated.
+    """A pair that is used: ``en`` is "" where there is no English side, ``similarity`` (Eq. 4's s_i) None where
+    ``target`` was not translated; ``image`` and ``synthetic``, if the data set brings one, are below the data sets' root.
     """
 
     caption_id: int

@@ -13,16 +13,13 @@ and add one line to :data:`FORMATS`: a description, a regular expression for the
 share (an empty caption, a name that comes twice, a path that leads out of the folder, an unknown language), numbers the
 captions and names the pictures.  A function refuses what is broken in its own format alone.
 
-CSV and JSON lines are read by the standard library, not by pandas: that accepts an unclosed quote, which swallows the
-next row, and a row with too few cells in silence, counts lines wrongly behind a quoted line break, and names no line of
-a file of JSON lines.
+pandas does not read CSV and JSON lines here: it accepts an unclosed quote and a short row in silence, and names no line.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import functools
 import json
 import re
 import sys
@@ -33,7 +30,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from bncap.errors import BncapError
-from bncap.text import LANGUAGES, iso
+from bncap.text import mbart_code
 
 FLICKR_COLUMNS = ("image_name", "comment_number", "comment")
 FLICKR_HEADER = "| ".join(FLICKR_COLUMNS)
@@ -41,6 +38,16 @@ PLAIN_COLUMNS = ("image", "caption", "lang", "english", "synthetic")
 BAN_CAP_COLUMNS = ("caption_id", "english_caption", "bengali_caption")
 TYPES = {"id": int, "image_id": int, "category_id": int, "bbox": list, "sentences": list, "sentid": int}
 """Types of values of COCO's and Karpathy's JSON by their keys; the others that are read here are text."""
+NOUNS_BN: dict[str, dict] = json.loads(Path(__file__).with_name("coco_nouns_bn.json").read_text("utf-8"))
+"""``categories``: for each of COCO's 80, words and phrases of what it annotates under it, as CHAIR lists them in English
+(Rohrbach et al., EMNLP 2018), with the loan words that translators write.  Left out is what is as often something else,
+such as কমলা (the colour).  Inflected forms are found by their stems (:func:`bncap.text.stem`); listed are only those that
+the stemmer takes for something else.  ``other_meanings``: phrases whose words are listed and mean something else."""
+NOUN_LEXICON_BN: dict[str, str] = {
+    **{words: category for category, entries in NOUNS_BN["categories"].items() for words in entries},
+    **dict.fromkeys(NOUNS_BN["other_meanings"], ""),
+}
+"""Word or phrase -> COCO's category, "" for a phrase that names none: what :class:`bncap.metrics.Nouns` takes."""
 
 _JSON_KEYS = {*TYPES, "images", "annotations", "categories", "file_name", "caption", "name"} | {
     "filename", "filepath", "cocoid", "split", "raw",
@@ -55,9 +62,9 @@ _ROW_START = re.compile(r'[^",]+\.(?:jpe?g|png|gif|bmp|webp|tiff?)(?:\.\d+)?(?:#
 class Caption:
     """A caption of one picture; those of one picture share ``image_id`` and ``image``.
 
-    ``caption_id`` is unique within its file; ``image`` is a path below the root of the data sets, with ``/``; ``lang``
-    is the mBART-50 code of ``text``; ``english`` is its English side where the data set has one; ``split`` is the
-    data set's own ("" where it has none); ``synthetic`` is a synthetic picture that it brings, a path like ``image``.
+    ``caption_id`` is unique within its file; ``image``, and ``synthetic`` where the data set brings a synthetic picture,
+    are paths below the root of the data sets; ``lang`` is the mBART-50 code of ``text``; ``english`` its English side
+    and ``split`` the data set's own, "" where it has none.
     """
 
     caption_id: int
@@ -90,23 +97,18 @@ class Row(NamedTuple):
 
 
 def read_captions(path: Path, images: str = "", lang: str = "") -> list[Caption]:
-    """The captions of a file in any of :data:`FORMATS`, in the order of the file (of COCO's, in that of the ids).
+    """The captions of a UTF-8 file in any of :data:`FORMATS`, in the order of the file (of COCO's, in that of the ids).
 
-    Runs of white space in texts become single blanks: COCO's annotators left line breaks in some of them.
-
-    Args:
-        path: the file, UTF-8, with or without a byte-order mark.
-        images: folder of the pictures below the root of the data sets, "" for the root itself.
-        lang: mBART-50 or ISO code of the captions where the file does not say it, "" for English.
-
-    Raises :class:`BncapError`, with file, line or record, and remedy, for an unknown format, a file without captions,
-    and whatever is malformed in it.
+    Runs of white space in texts become single blanks: COCO's annotators left line breaks in some of them.  ``images`` is
+    the folder of the pictures below the root of the data sets, "" for the root itself; ``lang`` the mBART-50 or ISO code
+    of the captions where the file does not say it, "" for English.  Raises :class:`BncapError`, with file, line or
+    record, and remedy, for an unknown format, a file without captions, and whatever is malformed in it.
     """
     captions: list[Caption] = []
     keys: set[int | str] = set()
     pictures: dict[str, tuple[str, str]] = {}  # as the file names it -> below the folder, and below the root
     named = True
-    for number, row in enumerate(_recognise_format(path).read(path)):
+    for number, row in enumerate(_recognise_format(path)(path)):
         where = f"{path}: {row.place}"
         if row.key is not None:
             if row.key in keys:
@@ -167,8 +169,7 @@ def read_coco(path: Path) -> Iterator[Row]:
 def read_karpathy(path: Path) -> Iterator[Row]:
     """``dataset_{coco,flickr30k,flickr8k}.json`` with its splits.
 
-    ``key`` is the sentence's ``sentid``; ``image_id`` is COCO's own id, in Flickr's files the name without suffix, so
-    that ids agree with those of the files that COCO and Flickr30k publish.
+    ``image_id`` is COCO's own id, in Flickr's files the name without suffix, as in the files that these publish.
     """
     pictures: set[str] = set()
     for index, record in enumerate(_list_records(path, _read_json(path), "images")):
@@ -197,8 +198,7 @@ def read_token(path: Path) -> Iterator[Row]:
 def read_flickr(path: Path) -> Iterator[Row]:
     """Flickr30k's ``results.csv``, whose cells stand between bars.
 
-    The published file has one row without its second bar (``2199200615.jpg| 4   A dog runs ...``); a row of that form
-    is mended, with a line on stderr.
+    The published file has one row without its second bar (``2199200615.jpg| 4   A dog runs ...``); it is mended.
     """
     lines = _read_lines(path)
     next(lines)  # the header, by which the format was recognised
@@ -224,8 +224,7 @@ def read_ban_cap(path: Path) -> Iterator[Row]:
 def read_plain_csv(path: Path) -> Iterator[Row]:
     """CSV with a header: the columns image and caption, and if wanted lang, english and synthetic, in any order.
 
-    Where there are only the first two (Flickr8k's ``captions.txt``), a caption may hold commas and quotes without being
-    quoted itself.
+    Where there are only the first two, a caption may hold commas and quotes without being quoted itself.
     """
     for place, cells in _read_rows(path, PLAIN_COLUMNS):
         yield _plain_row(place, cells)
@@ -243,9 +242,8 @@ def read_json_lines(path: Path) -> Iterator[Row]:
         if not isinstance(record, dict):
             raise BncapError(f"{where} is no JSON object with image and caption; mend or delete it")
         cells = {key: record[key] for key in PLAIN_COLUMNS if record.get(key) is not None}
-        for key in PLAIN_COLUMNS[:2]:
-            if key not in cells:
-                raise BncapError(f"{where}: {key!r} is missing; mend or delete the line")
+        if missing := [key for key in PLAIN_COLUMNS[:2] if key not in cells]:
+            raise BncapError(f"{where}: {missing[0]!r} is missing; mend or delete the line")
         for key, cell in cells.items():
             if not isinstance(cell, str) or not _is_text(cell):
                 raise BncapError(f"{where}: {key!r} is {cell!r}, expected text; mend or delete the line")
@@ -254,40 +252,29 @@ def read_json_lines(path: Path) -> Iterator[Row]:
     _report_unused(path, unused)
 
 
-class Format(NamedTuple):
-    """A format: what the user reads of it, a regular expression for its beginning, and its reader."""
-
-    description: str
-    beginning: str
-    read: Callable[[Path], Iterator[Row]]
-
-
 def _header_pattern(*columns: str) -> str:
     """For the first line of a CSV file that has these columns, in any order and case."""
     return "(?i)" + "".join(rf'(?=(?:[^\r\n]*,)?\s*"?{column}"?\s*(?:[,\r\n]|\Z))' for column in columns)
 
 
-FORMATS = (  # the first that fits is taken
-    Format("Karpathy JSON (images with sentences)", r'\{.*"(?:sentences|sentids)"\s*:', read_karpathy),
-    Format(
+FORMATS: tuple[tuple[str, str, Callable[[Path], Iterator[Row]]], ...] = (
+    ("Karpathy JSON (images with sentences)", r'\{.*"(?:sentences|sentids)"\s*:', read_karpathy),
+    (
         "JSON lines with the keys image and caption and, if wanted, lang, english and synthetic",
         r'\{(?![^\r\n]*"(?:images|annotations|info|licenses)"\s*:)[^\r\n]*"(?:image|caption)"\s*:',
         read_json_lines,
     ),
-    Format(
-        "COCO captions JSON (images and annotations)",
-        r'\{.*"(?:images|annotations|info|licenses)"\s*:',
-        read_coco,
-    ),
-    Format(f"Flickr30k CSV ({FLICKR_HEADER})", r"\s*\|\s*".join(FLICKR_COLUMNS) + r"\s*(?:[\r\n]|\Z)", read_flickr),
-    Format("Flickr .token (name.jpg#0<TAB>caption)", r"(?:[^\r\n]*[\r\n]+){0,5}?[^\t\r\n]+#\d+\t", read_token),
-    Format(f"BAN-Cap CSV ({','.join(BAN_CAP_COLUMNS)})", _header_pattern(*BAN_CAP_COLUMNS), read_ban_cap),
-    Format(
+    ("COCO captions JSON (images and annotations)", r'\{.*"(?:images|annotations|info|licenses)"\s*:', read_coco),
+    (f"Flickr30k CSV ({FLICKR_HEADER})", r"\s*\|\s*".join(FLICKR_COLUMNS) + r"\s*(?:[\r\n]|\Z)", read_flickr),
+    ("Flickr .token (name.jpg#0<TAB>caption)", r"(?:[^\r\n]*[\r\n]+){0,5}?[^\t\r\n]+#\d+\t", read_token),
+    (f"BAN-Cap CSV ({','.join(BAN_CAP_COLUMNS)})", _header_pattern(*BAN_CAP_COLUMNS), read_ban_cap),
+    (
         "plain CSV with a header line, with the columns image and caption and, if wanted, lang, english and synthetic",
         _header_pattern(*PLAIN_COLUMNS[:2]),
         read_plain_csv,
     ),
 )
+"""Description for the user, regular expression for the beginning, reader; the first that fits is taken."""
 
 
 def list_images(captions: Iterable[Caption]) -> list[str]:
@@ -298,20 +285,16 @@ def list_images(captions: Iterable[Caption]) -> list[str]:
 def read_boxes(instances: Path) -> dict[str, list[tuple[str, tuple[float, float, float, float]]]]:
     """Image file name -> its objects (category name, (x, y, width, height) in px) from a COCO ``instances_*.json``.
 
-    Images without objects have an empty list.  Raises :class:`BncapError` for broken JSON, a missing key, and an
-    object of an unlisted image or category.
+    Raises :class:`BncapError` for broken JSON, a missing key, and an object of an unlisted image or category.
     """
     content = _read_json(instances)
     names = {}
     for part, key in (("images", "file_name"), ("categories", "name")):
-        records = [(f"{part}[{i}]", record) for i, record in enumerate(_list_records(instances, content, part))]
         names[part] = {
-            _get_value(instances, place, record, "id"): _get_value(instances, place, record, key)
-            for place, record in records
+            _get_value(instances, f"{part}[{i}]", record, "id"): _get_value(instances, f"{part}[{i}]", record, key)
+            for i, record in enumerate(_list_records(instances, content, part))
         }
-    boxes: dict[str, list[tuple[str, tuple[float, float, float, float]]]] = {
-        name: [] for name in names["images"].values()
-    }
+    boxes: dict[str, list[tuple[str, tuple[float, float, float, float]]]] = {n: [] for n in names["images"].values()}
     for index, record in enumerate(_list_records(instances, content, "annotations")):
         place = f"annotations[{index}]"
         image, category, box = (_get_value(instances, place, record, k) for k in ("image_id", "category_id", "bbox"))
@@ -326,22 +309,22 @@ def read_boxes(instances: Path) -> dict[str, list[tuple[str, tuple[float, float,
     return boxes
 
 
-def _recognise_format(path: Path) -> Format:
+def _recognise_format(path: Path) -> Callable[[Path], Iterator[Row]]:
     try:
         with path.open("rb") as stream:
             head = stream.read(_HEAD).decode("utf-8", "replace").removeprefix("\ufeff").lstrip()
     except OSError:
         _read_text(path)  # names the fault
         raise
-    for known in FORMATS:
-        if re.match(known.beginning, head, re.DOTALL):
-            return known
+    for _, beginning, read in FORMATS:
+        if re.match(beginning, head, re.DOTALL):
+            return read
     text = _read_text(path).strip()  # a wrong encoding is the likelier fault of a file of no known format
     if not text:
         raise BncapError(f"{path} is empty; fill it, or name another file")
-    listed = ", ".join(known.description for known in FORMATS)
     raise BncapError(
-        f"{path} is in no format that is known here: its first line is {text.splitlines()[0][:60]!r}; known: {listed}"
+        f"{path} is in no format that is known here: its first line is {text.splitlines()[0][:60]!r}; known: "
+        + ", ".join(description for description, _, _ in FORMATS)
     )
 
 
@@ -388,15 +371,9 @@ def _join(images: str, picture: str) -> str:
 
 def _parse_language(where: str, lang: str) -> str:
     try:
-        return _complete_code(lang)
+        return mbart_code(lang)
     except BncapError as error:
         raise BncapError(f"{where}: {error}") from error
-
-
-@functools.cache
-def _complete_code(lang: str) -> str:
-    """The mBART-50 code of an mBART-50 or ISO code."""
-    return next(code for code in LANGUAGES if code[:2] == iso(lang))
 
 
 def _read_text(path: Path) -> str:
@@ -408,20 +385,17 @@ def _read_text(path: Path) -> str:
     except OSError as error:
         raise BncapError(f"{path} cannot be read ({error.strerror}); put the file there, readable") from error
     marked = content[:2] in (b"\xff\xfe", b"\xfe\xff")
-    if not marked and (zero := content.find(0)) >= 0:
-        raise BncapError(
-            f"{path} is no UTF-8 text: byte 0x00 at offset {zero} (line {content.count(10, 0, zero) + 1}); name "
-            "another file, or save it as UTF-8, for example with: iconv -f UTF-16LE -t UTF-8"
-        )
-    try:
-        return content.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        at, line = error.start, content.count(b"\n", 0, error.start) + 1
-        guess = "UTF-16" if marked else "WINDOWS-1252"
-        raise BncapError(
-            f"{path} is not UTF-8: byte 0x{content[at]:02x} at offset {at} (line {line}); save it as UTF-8, "
-            f"for example with: iconv -f {guess} -t UTF-8, or fetch it again"
-        ) from error
+    at = -1 if marked else content.find(0)
+    guess = "UTF-16" if marked else "UTF-16LE" if at >= 0 else "WINDOWS-1252"
+    if at < 0:
+        try:
+            return content.decode("utf-8").removeprefix("\ufeff")
+        except UnicodeDecodeError as error:
+            at = error.start
+    raise BncapError(
+        f"{path} is no UTF-8 text: byte 0x{content[at]:02x} at offset {at} (line {content.count(10, 0, at) + 1}); save it "
+        f"as UTF-8, for example with: iconv -f {guess} -t UTF-8, or fetch it again"
+    )
 
 
 def _split_lines(text: str) -> list[str]:
@@ -436,7 +410,7 @@ def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _read_json(path: Path) -> Any:
-    """The content of a JSON file without the keys that nobody here reads: they are most of COCO's and Karpathy's."""
+    """The content of a JSON file without the keys that are not read: they are most of COCO's and Karpathy's."""
     try:
         return json.loads(
             _read_text(path), object_pairs_hook=lambda pairs: {key: v for key, v in pairs if key in _JSON_KEYS}
@@ -472,11 +446,7 @@ def _is_text(text: str) -> bool:
 
 
 def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """(place, cells by column) of a CSV file with a header.
-
-    Columns that are not in ``columns`` are left out, with a line on stderr.  Raises :class:`BncapError` for a header
-    that names a column twice, quotes out of place, and a row of another length.
-    """
+    """(place, cells by column) of a CSV file with a header; other columns are left out, with a line on stderr."""
     lines = _split_lines(_read_text(path))
     index = next(n for n, line in enumerate(lines) if line.strip())
     header = [cell.strip().casefold() for cell in next(csv.reader([lines[index]]))]

@@ -18,10 +18,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 import numpy as np
 
+from bncap.data.pairs import Pair
 from bncap.data.readers import Caption, list_images, read_captions
 from bncap.errors import BncapError
 from bncap.pipeline import artifacts
@@ -45,20 +45,8 @@ GIVEN = {"train": "train", "restval": "train", "val": "validation", "validation"
 """The splits of a file that has some, by their names there."""
 
 
-class Pictured(Protocol):
-    """A caption or a pair: it names its picture."""
-
-    @property
-    def image(self) -> str: ...
-    @property
-    def image_id(self) -> str: ...
-
-
 def caption_files(config: Config) -> dict[str, Path]:
-    """The files that the captions are read from: "train", "held_out" and "ood", or "own".
-
-    Left out is what nothing is drawn from.  Raises :class:`BncapError` for a file that is missing.
-    """
+    """The files that captions are drawn from: "train", "held_out" and "ood", or "own"; :class:`BncapError` if missing."""
     data = config.data
     if data.source == "own":
         dataset_roots(config)  # names data.captions if it is not set
@@ -78,8 +66,7 @@ def caption_files(config: Config) -> dict[str, Path]:
 def read_splits(config: Config) -> dict[str, list[Caption]]:
     """The captions of each of :data:`SPLITS`, disjoint by the pictures' ids; a split may be empty.
 
-    Raises :class:`BncapError` for missing or malformed files, for fewer pictures than are to be drawn, and for splits
-    that share a picture.
+    Raises :class:`BncapError` for malformed files, too few pictures to draw, and splits that share a picture.
     """
     data, files = config.data, caption_files(config)
     if data.source == "own":
@@ -98,10 +85,7 @@ def read_splits(config: Config) -> dict[str, list[Caption]]:
 
 
 def draw_images(captions: Sequence[Caption], sizes: Mapping[str, int], seed: int) -> dict[str, list[Caption]]:
-    """Captions of so many images for each split of ``sizes``, drawn without overlap; captions keep their order.
-
-    Raises :class:`BncapError` if there are fewer images than asked for.
-    """
+    """Captions of so many images for each split of ``sizes``, drawn without overlap; captions keep their order."""
     images = list_images(captions)
     requested = sum(sizes.values())
     if len(images) < requested:
@@ -117,7 +101,7 @@ def draw_images(captions: Sequence[Caption], sizes: Mapping[str, int], seed: int
     return drawn
 
 
-def check_disjoint(splits: Mapping[str, Iterable[Pictured]], hashes: Mapping[str, str] | None = None) -> None:
+def check_disjoint(splits: Mapping[str, Iterable[Caption | Pair]], hashes: Mapping[str, str] | None = None) -> None:
     """Raise :class:`BncapError`, with both pictures, if two splits share one by its id or by the bytes of its file.
 
     ``hashes``: picture -> SHA-256 of its file; None, or a picture that is not in it: compared by id alone.
@@ -140,10 +124,7 @@ def _read(config: Config, path: Path, given: Sequence[str]) -> list[Caption]:
 
 
 def _picture_folder(config: Config, path: Path) -> str:
-    """The folder, below the root of the data sets, of the pictures of a captions file.
-
-    COCO's follows from the file's name, Flickr30k's is one of :data:`FLICKR_FOLDERS`; "" for a file that names it.
-    """
+    """The folder of a caption file's pictures below the root of the data sets; "" for a file that names it itself."""
     if coco := re.fullmatch(r"captions_(\w+)\.json", path.name):
         return coco[1]
     if "flickr30k" not in PurePosixPath(*path.parts[-2:]).as_posix():

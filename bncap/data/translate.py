@@ -10,10 +10,9 @@ m2m_100 (NLLB)  ``facebook/nllb-200-distilled-600M`` (CC BY-NC)    the first tok
 mbart (50)      ``facebook/mbart-large-50-many-to-many-mmt``       the first token forced, ``bn_IN``
 ==============  =================================================  ==============================================
 
-Which target a model with a single one has, only Marian's tokenizer tells; of T5 the user has to know.
-BanglaT5 and NLLB are licensed for non-commercial use only.
-``identity`` leaves the text as it is.  The classes follow from the checkpoint's ``config.json`` (``model_type``), never
-from its name, and no code from a checkpoint is run.
+Which target a model with a single one has, only Marian's tokenizer tells; of T5 the user has to know.  BanglaT5 and NLLB
+are for non-commercial use only.  ``identity`` leaves the text as it is.  The classes follow from the checkpoint's
+``config.json`` (``model_type``), never from its name, and no code from a checkpoint is run.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from bncap.mini.translator import MiniTranslator
 from bncap.pipeline import hub
 from bncap.pipeline.hub import has_words, loading, require_weights
 from bncap.settings import Config
-from bncap.text import LANGUAGES, iso, language_name
+from bncap.text import iso, language_name, mbart_code
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -51,12 +50,9 @@ MARIAN_OWN = {"ar": "ara", "az": "aze", "lv": "lav", "ps": "pus", "zh": "cmn_Han
 """Languages that Marian's multilingual models call otherwise than by the first three letters of NLLB's code."""
 
 TOKENIZERS = {
-    "marian": "MarianTokenizer",
-    "t5": "T5Tokenizer",
-    "mt5": "T5Tokenizer",
-    "m2m_100": "NllbTokenizer",
+    "marian": "MarianTokenizer", "t5": "T5Tokenizer", "mt5": "T5Tokenizer", "m2m_100": "NllbTokenizer",
     "mbart": "MBart50Tokenizer",
-}
+}  # fmt: skip
 """The tokenizer of each ``model_type`` that can be used here."""
 OTHER_LANGUAGE_CODES = {"M2M100Tokenizer": "M2M100, not NLLB", "MBartTokenizer": "mBART-25, not mBART-50"}
 """Tokenizers of models that share a ``model_type`` with the above, and whose languages are numbered otherwise."""
@@ -97,11 +93,9 @@ def load_translator(config: Config) -> Translator:
 
 
 class Seq2SeqTranslator:
-    """A checkpoint of any kind in the table above, decoded by beam search, hence the same from run to run.
+    """A checkpoint of any kind in the table above, for an mBART-50 or ISO code, decoded by beam search.
 
-    ``path``: the checkpoint's folder.  ``lang``: an mBART-50 or ISO code.  Weights and arithmetic are fp32 on every
-    device: fp16 would be faster on a GPU, but its ties fall otherwise than on a CPU or in another batch.  Raises
-    :class:`BncapError` as :func:`load_translator` does.
+    Weights and arithmetic are fp32 on every device: ties in fp16 fall otherwise on a CPU or in another batch.
     """
 
     def __init__(self, path: str, lang: str = "bn_IN", *, beams: int = 4, batch: int = 128) -> None:
@@ -123,18 +117,17 @@ class Seq2SeqTranslator:
         A blank caption's is "".  Of a caption of more than :data:`LONGEST` tokens the rest is not read.
         """
         filled = [i for i, text in enumerate(captions) if text.strip()]
-        translations = [""] * len(captions)
         if not filled:
-            return translations
+            return [""] * len(captions)
         texts = {i: self.prefix + self.prepare(captions[i]) for i in filled}
         ids = self.tokenizer([texts[i] for i in filled], truncation=True, max_length=self.longest)["input_ids"]
         lengths = dict(zip(filled, map(len, ids), strict=True))
         order = sorted(filled, key=lambda i: (lengths[i], i))
+        translations: dict[int, str] = {}
         for start in range(0, len(order), self.batch):
             chosen = order[start : start + self.batch]
-            for i, text in zip(chosen, self._translate_batch([texts[i] for i in chosen]), strict=True):
-                translations[i] = text
-        return translations
+            translations |= zip(chosen, self._translate_batch([texts[i] for i in chosen]), strict=True)
+        return [translations.get(i, "") for i in range(len(captions))]
 
     def _translate_batch(self, texts: list[str]) -> list[str]:
         import torch  # heavy
@@ -197,8 +190,7 @@ def _target(
         return (f"{tokens[0]} " if tokens else ""), None
     if config.model_type in ("t5", "mt5"):
         return "", None
-    mbart = {code[:2]: code for code in LANGUAGES}
-    code = (NLLB_CODES if config.model_type == "m2m_100" else mbart)[language]
+    code = NLLB_CODES[language] if config.model_type == "m2m_100" else mbart_code(language)
     forced = tokenizer.convert_tokens_to_ids(code)
     if forced == tokenizer.unk_token_id or forced >= config.vocab_size:
         raise BncapError(f"translator {path} has no {code}; {remedy}")
@@ -206,10 +198,9 @@ def _target(
 
 
 def _plain(text: str) -> str:
-    """``text`` much as BanglaT5's card asks for it (its own package ``normalizer`` is not on the registry).
+    """``text`` much as BanglaT5's card asks for it: quotes and dashes of one kind, no accents, NFKC, blanks folded.
 
-    Quotes and dashes of one kind, compatibility characters and accents replaced (NFKC after the accents are gone),
-    blanks folded.  Its repair of wrongly decoded text (``ftfy``) is left out: the readers refuse such files.
+    The repair of wrongly decoded text (``ftfy``) is left out: the readers refuse such files.
     """
     text = unicodedata.normalize("NFKD", text.translate(_QUOTES).translate(_INVISIBLE))
     text = "".join(char for char in text if unicodedata.category(char) != "Mn")

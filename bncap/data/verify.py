@@ -22,9 +22,8 @@ EMPTY = -1.0
 
 
 def cosine(en_embeddings: np.ndarray, target_embeddings: np.ndarray) -> np.ndarray:
-    """Eq. (4): s_i = cos(φ(y_i^en), φ(y_i^bn)), with the target language in the place of bn.
+    """Eq. (4): s_i = cos(φ(y_i^en), φ(y_i^bn)) of two (N, D) float arrays, pair by pair -> (N,) in [-1, 1].
 
-    Both (N, D) float, row i of one a translation of row i of the other, of any length above zero -> (N,) in [-1, 1].
     Raises ValueError for different shapes and for a row of zeros, whose direction is undefined.
     """
     if en_embeddings.shape != target_embeddings.shape or en_embeddings.ndim != 2:
@@ -76,36 +75,30 @@ class Verifier:
         return self.encoder.encode(texts, batch_size=128, convert_to_numpy=True, show_progress_bar=False)
 
 
-def measure_filter(
-    similarity: np.ndarray, faulty: np.ndarray, thresholds: Sequence[float] = THRESHOLDS
-) -> pd.DataFrame:
-    """Quality of the filter at each threshold: columns threshold, accepted, precision, recall, f1; shares in [0, 1].
+def measure_filter(similarity: np.ndarray, faulty: np.ndarray) -> pd.DataFrame:
+    """Quality of the filter at each of :data:`THRESHOLDS`: threshold, accepted, precision, recall, f1; in [0, 1].
 
     ``similarity``: (N,) cosines; ``faulty``: (N,) bool, True where the translation is faulty.  Precision is 1 where
-    nothing is accepted (no accepted pair is faulty) and F1 then 0.  Raises ValueError if no pair is without a fault, as
-    recall is then undefined.
+    nothing is accepted and F1 then 0.  Raises ValueError if no pair is without a fault: recall is then undefined.
     """
     good = ~np.asarray(faulty, dtype=bool)
     if not good.any():
         raise ValueError("every pair is faulty: the filter's recall is undefined")
-    rows = []
-    for threshold in thresholds:
-        taken = accept_pairs(similarity, threshold)
-        hits, accepted = int((taken & good).sum()), int(taken.sum())
-        rows.append(
-            {
-                "threshold": threshold,
-                "accepted": float(taken.mean()),
-                "precision": hits / accepted if accepted else 1.0,
-                "recall": hits / int(good.sum()),
-                "f1": 2 * hits / (accepted + int(good.sum())),
-            }
-        )
-    return pd.DataFrame(rows)
+    taken = np.stack([accept_pairs(similarity, threshold) for threshold in THRESHOLDS])  # (61, N)
+    hits, accepted = (taken & good).sum(axis=1), taken.sum(axis=1)
+    return pd.DataFrame(
+        {
+            "threshold": THRESHOLDS,
+            "accepted": taken.mean(axis=1),
+            "precision": np.where(accepted > 0, hits / np.maximum(accepted, 1), 1.0),
+            "recall": hits / good.sum(),
+            "f1": 2 * hits / (accepted + good.sum()),
+        }
+    )
 
 
-def calibrate_threshold(similarity: np.ndarray, faulty: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) -> float:
+def calibrate_threshold(similarity: np.ndarray, faulty: np.ndarray) -> float:
     """The threshold of highest F1; of several equally good ones the middle, farthest from either kind of error."""
-    curve = measure_filter(similarity, faulty, thresholds)
+    curve = measure_filter(similarity, faulty)
     ties = curve.threshold[curve.f1 == curve.f1.max()].tolist()
     return ties[len(ties) // 2]

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from bncap import metrics
 from bncap.config import BASELINES
-from bncap.data import coco_lexicon
 from bncap.data.pairs import Pair, collect_references
-from bncap.data.readers import read_boxes
+from bncap.data.readers import NOUN_LEXICON_BN, read_boxes
 from bncap.decoders import baselines, decode
 from bncap.decoders.captioner import CaptionModel
 from bncap.device import default_device
@@ -181,7 +180,7 @@ def noun_lexicon(config: Config) -> dict[str, str]:
     if config.data.source == "mini":
         return mini_lexicon.NOUN_LEXICON_BN
     if config.data.source == "coco" and iso(config.data.lang) == "bn":
-        return coco_lexicon.NOUN_LEXICON_BN
+        return NOUN_LEXICON_BN
     return {}
 
 

@@ -6,7 +6,7 @@ patches a share, row by row from the top left, and sums to 1.  A patch stands fo
 though its descriptor has also seen what is around.  Of each noun whose object has a box in what the encoder sees there
 are two measures, ``share``, the mass in the object's boxes, and ``pointing``, whether the greatest patch's centre lies
 in one; and both again of what they are compared with (:data:`AGAINST`).  The boxes are the miniature's own, or those of
-COCO's 80 categories with :mod:`bncap.data.coco_lexicon`; Flickr30k has none.
+COCO's 80 categories with :data:`bncap.data.readers.NOUN_LEXICON_BN`; Flickr30k has none.
 """
 
 from __future__ import annotations

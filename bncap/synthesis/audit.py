@@ -23,9 +23,8 @@ STEPS = ("prior_steps", "steps", "guidance")
 def audit_pictures(config: Config, n: int, seed: int = 0) -> tuple[list[str], bool]:
     """Draw ``n`` of the kept pictures again, chosen by ``seed``; a table as lines, and whether all are the same.
 
-    The same means equal PNG files, to the byte, which another GPU or other versions of the packages may not give: the
-    table ends with what is not as it was.  Raises :class:`BncapError` if there is no picture that was drawn, and if the
-    models are not those of the sidecars.
+    The same means equal PNG files, to the byte; the table ends with what is not as it was, such as the GPU.  Raises
+    :class:`BncapError` if no picture was drawn, and if the models are not those of the sidecars.
     """
     if n < 1:
         raise BncapError(f"--n {n}: at least one picture has to be drawn again")
@@ -36,9 +35,8 @@ def audit_pictures(config: Config, n: int, seed: int = 0) -> tuple[list[str], bo
         raise BncapError(f"{paths.short_name(folder)} lists no picture that was drawn: there is nothing to draw again")
     chosen = sorted(np.random.default_rng(seed).permutation(len(names))[:n])
     store = PictureStore(config)
-    members = [store.find_member(names[i]) for i in chosen]
-    kept = [member.read() for member in members]
-    records = [member.read_sidecar() for member in members]
+    kept = [store.find(names[i]).read() for i in chosen]
+    records = [store.sidecar(names[i]) for i in chosen]
     synthesiser, settings = load_same_synthesiser(records, config)
     again = regenerate_pictures(records, synthesiser, settings)
     same = [old == new for old, new in zip(kept, again, strict=True)]
@@ -55,10 +53,9 @@ def audit_pictures(config: Config, n: int, seed: int = 0) -> tuple[list[str], bo
 
 
 def load_same_synthesiser(records: Sequence[dict[str, Any]], config: Config) -> tuple[Synthesiser, Synthesis]:
-    """The synthesiser that drew the pictures of the sidecars ``records``, and its settings.
+    """The synthesiser that drew the pictures of the sidecars ``records``, all under the same settings; and these.
 
-    ``config`` only says where the models are.  Raises :class:`BncapError` if they are not those of the sidecars, which
-    must have been drawn under the same settings.
+    ``config`` says where the models are.  Raises :class:`BncapError` if they are not those of the sidecars.
     """
     fields = {name: records[0][name] for name in ("side", "stored_side", "batch")}
     fields |= {name: records[0]["sampling"][name] for name in STEPS if name in records[0]["sampling"]}
@@ -78,8 +75,7 @@ def regenerate_pictures(
 ) -> list[bytes]:
     """The PNG files of pictures, drawn again from their sidecars.
 
-    Each prompt is drawn at the place in a batch of the size that it had at first, as these decide how a GPU rounds;
-    its neighbours there do not.
+    Each is drawn at its first place in a batch of the same size: these decide how a GPU rounds, not its neighbours.
     """
     waiting: dict[int, list[int]] = {}
     for i, record in enumerate(records):
@@ -101,7 +97,7 @@ def measure_difference(first: bytes, second: bytes) -> int:
 
 
 def _describe_differences(records: Sequence[dict[str, Any]], synthesiser: Synthesiser) -> list[str]:
-    """A line on what differs here from where the pictures were drawn, and may change their bytes; none if all agree."""
+    """A line on what differs here from where the pictures were drawn; none if all agree."""
     here = drawing_versions() | {key: value for key, value in synthesiser.sampling.items() if key == "arithmetic"}
     recorded = [record["packages"] | record["sampling"] for record in records]
     before = {f"{name} {then.get(name)}" for then in recorded for name in here if then.get(name) != here[name]}

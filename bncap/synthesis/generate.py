@@ -27,19 +27,9 @@ from bncap.data.pairs import Pair, read_corpus
 from bncap.errors import BncapError, OutOfTime
 from bncap.pipeline import artifacts, deadline, paths, workers
 from bncap.settings import Config, Synthesis
+from bncap.synthesis import shards as tars
 from bncap.synthesis.prompts import WINDOW, Prompt, Tokenizer, fit_prompt
-from bncap.synthesis.shards import (
-    INDEX,
-    PROMPTS,
-    STEP,
-    TAR,
-    bundle_pictures,
-    encode_picture,
-    list_loose,
-    measure_tar,
-    pack_shard,
-    unbundle_pictures,
-)
+from bncap.synthesis.shards import INDEX, PROMPTS, STEP, TAR
 from bncap.synthesis.text_to_image import NONE, Synthesiser, component_names, load_synthesiser, load_tokenizers
 
 TRIPLETS_HEADER = ("caption_id", "image_id", "image", "synthetic", "en", "target")
@@ -47,13 +37,11 @@ VERSIONED = ("torch", "diffusers", "transformers", "numpy")
 """Packages that decide what a picture looks like."""
 IN_PROMPTS = ("english_tokens", "target_tokens", "seed", "shard")
 """Settings that the key of a shard holds by its prompts and seeds."""
-WORDS, WORDS_KEPT = ("en_words", "target_words"), ("en_words_kept", "target_words_kept")
+WORDS, WORDS_KEPT = ["en_words", "target_words"], ["en_words_kept", "target_words_kept"]
 LOOSE = "loose"
 """Folder of the pictures of a shard that is not complete."""
-MEASURED = 3
-"""Pictures that an estimate needs."""
-SESSION = 12
-"""Hours of a Kaggle session."""
+MEASURED, SESSION = 3, 12
+"""Pictures that an estimate needs; hours of a Kaggle session."""
 
 
 def draw_pairs(pairs: Sequence[Pair], triplets: int, captions_per_image: int, seed: int) -> list[Pair]:
@@ -84,12 +72,10 @@ def derive_seed(seed: int, caption_id: int) -> int:
 def build_images(config: Config) -> Path:
     """A synthetic picture for each of ``data.triplets`` accepted training pairs: ``02_synthesis/images-s<seed>``.
 
-    Draws the tar shards that are missing and lists all of them in ``triplets.csv``.  Its column ``synthetic`` is a name
-    for :class:`bncap.synthesis.shards.PictureStore`: of the picture drawn, of the one that the data set brings, or ""
-    where ``components.synthesiser`` is "none".  ``prompts.csv`` has the lengths of the prompts, before and after cuts.
-
-    Raises :class:`BncapError` without an accepted training pair and, by its name, for a shard drawn from something
-    else; :class:`bncap.errors.OutOfTime` when the minutes are used up.
+    Draws the tar shards that are missing and lists all of them in ``triplets.csv``; its column ``synthetic`` is a name
+    for :class:`bncap.synthesis.shards.PictureStore`, or "" where ``components.synthesiser`` is "none".  Raises
+    :class:`BncapError` without an accepted training pair and, by its name, for a shard drawn from something else;
+    :class:`bncap.errors.OutOfTime` when the minutes are used up.
     """
     accepted, pairs = _training_pairs(config)
     shards = plan_shards(config, pairs)
@@ -105,7 +91,7 @@ def build_images(config: Config) -> Path:
 def draw_shards(config: Config, part: tuple[int, int] | None = None) -> None:
     """Draw the tar shards that are missing; with ``part`` (i, n), only those whose number is i - 1 modulo n.
 
-    Without ``part`` a machine with several GPUs starts a process for each.  Raises what :func:`build_images` raises.
+    Without ``part`` a machine with several GPUs starts a process for each.  Raises as :func:`build_images` does.
     """
     _draw(config, plan_shards(config, _training_pairs(config)[1]), part)
 
@@ -132,7 +118,7 @@ def plan_shards(config: Config, pairs: Sequence[Pair]) -> list[TarShard]:
 
 @dataclass(frozen=True)
 class PictureRequest:
-    """A picture to be drawn: for which pair, from which prompt and seed, and its place in the batch."""
+    """A picture to be drawn, and its place in the batch."""
 
     pair: Pair
     prompt: Prompt
@@ -141,10 +127,7 @@ class PictureRequest:
 
 
 class TarShard:
-    """Tar shard ``number``, from 0, of ``count``: its pictures and its step folder.
-
-    The folder's key stands for the models, the settings and the shard's own prompts and seeds, not for the corpus.
-    """
+    """Tar shard ``number``, from 0, of ``count``; its key stands for models, settings, its own prompts and seeds."""
 
     def __init__(
         self, config: Config, number: int, count: int, pairs: Sequence[Pair], tokenizers: dict[str, Tokenizer]
@@ -157,17 +140,13 @@ class TarShard:
     @functools.cached_property
     def requests(self) -> list[PictureRequest]:
         """A request for each of ``pairs``, in their order."""
-        settings, lang = self.config.synthesis, self.config.data.lang
+        settings, requests = self.config.synthesis, []
         budgets = settings.english_tokens, settings.target_tokens
-        return [
-            PictureRequest(
-                pair,
-                fit_prompt(pair.en, pair.target, budgets, lang, self.tokenizers),
-                derive_seed(settings.seed, pair.caption_id),
-                i % settings.batch,
-            )
-            for i, pair in enumerate(self.pairs)
-        ]
+        for i, pair in enumerate(self.pairs):
+            prompt = fit_prompt(pair.en, pair.target, budgets, self.config.data.lang, self.tokenizers)
+            seed = derive_seed(settings.seed, pair.caption_id)
+            requests.append(PictureRequest(pair, prompt, seed, i % settings.batch))
+        return requests
 
     @functools.cached_property
     def recipe(self) -> dict[str, Any]:
@@ -180,50 +159,43 @@ class TarShard:
         settings |= {"synthesiser": named, "pictures": len(self.pairs), "requests": digest.hexdigest()}
         return {"settings": settings, "components": named, "config": self.config}
 
-    def require(self) -> Path:
-        """The finished folder; :class:`BncapError` if it is missing, or foreign: drawn from something else."""
-        return artifacts.require_step(self.folder, artifacts.Step(**self.recipe, build=self._build), self.name)
+    @functools.cached_property
+    def step(self) -> artifacts.Step:
+        """The step, to compare with a finished folder."""
+        return artifacts.Step(**self.recipe, build=self._build)
 
     def is_drawn(self) -> bool:
         """Whether the folder is there and finished.
 
-        One of the user's own with another key will be drawn again, as any step is; a read-only one that is foreign is a
-        :class:`BncapError`, since it was put there to be used.
+        One of the user's own with another key will be drawn again; a read-only one is a :class:`BncapError`, since it
+        was put there to be used.
         """
         if not artifacts.is_finished(self.folder):
             return False
         if not self.folder.is_relative_to(paths.artifacts_root()):
-            return self.require().is_dir()
-        if not artifacts.Step(**self.recipe, build=self._build).is_current(self.folder):
+            return artifacts.require_step(self.folder, self.step, self.name).is_dir()
+        if not self.step.is_current(self.folder):
             return False
         artifacts.check_outputs(self.folder)
         return True
 
-    def count_missing(self) -> int:
-        """How many of its pictures are not there yet, while it is under way."""
-        names = list_loose(self.folder / LOOSE)
-        return sum(f"{pair.caption_id}.json" not in names for pair in self.pairs)
-
-    def draw(self, synthesiser: Synthesiser, estimate: TimeEstimate, bar: tqdm) -> Path:
-        """Draw what is missing and pack it: the step folder with ``pictures.tar``, ``index.csv`` and ``prompts.csv``.
-
-        Raises :class:`bncap.errors.OutOfTime` after the batch in which the time is up; what is drawn by then is kept.
-        """
+    def draw(self, synthesiser: Synthesiser, estimate: TimeEstimate, bar: tqdm) -> None:
+        """Draw what is missing and pack it; :class:`bncap.errors.OutOfTime` keeps what is drawn by then."""
         build = functools.partial(self._build, synthesiser, estimate, bar)
-        return artifacts.run_step(self.folder, **self.recipe, build=build)
+        artifacts.run_step(self.folder, **self.recipe, build=build)
 
     def _build(self, synthesiser: Synthesiser, estimate: TimeEstimate, bar: tqdm, folder: Path) -> None:
         loose = folder / LOOSE
-        unbundle_pictures(loose)
+        tars.unbundle_pictures(loose)
         if not (folder / INDEX).is_file():  # it is written last: with it, the tar is whole
             try:
                 self._draw_batches(loose, synthesiser, estimate, bar)
             except OutOfTime:
-                bundle_pictures(loose)
+                tars.bundle_pictures(loose)
                 raise
             lengths = [{"caption_id": r.pair.caption_id} | r.prompt.lengths for r in self.requests]
             artifacts.write_csv(folder / PROMPTS, list(lengths[0]), ([*row.values()] for row in lengths))
-            pack_shard(folder, loose, [pair.caption_id for pair in self.pairs])
+            tars.pack_shard(folder, loose, [pair.caption_id for pair in self.pairs])
         shutil.rmtree(loose, ignore_errors=True)
 
     def _draw_batches(self, loose: Path, synthesiser: Synthesiser, estimate: TimeEstimate, bar: tqdm) -> None:
@@ -249,9 +221,7 @@ class TimeEstimate:
     def add(self, pictures: int, seconds: float, size: int) -> None:
         """Count pictures that were drawn, in ``seconds``, and now take ``size`` bytes."""
         printed = self.pictures >= MEASURED
-        self.pictures += pictures
-        self.seconds += seconds
-        self.bytes += size
+        self.pictures, self.seconds, self.bytes = self.pictures + pictures, self.seconds + seconds, self.bytes + size
         if printed or not MEASURED <= self.pictures < self.missing:
             return
         each = self.seconds / self.pictures
@@ -283,9 +253,11 @@ def _draw(config: Config, shards: Sequence[TarShard], part: tuple[int, int] | No
         print("synthetic pictures: none is left to draw")
         return
     synthesiser = load_synthesiser(config)
-    estimate = TimeEstimate(
-        sum(shard.count_missing() for shard in left), f"part {number} of {count}, " if count > 1 else ""
-    )
+    missing = 0
+    for shard in left:
+        names = tars.list_loose(shard.folder / LOOSE)
+        missing += sum(f"{pair.caption_id}.json" not in names for pair in shard.pairs)
+    estimate = TimeEstimate(missing, f"part {number} of {count}, " if count > 1 else "")
     with tqdm(total=sum(len(shard.pairs) for shard in left), desc="synthetic pictures", unit="picture") as bar:
         for done, shard in enumerate(left):
             if done:
@@ -303,38 +275,30 @@ def _draw_on_gpu(config: Config, number: int, count: int) -> None:
 def _draw_batch(loose: Path, batch: Sequence[PictureRequest], synthesiser: Synthesiser, settings: Synthesis) -> int:
     """Draw one batch and write it; the last one is filled up with its last request, as all have the same shape.
 
-    Returns the bytes that the pictures, with their sidecars, will take in the tar.
+    Returns the bytes of the pictures and their sidecars.
     """
     full = [*batch, *[batch[-1]] * (settings.batch - len(batch))]
     drawn = synthesiser.draw([r.prompt.text for r in full], settings.negative_prompt, [r.seed for r in full])
-    sizes = []
+    size = 0
     for request, picture in zip(batch, drawn, strict=False):
-        content = encode_picture(picture, settings.stored_side)
+        content, prompt = tars.encode_picture(picture, settings.stored_side), request.prompt
         path = loose / f"{request.pair.caption_id}.png"
         with artifacts.atomic(path) as temporary:
             temporary.write_bytes(content)
         sidecar = {
             "caption_id": request.pair.caption_id,
-            "prompt": request.prompt.text,
-            "prompt_sha256": hashlib.sha256(request.prompt.text.encode()).hexdigest(),
-            "cut_en": request.prompt.cut.cut_en,
-            "cut_target": request.prompt.cut.cut_target,
-            "lengths": request.prompt.lengths,
-            "negative_prompt": settings.negative_prompt,
-            "seed": request.seed,
-            "side": settings.side,
-            "stored_side": settings.stored_side,
-            "batch": settings.batch,
-            "position": request.position,
-            "components": synthesiser.components,
-            "sampling": synthesiser.sampling,
-            "packages": drawing_versions(),
+            "prompt": prompt.text, "prompt_sha256": hashlib.sha256(prompt.text.encode()).hexdigest(),
+            "cut_en": prompt.cut.cut_en, "cut_target": prompt.cut.cut_target, "lengths": prompt.lengths,
+            "negative_prompt": settings.negative_prompt, "seed": request.seed,
+            "side": settings.side, "stored_side": settings.stored_side,
+            "batch": settings.batch, "position": request.position,
+            "components": synthesiser.components, "sampling": synthesiser.sampling, "packages": drawing_versions(),
             "drawn_sha256": hashlib.sha256(picture.convert("RGB").tobytes()).hexdigest(),  # RGB bytes, row by row
             "image_sha256": hashlib.sha256(content).hexdigest(),
-        }
+        }  # fmt: skip
         artifacts.write_json(path.with_suffix(".json"), sidecar)
-        sizes += [len(content), path.with_suffix(".json").stat().st_size]
-    return measure_tar(sizes)
+        size += len(content) + path.with_suffix(".json").stat().st_size
+    return size
 
 
 def _is_whole(loose: Path, request: PictureRequest) -> bool:
@@ -349,14 +313,10 @@ def _is_whole(loose: Path, request: PictureRequest) -> bool:
 def _recipe(config: Config, shards: Sequence[TarShard]) -> dict[str, Any]:
     """What ``images-s<seed>`` is made from, for :func:`bncap.pipeline.artifacts.run_step`."""
     named = component_names(config)
-    settings = {
-        "triplets": config.data.triplets,
-        "captions_per_image": config.data.captions_per_image,
-        "lang": config.data.lang,
-        "seed": config.data.seed,
-        "synthesis": asdict(config.synthesis),
-        "synthesiser": named,
+    settings: dict[str, Any] = {
+        name: getattr(config.data, name) for name in ("triplets", "captions_per_image", "lang", "seed")
     }
+    settings |= {"synthesis": asdict(config.synthesis), "synthesiser": named}
     inputs = [_corpus(config), *(shard.folder for shard in shards)]
     return {"settings": settings, "inputs": inputs, "components": named, "config": config}
 
@@ -364,15 +324,24 @@ def _recipe(config: Config, shards: Sequence[TarShard]) -> dict[str, Any]:
 def _merge(config: Config, shards: Sequence[TarShard], pairs: Sequence[Pair], accepted: int, folder: Path) -> None:
     names, hashes = {}, []
     for shard in shards:
-        for row in artifacts.read_csv(shard.require() / INDEX):
+        for row in artifacts.read_csv(artifacts.require_step(shard.folder, shard.step, shard.name) / INDEX):
             names[int(row["caption_id"])] = f"{shard.folder.name}/{row['caption_id']}.png"
             hashes.append(row["sha256"])
     for pair in pairs:
         if pair.synthetic:
             names[pair.caption_id] = pair.synthetic
-            hashes.append(_hash_brought(config, pair))
+            path = paths.data_path(config, pair.synthetic)
+            if not path.is_file():
+                raise BncapError(
+                    f"{path}, the synthetic picture of caption {pair.caption_id}, is missing; put it there"
+                )
+            hashes.append(artifacts.file_hash(path))
     rows = [(p.caption_id, p.image_id, p.image, names.get(p.caption_id, ""), p.en, p.target) for p in pairs]
     artifacts.write_csv(folder / "triplets.csv", TRIPLETS_HEADER, rows)
+    prompts = pd.DataFrame(columns=[*WORDS, *WORDS_KEPT], dtype=int)
+    if shards:
+        prompts = pd.concat([pd.read_csv(shard.folder / PROMPTS) for shard in shards])
+        artifacts.write_csv(folder / PROMPTS, list(prompts), prompts.itertuples(index=False, name=None))
     counts: dict[str, Any] = {
         "accepted_train_pairs": accepted,
         "triplets_wanted": config.data.triplets,
@@ -384,35 +353,15 @@ def _merge(config: Config, shards: Sequence[TarShard], pairs: Sequence[Pair], ac
         # every picture takes part in the hash of this file, and so in the key of what is made from the pictures
         "pictures_sha256": hashlib.sha256("".join(hashes).encode()).hexdigest(),
     }
-    if shards:
-        prompts = pd.concat([pd.read_csv(shard.folder / PROMPTS) for shard in shards])
-        artifacts.write_csv(folder / PROMPTS, list(prompts), prompts.itertuples(index=False, name=None))
-        counts |= _count_prompts(prompts)
-    else:
-        counts |= _count_prompts(pd.DataFrame(columns=[*WORDS, *WORDS_KEPT], dtype=int))
+    cut = int((prompts[WORDS].to_numpy() != prompts[WORDS_KEPT].to_numpy()).any(axis=1).sum())
+    counts |= {"prompts": len(prompts), "prompts_cut": cut, "prompts_cut_share": _share(cut, len(prompts))}
+    counts |= {name: int(prompts[name].sum()) for name in (*WORDS, *WORDS_KEPT)}
+    counts |= {f"{kept}_share": _share(counts[kept], counts[n]) for n, kept in zip(WORDS, WORDS_KEPT, strict=True)}
     artifacts.write_json(folder / "counts.json", counts)
-
-
-def _count_prompts(prompts: pd.DataFrame) -> dict[str, float]:
-    """How many of the ``prompts`` were cut, and how many words of each language are left."""
-    words = {name: int(prompts[name].sum()) for name in (*WORDS, *WORDS_KEPT)}
-    cut = int((prompts[[*WORDS]].to_numpy() != prompts[[*WORDS_KEPT]].to_numpy()).any(axis=1).sum())
-    shares = {f"{kept}_share": _share(words[kept], words[name]) for name, kept in zip(WORDS, WORDS_KEPT, strict=True)}
-    return (
-        {"prompts": len(prompts), "prompts_cut": cut, "prompts_cut_share": _share(cut, len(prompts))} | words | shares
-    )
 
 
 def _share(part: int, whole: int) -> float:
     return round(part / whole, 4) if whole else 0.0
-
-
-def _hash_brought(config: Config, pair: Pair) -> str:
-    """The hash of the synthetic picture that the data set brings for ``pair``."""
-    path = paths.data_path(config, pair.synthetic)
-    if not path.is_file():
-        raise BncapError(f"{path}, the synthetic picture of caption {pair.caption_id}, is missing; put it there")
-    return artifacts.file_hash(path)
 
 
 def _training_pairs(config: Config) -> tuple[list[Pair], list[Pair]]:

@@ -15,24 +15,21 @@ WINDOW = 77
 CountTokens = Callable[[str], int]
 """Text -> number of tokens it takes; for several tokenizers, the largest of their numbers."""
 
-# Articles, prepositions, conjunctions, pronouns, auxiliaries.
 _ENGLISH = """
 a an the this that these those some any of to in on at by for from with without into onto over under near next beside
 between behind above below up down out off across along around through and or but nor so as while than then there here
 it its he she they them his her their who whom whose which what is are was were be been being am has have had do does
 did can could will would may might must shall should very just also
 """
-# Classifiers, postpositions, conjunctions, pronouns, copulas.
 _BENGALI = """
 একটি একটা একজন এক টি টা এই সেই ওই এটি এটা সেটি সেটা এর তার তাদের তাঁর এবং ও আর অথবা বা কিন্তু যে যা যার সে তারা উপর উপরে ওপর
 ওপরে নিচে নীচে মধ্যে মাঝে ভিতরে ভেতরে পাশে কাছে সামনে পিছনে পেছনে সাথে সঙ্গে জন্য থেকে দিয়ে দ্বারা দিকে হতে আছে রয়েছে হয় হল হলো
 হচ্ছে ছিল করে করা করছে নেই কিছু কোনো কোন খুব
 """
 FUNCTION_WORDS = {
-    "en": frozenset(_ENGLISH.split()),
-    "bn": frozenset(unicodedata.normalize("NFC", _BENGALI).split()),
-}
-"""Words that carry little of the content of a picture, in NFC; the first to go when a caption is too long.
+    "en": frozenset(_ENGLISH.split()), "bn": frozenset(unicodedata.normalize("NFC", _BENGALI).split()),
+}  # fmt: skip
+"""Articles, prepositions, conjunctions, pronouns and the like, in NFC; the first to go when a caption is too long.
 
 There are lists for these languages only: in any other every word counts as content, and is cut from the end.
 """
@@ -68,13 +65,10 @@ class Prompt:
 
 
 def joint_prompt(en: str, target: str, language: str = "Bengali") -> str:
-    """Eq. (5): "A photo of: {en}. In Bengali: {target}".
+    """Eq. (5): "A photo of: {en}. In Bengali: {target}", ``language`` being the English name of the target language.
 
-    Args:
-        en: English caption.  White space around it and a full stop at its end are dropped, as the format brings its
-            own full stop; COCO's captions mostly end in one.  Without any, the prompt begins "A photo.".
-        target: caption in the target language; white space around it is dropped, a danda at its end stays.
-        language: English name of the target language.
+    White space around the captions is dropped, and the English one's full stop, as the format brings its own; a danda
+    stays.  Without an English caption the prompt begins "A photo.".
     """
     return f"{english_part(en)} {target_part(target, language)}"
 
@@ -95,22 +89,21 @@ def fit_prompt(
 ) -> Prompt:
     """The joint prompt of two captions, cut so that its halves keep their ``budgets`` by each of the tokenizers.
 
-    The paper's shares of 37 and 40 are read as those of the prompt's two sentences with their fixed words, and one of
-    the two special tokens each: 37 + 40 = 77, which is what both of Kandinsky's text encoders read.
-
-    ``lengths`` has ``en_words``, ``target_words`` and, for each tokenizer by name, ``<name>_en`` and ``<name>_target``,
-    tokens of the sentences, and ``<name>_prompt``, of the whole with special tokens; after cutting, ``..._kept``.
+    The paper's 37 and 40 are read as the shares of the prompt's two sentences with their fixed words and one special
+    token each: 37 + 40 = 77, which is what both of Kandinsky's text encoders read.  ``lengths`` has ``en_words``,
+    ``target_words`` and, for each tokenizer, ``<name>_en`` and ``<name>_target``, tokens of the sentences, and
+    ``<name>_prompt``, of the whole with special tokens; after cutting, ``..._kept``.
     """
     language = language_name(lang)
     counters = [tokenizer.count for tokenizer in tokenizers.values()]
-    cut = truncate(
-        en,
-        target,
-        *budgets,
-        lambda text: 1 + max(count(english_part(text)) for count in counters),
-        lambda text: 1 + max(count(target_part(text, language)) for count in counters),
-        lang,
-    )
+
+    def count_en(text: str) -> int:
+        return 1 + max(count(english_part(text)) for count in counters)
+
+    def count_target(text: str) -> int:
+        return 1 + max(count(target_part(text, language)) for count in counters)
+
+    cut = truncate(en, target, *budgets, count_en, count_target, lang)
     before = _lengths(en, target, lang, tokenizers)
     after = _lengths(cut.en, cut.target, lang, tokenizers)
     lengths = before | {f"{name}_kept": number for name, number in after.items()}
@@ -128,9 +121,8 @@ def truncate(
 ) -> Truncation:
     """Cut each caption to its share of the prompt: "~37 English + ~40 Bengali tokens" (Sec. 4.2.3).
 
-    Of a caption over its budget (in tokens, by its own counter) function words go first, from the end, then content
-    words, from the end; what is left keeps its order.  A caption within its budget is returned as it is.  ``lang`` is
-    the language of ``target``; where it is written without blanks, characters are cut in the place of words.
+    Of a caption over its budget, in tokens, function words go first, from the end, then content words, from the end.
+    ``lang`` is the language of ``target``; where it is written without blanks, characters are cut in place of words.
     """
     kept_en, cut_en = _cut(en, "en", budget_en, count_en)
     kept_target, cut_target = _cut(target, lang, budget_target, count_target)

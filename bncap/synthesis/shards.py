@@ -70,17 +70,9 @@ class PictureStore:
 
     def find(self, name: str) -> Member | Path:
         """Where the picture ``name`` lies; :class:`BncapError` if its shard is missing or does not have it."""
-        return self.find_member(name) if MEMBER.fullmatch(name) else paths.data_path(self.config, name)
-
-    def sidecar(self, name: str) -> dict[str, Any] | None:
-        """How the picture ``name`` was drawn; None for one that a data set brought."""
-        return self.find_member(name).read_sidecar() if MEMBER.fullmatch(name) else None
-
-    def find_member(self, name: str) -> Member:
-        """The picture ``name``, which was drawn; raises as :meth:`find`, and ValueError for another one."""
         parts = MEMBER.fullmatch(name)
         if not parts:
-            raise ValueError(f"{name!r} is no picture of a tar shard")
+            return paths.data_path(self.config, name)
         variant, seed, caption_id = parts.groups()
         if variant not in self._shards:
             folder = artifacts.require(paths.step_dir(self.config.profile, STEP, variant, int(seed)))
@@ -95,12 +87,14 @@ class PictureStore:
         offset, size, *sidecar = (int(row[key]) for key in ("offset", "size", "sidecar_offset", "sidecar_size"))
         return Member(name, tar, offset, size, row["sha256"], *sidecar)
 
+    def sidecar(self, name: str) -> dict[str, Any] | None:
+        """How the picture ``name`` was drawn; None for one that a data set brought."""
+        found = self.find(name)
+        return found.read_sidecar() if isinstance(found, Member) else None
+
 
 def encode_picture(picture: Image.Image, stored_side: int) -> bytes:
-    """The PNG file that is kept of ``picture``: at most ``stored_side`` px wide and high, reduced by Lanczos's filter.
-
-    0 keeps the full size.  A picture is never enlarged.
-    """
+    """The PNG file that is kept of ``picture``, reduced to ``stored_side`` px if it is larger and that is not 0."""
     if 0 < stored_side < picture.width:
         picture = picture.resize((stored_side, stored_side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -109,15 +103,9 @@ def encode_picture(picture: Image.Image, stored_side: int) -> bytes:
 
 
 def pack_shard(folder: Path, loose: Path, ids: Iterable[int]) -> None:
-    """Put ``<id>.png`` and ``<id>.json`` of ``loose`` into ``folder/pictures.tar``, in this order; then the index.
-
-    Neither times nor owners nor rights go into the tar, so the same files give the same bytes.
-    """
+    """Put ``<id>.png`` and ``<id>.json`` of ``loose`` into ``folder/pictures.tar``, in this order; then the index."""
     rows = []
-    with (
-        artifacts.atomic(folder / TAR) as temporary,
-        tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive,
-    ):
+    with artifacts.atomic(folder / TAR) as made, tarfile.open(made, "w", format=tarfile.USTAR_FORMAT) as archive:
         for caption_id in ids:
             content = (loose / f"{caption_id}.png").read_bytes()
             offset, size = _add(archive, f"{caption_id}.png", content)
@@ -151,14 +139,9 @@ def list_loose(loose: Path) -> set[str]:
     return names
 
 
-def measure_tar(sizes: Iterable[int]) -> int:
-    """Bytes that files of these sizes take in a tar: each with a header, in whole blocks."""
-    return sum(tarfile.BLOCKSIZE * (1 + -(-size // tarfile.BLOCKSIZE)) for size in sizes)
-
-
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> tuple[int, int]:
     """Append a file; returns the place of its first byte and their number."""
-    member = tarfile.TarInfo(name)  # mode 644, time 0, owner 0
+    member = tarfile.TarInfo(name)  # mode 644, time 0, owner 0: the same files give the same bytes
     member.size = len(content)
     offset = archive.offset + tarfile.BLOCKSIZE
     archive.addfile(member, io.BytesIO(content))

@@ -25,9 +25,10 @@ from bncap.pipeline import hub
 from bncap.pipeline.artifacts import read_json
 from bncap.pipeline.hub import has_words, loading
 from bncap.pipeline.workers import one_thread
-from bncap.settings import Config
+from bncap.settings import Config, Synthesis
 from bncap.synthesis.prompts import Tokenizer
 
+Draw = Callable[[list[str], str, list[int]], list[Image.Image]]
 NONE, MINI = "none", "mini:synthesiser"
 TWO_STAGES = "KandinskyPipeline"
 """Class of the pipeline that draws from the embedding that a prior makes."""
@@ -35,103 +36,19 @@ TWO_STAGES = "KandinskyPipeline"
 
 @dataclass(frozen=True)
 class Synthesiser:
-    """A text-to-image model: ``draw(prompts, negative_prompt, seeds)`` gives one RGB picture for each prompt.
+    """A text-to-image model: ``draw(prompts, negative_prompt, seeds)`` gives one RGB picture for each prompt, from noise
+    of its own seed, whatever its neighbours in the batch.
 
-    ``components`` says for each part its name, revision and a SHA-256 of its files, ``sampling`` how it draws; both
-    for the sidecars.
+    ``components`` says for each part its name, revision and a SHA-256 of its files, ``sampling`` how it draws.
     """
 
-    draw: Callable[[list[str], str, list[int]], list[Image.Image]]
+    draw: Draw
     components: dict[str, dict[str, str]]
     sampling: dict[str, Any]
 
 
-class PipelineSynthesiser:
-    """A text-to-image pipeline of diffusers that takes a prompt directly, such as Stable Diffusion.
-
-    Args:
-        path: folder in the hub's layout.
-        side: width and height of the pictures, px, a multiple of 8.
-        steps, guidance: denoising steps, and weight of the prompt against the negative one.
-        device: "cuda", in fp16, or "cpu", in fp32; None for the first that is there.
-    """
-
-    def __init__(self, path: str, side: int, *, steps: int, guidance: float, device: str | None = None) -> None:
-        from diffusers import AutoPipelineForText2Image  # heavy
-
-        if side % 8:
-            raise BncapError(f"synthesis.side={side}: such a pipeline draws sides of a multiple of 8 px; change it")
-        self.options = {"num_inference_steps": steps, "guidance_scale": guidance, "height": side, "width": side}
-        self.pipeline, arithmetic = _load_pipeline(AutoPipelineForText2Image, path, device)
-        self.sampling = {"steps": steps, "guidance": guidance, "arithmetic": arithmetic}
-
-    def draw(self, prompts: list[str], negative_prompt: str, seeds: list[int]) -> list[Image.Image]:
-        """One picture for each prompt, from noise of its own seed."""
-        negative = [negative_prompt] * len(prompts)
-        with _deterministic():
-            return self.pipeline(
-                prompts, negative_prompt=negative, generator=_make_generators(seeds), **self.options
-            ).images
-
-
-class KandinskySynthesiser:
-    """Kandinsky 2.1, prior and decoder.
-
-    Args:
-        prior_path, decoder_path: folders in the hub's layout.
-        side: width and height of the pictures, px, a multiple of 64.
-        prior_steps, steps: denoising steps of the two.
-        guidance: weight of the prompt against the negative prompt, in both.
-        device: "cuda", in fp16, or "cpu", in fp32; None for the first that is there.
-    """
-
-    def __init__(
-        self,
-        prior_path: str,
-        decoder_path: str,
-        side: int,
-        *,
-        prior_steps: int,
-        steps: int,
-        guidance: float,
-        device: str | None = None,
-    ) -> None:
-        from diffusers import KandinskyPipeline, KandinskyPriorPipeline  # heavy
-
-        if prior_steps < 2 or side % 64:
-            raise BncapError(
-                f"Kandinsky draws sides of a multiple of 64 px in 2 prior steps or more, not synthesis.side={side} in "
-                f"synthesis.prior_steps={prior_steps}; change them"
-            )
-        self.prior_options = {"num_inference_steps": prior_steps, "guidance_scale": guidance}
-        self.options = {"num_inference_steps": steps, "guidance_scale": guidance, "height": side, "width": side}
-        self.prior, _ = _load_pipeline(KandinskyPriorPipeline, prior_path, device)
-        self.decoder, arithmetic = _load_pipeline(KandinskyPipeline, decoder_path, device)
-        self.sampling = {
-            "prior_steps": prior_steps,
-            "steps": steps,
-            "guidance": guidance,
-            "arithmetic": arithmetic,
-        }
-
-    def draw(self, prompts: list[str], negative_prompt: str, seeds: list[int]) -> list[Image.Image]:
-        """One picture for each prompt, from noise of its own seed, whatever its neighbours in the batch."""
-        negative = [negative_prompt] * len(prompts)
-        with _deterministic():
-            # a negative prompt doubles the prior's batch
-            embeddings = self.prior(prompts, negative, generator=_make_generators(seeds + seeds), **self.prior_options)
-            return self.decoder(
-                prompts,
-                embeddings.image_embeds,
-                embeddings.negative_image_embeds,
-                negative_prompt=negative,
-                generator=_make_generators(seeds),
-                **self.options,
-            ).images
-
-
 def component_names(config: Config) -> list[str]:
-    """The components that pictures are drawn with, of which :mod:`bncap.pipeline.hub` knows the files."""
+    """The components that pictures are drawn with."""
     parts = config.components
     if parts.synthesiser in hub.BUILT_IN:
         return [parts.synthesiser]
@@ -139,28 +56,70 @@ def component_names(config: Config) -> list[str]:
 
 
 def load_synthesiser(config: Config) -> Synthesiser:
-    """The synthesiser that the configuration names.  Raises :class:`BncapError` if it cannot be loaded."""
-    parts, settings = config.components, config.synthesis
-    if parts.synthesiser == MINI:
+    """The synthesiser that the configuration names, on a GPU in fp16, on a CPU in fp32.
+
+    Raises :class:`BncapError` if it cannot be loaded, or cannot draw in this size or number of steps.
+    """
+    if config.components.synthesiser == MINI:
         painter = MiniSynthesiser()
         return Synthesiser(painter.draw, {"synthesiser": {"name": painter.name}}, {})
-    paths = [hub.path(config, name) for name in component_names(config)]
-    sampling: dict[str, Any] = {"steps": settings.steps, "guidance": settings.guidance}
-    model: KandinskySynthesiser | PipelineSynthesiser
-    if len(paths) == 2:
-        decoder, prior = paths
-        model = KandinskySynthesiser(prior, decoder, settings.side, prior_steps=settings.prior_steps, **sampling)
-    else:
-        model = PipelineSynthesiser(paths[0], settings.side, **sampling)
-    described = zip(("synthesiser", "synthesiser_prior"), component_names(config), strict=False)
-    return Synthesiser(model.draw, {part: _describe(config, name) for part, name in described}, model.sampling)
+    names = component_names(config)
+    paths = [hub.path(config, name) for name in names]
+    draw, sampling = (_load_two_stages if len(paths) == 2 else _load_one_stage)(config.synthesis, *paths)
+    described = zip(("synthesiser", "synthesiser_prior"), names, strict=False)
+    return Synthesiser(draw, {part: _describe(config, name) for part, name in described}, sampling)
+
+
+def _load_one_stage(settings: Synthesis, path: str) -> tuple[Draw, dict[str, Any]]:
+    """A pipeline of diffusers that takes a prompt directly, such as Stable Diffusion, and how it samples."""
+    from diffusers import AutoPipelineForText2Image  # heavy
+
+    side = settings.side
+    if side % 8:
+        raise BncapError(f"synthesis.side={side}: such a pipeline draws sides of a multiple of 8 px; change it")
+    options = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance}
+    pipeline, arithmetic = _load_pipeline(AutoPipelineForText2Image, path)
+
+    def draw(prompts: list[str], negative_prompt: str, seeds: list[int]) -> list[Image.Image]:
+        negative, noise = [negative_prompt] * len(prompts), _make_generators(seeds)
+        with _deterministic():
+            return pipeline(
+                prompts, negative_prompt=negative, generator=noise, height=side, width=side, **options
+            ).images
+
+    return draw, {"steps": settings.steps, "guidance": settings.guidance, "arithmetic": arithmetic}
+
+
+def _load_two_stages(settings: Synthesis, decoder_path: str, prior_path: str) -> tuple[Draw, dict[str, Any]]:
+    """Kandinsky 2.1, prior and decoder, and how they sample; the guidance is that of both."""
+    from diffusers import KandinskyPipeline, KandinskyPriorPipeline  # heavy
+
+    side, steps, guidance = settings.side, settings.steps, settings.guidance
+    if settings.prior_steps < 2 or side % 64:
+        raise BncapError(
+            f"Kandinsky draws sides of a multiple of 64 px in 2 prior steps or more, not synthesis.side={side} in "
+            f"synthesis.prior_steps={settings.prior_steps}; change them"
+        )
+    prior, _ = _load_pipeline(KandinskyPriorPipeline, prior_path)
+    decoder, arithmetic = _load_pipeline(KandinskyPipeline, decoder_path)
+
+    def draw(prompts: list[str], negative_prompt: str, seeds: list[int]) -> list[Image.Image]:
+        negative, noise = [negative_prompt] * len(prompts), _make_generators(seeds + seeds)  # negative ones double it
+        with _deterministic():
+            made = prior(
+                prompts, negative, generator=noise, num_inference_steps=settings.prior_steps, guidance_scale=guidance
+            )
+            return decoder(
+                prompts, made.image_embeds, made.negative_image_embeds, negative_prompt=negative,
+                generator=_make_generators(seeds), num_inference_steps=steps, guidance_scale=guidance, height=side,
+                width=side,
+            ).images  # fmt: skip
+
+    return draw, {"prior_steps": settings.prior_steps, "steps": steps, "guidance": guidance, "arithmetic": arithmetic}
 
 
 def load_tokenizers(config: Config) -> dict[str, Tokenizer]:
-    """The tokenizers that read a prompt, by name, without the models: "prior" and "decoder" for Kandinsky 2.1.
-
-    The mini synthesiser reads "words".
-    """
+    """The tokenizers that read a prompt, by name, without the models: "prior" and "decoder" for Kandinsky 2.1."""
     parts = config.components
     if parts.synthesiser == MINI:
         return {"words": Tokenizer(count_words, 0)}
@@ -177,14 +136,11 @@ def count_words(text: str) -> int:
     return len(text.split())
 
 
-def _load_pipeline(kind: Any, path: str, device: str | None) -> tuple[Any, str]:
-    """A pipeline of the class ``kind`` from the folder ``path``, and what decides how its numbers are rounded.
-
-    Such as "torch.float16 on Tesla T4".  Raises :class:`BncapError`, naming the folder, where it cannot be loaded.
-    """
+def _load_pipeline(kind: Any, path: str) -> tuple[Any, str]:
+    """A pipeline of the class ``kind``, and what decides how it rounds, such as "torch.float16 on Tesla T4"."""
     from diffusers.utils import logging  # heavy
 
-    device = device or str(default_device())
+    device = str(default_device())
     on_gpu = device.startswith("cuda")
     dtype = torch.float16 if on_gpu else torch.float32
     verbosity = logging.get_verbosity()
@@ -202,8 +158,7 @@ def _load_pipeline(kind: Any, path: str, device: str | None) -> tuple[Any, str]:
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """cuDNN without its search for the fastest algorithm, which may find another one the next time; one thread, so that
-    a CPU with fewer or more cores draws the same picture."""
+    """cuDNN without its search for the fastest algorithm, and one thread: the same picture each time and on any CPU."""
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True), one_thread():
         yield
 
@@ -243,7 +198,6 @@ def _count_tokens(tokenizer: Any, text: str) -> int:
 
 
 def _describe(config: Config, name: str) -> dict[str, str]:
-    """A component for the sidecars."""
     record = hub.find(config, name).record()
     digest = hashlib.sha256(json.dumps(record["files"], sort_keys=True).encode()).hexdigest()
     return {"name": name, "revision": record["revision"], "sha256": digest}

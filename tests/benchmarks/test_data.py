@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bncap.config import get_config
-from bncap.data import corpus, translations
+from bncap.data import corpus
 from bncap.data.pairs import read_corpus
 
 CAPTIONS_PER_PICTURE = 5
@@ -60,7 +60,7 @@ def test_captions_to_corpus_and_back(measure, pictures, tmp_path, monkeypatch):
     write_captions(tmp_path, *pictures)
     (tmp_path / "verifier").mkdir()
     monkeypatch.setenv("BNCAP_DATA", str(tmp_path))
-    monkeypatch.setattr(translations, "Verifier", EvenCosines)
+    monkeypatch.setattr(corpus, "Verifier", EvenCosines)
     parts = ["components.translator=identity", f"components.verifier={tmp_path / 'verifier'}"]
     config = get_config("kaggle", [*parts, "data.check_images=False", "data.reject_copies=False"])
     runs = count()

@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 
 from bncap.config import get_config
-from bncap.data.coco_lexicon import NOUN_LEXICON_BN, OTHER_MEANINGS_BN, WORDS_BN
+from bncap.data.readers import NOUN_LEXICON_BN, NOUNS_BN
 from bncap.experiments import evaluate
 from bncap.metrics import Nouns, noun_counts
 from bncap.mini.lexicon import genitive_bn
@@ -51,13 +51,13 @@ def forms(word):
 
 def test_it_covers_exactly_the_categories_of_coco():
     assert len(COCO) == 80
-    assert set(WORDS_BN) == NOUNS.kinds == set(COCO)
+    assert set(NOUNS_BN["categories"]) == NOUNS.kinds == set(COCO)
 
 
 def test_every_word_and_its_usual_inflections_are_found_in_a_sentence():
     regular = [
         (kind, word)
-        for kind, words in WORDS_BN.items()
+        for kind, words in NOUNS_BN["categories"].items()
         for word in words
         if word not in INFLECTED and not word.startswith(IRREGULAR[1]) and word != IRREGULAR[0]
     ]
@@ -114,8 +114,8 @@ def test_words_may_be_typed_with_composed_letters_and_joiners():
 
 
 def test_a_phrase_with_another_meaning_holds_a_word_of_a_category():
-    words = {tuple(tokenise(word, "bn")) for entries in WORDS_BN.values() for word in entries}
-    for phrase in OTHER_MEANINGS_BN:
+    words = {tuple(tokenise(word, "bn")) for entries in NOUNS_BN["categories"].values() for word in entries}
+    for phrase in NOUNS_BN["other_meanings"]:
         tokens = tokenise(phrase, "bn")
         assert len(tokens) > 1
         assert any((token,) in words for token in tokens), phrase

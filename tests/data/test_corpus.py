@@ -6,8 +6,8 @@ import pytest
 from small_data import Translator, Verifier, config_for, write_own, write_picture
 
 from bncap.config import get_config
+from bncap.data import corpus
 from bncap.data import images as images_module
-from bncap.data import translations
 from bncap.data.corpus import build_corpus
 from bncap.data.pairs import Pair, collect_references, read_corpus
 from bncap.errors import BncapError, OutOfTime
@@ -263,7 +263,7 @@ def test_synthetic_pictures_that_a_data_set_brings_are_inspected_and_stay_with_t
 
 
 def test_the_mini_worlds_corpus_is_what_its_translator_says_of_every_caption(tmp_path, monkeypatch, artifacts_dir):
-    monkeypatch.setattr(translations, "Verifier", Verifier)
+    monkeypatch.setattr(corpus, "Verifier", Verifier)
     (tmp_path / "verifier").mkdir()
     config = get_config(
         "smoke", (f"components.verifier={tmp_path / 'verifier'}", "data.threshold=-1.0", "data.shards=4")

@@ -442,7 +442,9 @@ def test_text_in_another_encoding_is_an_error_with_offset_line_and_remedy(tmp_pa
     content = FILES[name].replace("A cat", "A café").encode("latin-1").replace(b"\\u00e9", b"\xe9")
     line, offset = content[: content.index(b"\xe9")].count(b"\n") + 1, content.index(b"\xe9")
     path = written(tmp_path, content)
-    with pytest.raises(BncapError, match=rf"not UTF-8: byte 0xe9 at offset {offset} \(line {line}\); save it as UTF-8"):
+    with pytest.raises(
+        BncapError, match=rf"no UTF-8 text: byte 0xe9 at offset {offset} \(line {line}\); save it as UTF-8"
+    ):
         read_captions(path)
 
 

@@ -2,9 +2,8 @@ import pytest
 from small_data import Verifier, config_for, fake_models, write_own
 
 from bncap.config import get_config
-from bncap.data import translations
+from bncap.data.corpus import HEADER, assign_shards, build_shards, read_shard
 from bncap.data.readers import Caption
-from bncap.data.translations import assign_shards, build_shards, read_shard
 from bncap.errors import BncapError, OutOfTime
 from bncap.pipeline import artifacts, deadline
 from bncap.pipeline.paths import step_dir
@@ -37,7 +36,7 @@ def test_shards_are_contiguous_runs_that_hold_every_caption_once(root, translato
     assert [int(row[0]) for shard in rows[:3] for row in shard] == list(range(20, 60))
     assert [int(row[0]) for row in rows[3]] == sorted(int(row[0]) for row in rows[3])
     assert rows[0][0] == ["20", "10", "en_XX", "good 10", "GOOD 10", "0.900000"]
-    assert tuple(read_shard(folders[0])) == translations.HEADER
+    assert tuple(read_shard(folders[0])) == HEADER
 
 
 def test_only_the_shards_that_are_named_are_made_and_others_later(root, translator):

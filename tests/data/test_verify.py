@@ -44,7 +44,7 @@ def test_a_threshold_that_is_no_cosine_is_an_error(threshold):
 
 def test_quality_counts_faultless_pairs_as_the_ones_to_find():
     similarity, faulty = np.array([0.9, 0.8, 0.6, 0.4]), np.array([False, True, False, False])
-    (row,) = measure_filter(similarity, faulty, [0.5]).itertuples()
+    row = measure_filter(similarity, faulty).set_index("threshold").loc[0.5]
     assert (row.accepted, row.precision, row.recall) == (0.75, 2 / 3, 2 / 3)
 
 
@@ -60,10 +60,10 @@ def test_quality_agrees_with_scikit_learn_at_every_threshold():
 
 
 def test_quality_where_nothing_is_accepted_and_where_nothing_is_good():
-    (row,) = measure_filter(np.array([0.1, 0.2]), np.array([False, True]), [0.9]).itertuples()
+    row = measure_filter(np.array([0.1, 0.2]), np.array([False, True])).iloc[-1]
     assert (row.accepted, row.precision, row.recall, row.f1) == (0, 1, 0, 0)
     with pytest.raises(ValueError, match="every pair is faulty"):
-        measure_filter(np.array([0.1]), np.array([True]), [0.9])
+        measure_filter(np.array([0.1]), np.array([True]))
 
 
 def test_calibration_takes_the_middle_of_the_gap_between_good_and_faulty():

@@ -132,7 +132,7 @@ def test_an_interrupted_shard_keeps_whole_pictures_and_mends_the_others(config, 
     shutil.rmtree(shard(0, 1))
     assert len(prompts_drawn) == 3
     with monkeypatch.context() as patch:
-        patch.setattr("bncap.synthesis.generate.pack_shard", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("bncap.synthesis.shards.pack_shard", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             build_images(config)
     loose = sorted((shard(0, 1) / "loose").glob("*.png"), key=lambda path: int(path.stem))

@@ -122,10 +122,3 @@ def test_bundled_files_come_back_and_of_a_bundle_that_was_cut_what_is_there(tmp_
     (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2])
     shards.unbundle_pictures(tmp_path / "cut")
     assert 0 < len(list((tmp_path / "cut").iterdir())) < 3
-
-
-def test_the_size_of_a_tar_is_known_before_it_is_packed(shard, tmp_path):
-    sizes = [path.stat().st_size for path in (tmp_path / "loose").iterdir()]
-    with (shard / "pictures.tar").open("rb") as stream:
-        content = stream.read()
-    assert shards.measure_tar(sizes) == len(content.rstrip(b"\0")) + -len(content.rstrip(b"\0")) % tarfile.BLOCKSIZE

@@ -29,13 +29,9 @@ def models(standins, monkeypatch):
 
 @pytest.fixture(scope="module")
 def kandinsky(standins):
-    from bncap.synthesis.text_to_image import KandinskySynthesiser
-
-    folder = standins / "kandinsky-community"
-    return KandinskySynthesiser(
-        str(folder / "kandinsky-2-1-prior"), str(folder / "kandinsky-2-1"), 64, device="cpu",
-        prior_steps=2, steps=2, guidance=4.0,
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BNCAP_MODELS", str(standins))
+        return text_to_image.load_synthesiser(get_config("smoke", KANDINSKY))
 
 
 def draw(kandinsky, prompts, seeds, negative="low quality") -> list[bytes]:
