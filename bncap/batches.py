@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bncap.chunked_cross_entropy import IGNORED
-from bncap.encoders.feature_store import FeatureStore, prefetched
+from bncap.encoders.features import FeatureStore, prefetched
 from bncap.errors import BncapError
 from bncap.pipeline import artifacts
 

@@ -22,7 +22,7 @@ from bncap.chunked_cross_entropy import IGNORED, chunked_cross_entropy
 from bncap.data.pairs import read_corpus
 from bncap.decoders.captioner import CaptionModel, read_tensors
 from bncap.device import autocast, default_device, gradient_scaler, keep_freed_memory
-from bncap.encoders.feature_store import FeatureStore
+from bncap.encoders.features import FeatureStore
 from bncap.errors import BncapError
 from bncap.losses import total
 from bncap.pipeline import artifacts, deadline

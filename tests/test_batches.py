@@ -11,7 +11,7 @@ import torch
 from bncap import batches
 from bncap.batches import Triplets, bucketed
 from bncap.chunked_cross_entropy import IGNORED
-from bncap.encoders.feature_store import FeatureStore
+from bncap.encoders.features import FeatureStore
 from bncap.pipeline import artifacts
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ import torch
 from bncap import objective, train
 from bncap.batches import Batch, Triplets
 from bncap.config import VARIANTS, get_config
-from bncap.encoders.feature_store import FeatureStore
+from bncap.encoders.features import FeatureStore
 from bncap.errors import BncapError, OutOfTime
 from bncap.pipeline import artifacts
 from bncap.settings import override

@@ -179,5 +179,9 @@ def _build(paths: Mapping[str, Path], folder: Path) -> None:
 
 
 def _read_table(path: Path) -> list[InspectedPicture]:
-    sizes = ("width", "height", "bytes")
-    return [InspectedPicture(**row | {key: int(row[key]) for key in sizes}) for row in artifacts.read_csv(path)]
+    return [
+        InspectedPicture(
+            r["image"], int(r["width"]), int(r["height"]), int(r["bytes"]), r["sha256"], r.get("reason", "")
+        )
+        for r in artifacts.read_csv(path)
+    ]

@@ -29,7 +29,7 @@ from torch import Tensor
 from bncap import analysis
 from bncap.config import BASE, MAIN
 from bncap.decoders.captioner import CaptionModel
-from bncap.encoders.feature_store import FeatureStore
+from bncap.encoders.features import FeatureStore
 from bncap.errors import BncapError
 from bncap.experiments import estimates, paper
 from bncap.experiments.evaluate import load_run

@@ -19,7 +19,7 @@ from bncap.data.readers import NOUN_LEXICON_BN, read_boxes
 from bncap.decoders import baselines, decode
 from bncap.decoders.captioner import CaptionModel
 from bncap.device import default_device
-from bncap.encoders.feature_store import FeatureStore
+from bncap.encoders.features import FeatureStore
 from bncap.errors import BncapError
 from bncap.mini import lexicon as mini_lexicon
 from bncap.model import load_captioner, load_initial

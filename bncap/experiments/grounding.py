@@ -31,8 +31,7 @@ from bncap.data.images import read_pictures
 from bncap.decoders import decode
 from bncap.decoders.captioner import CaptionModel
 from bncap.device import default_device
-from bncap.encoders.feature_store import FeatureStore
-from bncap.encoders.features import Encoder
+from bncap.encoders.features import Encoder, FeatureStore
 from bncap.errors import BncapError
 from bncap.experiments import estimates, evaluate
 from bncap.experiments.runs import inputs_of, run_dir, weights_dir

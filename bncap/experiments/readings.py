@@ -28,8 +28,7 @@ from bncap.batches import Batch
 from bncap.config import ALL_VARIANTS, MAIN, READINGS, VARIANTS
 from bncap.decoders.captioner import CaptionModel, Tap
 from bncap.device import default_device
-from bncap.encoders.feature_store import FeatureStore
-from bncap.encoders.features import build_features
+from bncap.encoders.features import FeatureStore, build_features
 from bncap.experiments import alignment, comparisons, estimates, paper
 from bncap.experiments.alignment import Array, PatchSample
 from bncap.experiments.diagnostics import last_epoch

@@ -22,8 +22,7 @@ from bncap.config import (
 )
 from bncap.data.pairs import read_corpus
 from bncap.device import default_device
-from bncap.encoders.feature_store import FeatureStore
-from bncap.encoders.features import build_features
+from bncap.encoders.features import FeatureStore, build_features
 from bncap.errors import BncapError
 from bncap.experiments import evaluate, training
 from bncap.pipeline import artifacts, paths, workers

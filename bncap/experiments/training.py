@@ -12,7 +12,7 @@ from bncap.config import BASELINES, FILTERS
 from bncap.data.pairs import read_corpus
 from bncap.decoders import baselines
 from bncap.decoders.captioner import CaptionModel
-from bncap.encoders.feature_store import FeatureStore
+from bncap.encoders.features import FeatureStore
 from bncap.model import Captioner, build_captioner
 from bncap.objective import term_weights
 from bncap.pipeline import artifacts, hub

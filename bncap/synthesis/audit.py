@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from bncap.errors import BncapError
 from bncap.pipeline import artifacts, paths
 from bncap.settings import Config, Synthesis, override
 from bncap.synthesis.generate import drawing_versions
-from bncap.synthesis.shards import MEMBER, STEP, PictureStore, encode_picture
+from bncap.synthesis.shards import MEMBER, STEP, Member, PictureStore, encode_picture
 from bncap.synthesis.text_to_image import Synthesiser, load_synthesiser
 
 STEPS = ("prior_steps", "steps", "guidance")
@@ -35,8 +35,9 @@ def audit_pictures(config: Config, n: int, seed: int = 0) -> tuple[list[str], bo
         raise BncapError(f"{paths.short_name(folder)} lists no picture that was drawn: there is nothing to draw again")
     chosen = sorted(np.random.default_rng(seed).permutation(len(names))[:n])
     store = PictureStore(config)
-    kept = [store.find(names[i]).read() for i in chosen]
-    records = [store.sidecar(names[i]) for i in chosen]
+    members = [cast(Member, store.find(names[i])) for i in chosen]
+    kept = [member.read() for member in members]
+    records = [member.read_sidecar() for member in members]
     synthesiser, settings = load_same_synthesiser(records, config)
     again = regenerate_pictures(records, synthesiser, settings)
     same = [old == new for old, new in zip(kept, again, strict=True)]

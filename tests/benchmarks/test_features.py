@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from bncap.encoders.feature_store import FeatureStore, FeatureWriter
+from bncap.encoders.features import FeatureStore, write_set
 from bncap.pipeline import artifacts
 
 READ = 64
@@ -19,10 +19,9 @@ def test_cached_features(measure, full_size, tmp_path):
     rng = np.random.default_rng(42)
 
     def build(folder):
-        writer = FeatureWriter(folder, "train", rows)
-        for _ in range(rows // READ):
-            writer.write([rng.standard_normal((READ, 49, channels), dtype=np.float32).astype(np.float16)])
-        writer.finish({str(i): i for i in range(rows)})
+        shape = (READ, 49, channels)
+        batches = ([rng.standard_normal(shape, dtype=np.float32).astype(np.float16)] for _ in range(rows // READ))
+        write_set(folder, "train", {str(i): i for i in range(rows)}, batches)
 
     folder = tmp_path / "benchmark" / "02_synthesis" / "features-s42"
     store = FeatureStore(artifacts.run_step(folder, settings={}, build=build, quiet=True))

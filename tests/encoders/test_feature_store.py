@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from bncap.encoders.feature_store import prefetched
+from bncap.encoders.features import prefetched
 
 
 def test_results_come_in_order_whichever_thread_is_first():

@@ -8,8 +8,7 @@ from PIL import Image
 
 from bncap.config import get_config
 from bncap.encoders import features
-from bncap.encoders.feature_store import FeatureStore
-from bncap.encoders.features import Encoder, open_picture
+from bncap.encoders.features import Encoder, FeatureStore, open_picture
 from bncap.errors import BncapError, OutOfTime
 from bncap.pipeline import artifacts, deadline, paths
 from bncap.settings import Features
@@ -224,8 +223,8 @@ def test_identifiers_of_one_picture_share_its_row(pictures, artifacts_dir):
 
 @pytest.mark.parametrize(
     ("penultimate", "expected"),
-    [(False, "5 pictures, 49 patches x 128 channels in float16: 0.0627 MB in {folder}, about "),
-     (True, "49 patches x 128 channels and 196 patches x 64 channels in float16: 0.188 MB in {folder}, about ")],
+    [(False, "5 pictures, 49 patches x 128 channels in float16: 62.7kB in {folder}, in about "),
+     (True, "49 patches x 128 channels and 196 patches x 64 channels in float16: 188kB in {folder}, in about ")],
 )  # fmt: skip
 def test_size_place_and_time_are_said_once_before_anything_is_made(pictures, tmp_path, capsys, penultimate, expected):
     sets, settings = {"train": pictures, "ood": {}}, Features(batch=2, penultimate=penultimate)
@@ -240,7 +239,7 @@ def test_a_disk_with_too_little_room_is_named_before_anything_is_written(picture
     usage = shutil.disk_usage(tmp_path)._replace(free=60_000)  # of 5 x 49 x 128 x 2 = 62,720
     monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: usage)
     (tmp_path / "features").mkdir()
-    with pytest.raises(BncapError, match=r"features: the features \(5 pictures.* take 0\.0627 MB .* has 0\.06 MB free"):
+    with pytest.raises(BncapError, match=r"features: the features \(5 pictures.* take 62\.7kB .* has 60\.0kB free"):
         features.extract(SHIPPED, Features(batch=2), {"train": pictures}, tmp_path / "features")
     assert not list((tmp_path / "features").iterdir())
     monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: usage._replace(free=63_000))

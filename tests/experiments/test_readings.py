@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bncap.config import ALL_VARIANTS, MAIN, READINGS, get_config
-from bncap.encoders.feature_store import FeatureStore
+from bncap.encoders.features import FeatureStore
 from bncap.errors import BncapError
 from bncap.experiments import alignment, readings
 from bncap.experiments.runs import weights_dir
