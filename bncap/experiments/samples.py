@@ -16,8 +16,7 @@ from torch import Tensor
 from bncap.data.pairs import read_corpus
 from bncap.decoders import decode
 from bncap.decoders.captioner import CaptionModel
-from bncap.encoders.features import FeatureStore
-from bncap.encoders.features import Encoder, open_picture
+from bncap.encoders.features import Encoder, FeatureStore, open_picture
 from bncap.experiments import evaluate
 from bncap.experiments.alignment import caption_weights
 from bncap.experiments.evaluate import load_run
