@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -22,6 +22,9 @@ from bncap.model import Captioner, load_captioner
 from bncap.pipeline import artifacts, hub, paths
 from bncap.pipeline.hub import quiet_loading
 from bncap.settings import Config, override
+
+if TYPE_CHECKING:
+    from bncap.report.attention import Example
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 """Files of a folder that are taken for pictures; a file named by itself may have any suffix."""
@@ -72,12 +75,21 @@ def caption_pictures(
         opened = [(file, open_picture(file)) for file in files[start : start + config.features.batch]]
         captioned += _caption_batch(model, encoder, opened, config)
     if attention_png is not None:
-        from bncap.report.attention import Example, draw_examples
+        from bncap.report.attention import draw_examples  # heavy, and not needed for captions alone
 
-        seen = (seen_picture(encoder, open_picture(file)) for file in files)
-        examples = [Example(i, f.text, f.words, f.picture.name) for i, f in zip(seen, captioned, strict=True)]
-        draw_examples(examples, attention_png)
+        draw_examples(list_examples(captioned, encoder), attention_png)
     return captioned
+
+
+def list_examples(captioned: Sequence[Captioned], encoder: Encoder) -> list[Example]:
+    """The pictures as ``encoder`` sees them, with caption, words, and name and score, as
+    :mod:`bncap.report.attention` shows them."""
+    from bncap.report.attention import Example  # heavy, and not needed for captions alone
+
+    return [
+        Example(seen_picture(encoder, open_picture(c.picture)), c.text, c.words, f"{c.picture.name}, {c.score:.2f}")
+        for c in captioned
+    ]
 
 
 def export(folder: Path, profile: str | None = None, run: Path | None = None) -> Path:
