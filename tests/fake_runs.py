@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from bncap.config import BASE, BASELINES, MAIN, READINGS, REFERENCES, SENSITIVITY, VARIANTS
-from bncap.experiments import diagnostics, paper
+from bncap.experiments import comparisons, paper
 from bncap.experiments.evaluate import SCORE_COLUMNS
 from bncap.experiments.grounding import AGAINST, MEASURES
 from bncap.experiments.runs import run_dir
@@ -118,12 +118,12 @@ def make_evidence(degenerate: tuple[str, ...] = ()) -> dict[str, Any]:
     ]
     losses = [
         {"variant": variant, "measure": measure, "mean": 1.5 + i, "std": 0.25, "seeds": 2}
-        for measure in diagnostics.LOSSES
+        for measure in comparisons.LOSSES
         for i, variant in enumerate(MEASURED)
     ]
     falls = [
         {"variant": variant, "against": BASE, "measure": measure, "seeds": 2, **make_estimate("difference", 1.125)}
-        for measure in diagnostics.LOSSES
+        for measure in comparisons.LOSSES
         for variant in MEASURED[1:]
     ]
     variety = [
@@ -192,7 +192,7 @@ def make_errors() -> dict[str, Any]:
 def patch_evidence(monkeypatch, extended: bool = True, **options: Any) -> None:
     """Replace what needs models or a corpus by made-up measurements."""
     evidence, made = make_evidence(**options), {"date": "2026-01-02", "commit": "0123abc"}
-    modules = {"grounding": results.grounding, "convergence": results.diagnostics, "diversity": results.diagnostics}
+    modules = {"grounding": results.grounding, "convergence": results.comparisons, "diversity": results.comparisons}
     for name, module in modules.items():
         monkeypatch.setattr(module, f"summarise_{name}", lambda config, first_seed, name=name: evidence[name])
     contents = {"readings": make_readings(), "error_analysis": make_errors()}

@@ -16,7 +16,7 @@ import pytest
 from fake_runs import make_rest, make_runs, patch_evidence
 
 from bncap.config import VARIANTS, get_config
-from bncap.experiments import claims, comparisons, runs
+from bncap.experiments import comparisons, paper, runs
 from bncap.pipeline import paths
 from bncap.report import figures_results, page, results, tables
 
@@ -32,8 +32,8 @@ figures_results.draw_scores(tables.read_table("table3_ablations", config, 42), f
 differences = comparisons.compare_with_base(config, 42)
 figures_results.draw_differences(differences, folder / "differences")
 assert any(record["variant"] == "pal_ot" and record["low"] is not None for record in differences)
-pairs = [pair for pair in claims.score_pairs() if set(pair[:2]) <= set(VARIANTS)]
-claims.check_claims({"pairs": comparisons.compare_pairs(config, 42, pairs)})
+pairs = [pair for pair in paper.score_pairs() if set(pair[:2]) <= set(VARIANTS)]
+paper.check_claims({"pairs": comparisons.compare_pairs(config, 42, pairs)})
 results.write_results(config, 42)
 page.write_report(config, 42)
 """

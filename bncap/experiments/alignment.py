@@ -1,13 +1,9 @@
 """How far real and synthetic patches lie apart before and after training, over all seeds (Fig. 3, Sec. 5.6).
 
-The encoder is frozen and cannot move, so that patches are measured behind the bridge, E(x); the encoder's own F(x)
-stands beside them for reference.  Only training captions have synthetic pictures, so the pairs are drawn from the
-training triplets.  Patches count as text-relevant where the trained main model's w (Eq. 8) keeps them: one choice for
-every state, so that before and after are compared over the same patches.
-
-A distance is compared in three ways: after training with the full objective with before, with cross-entropy alone after
-training, and text-relevant patches with background ones.  As the paper measures on a picture drawn by UMAP, the same
-patches are also measured in UMAPs of other seeds.
+Patches of pairs from the training triplets are measured behind the bridge, E(x), as the encoder is frozen; its own F(x)
+stands beside them for reference.  They count as text-relevant where the trained main model's w (Eq. 8) keeps them: one
+choice for every state.  As the paper measures on a picture drawn by UMAP, they are also measured in UMAPs of other
+seeds.
 """
 
 from __future__ import annotations
@@ -17,7 +13,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,15 +38,10 @@ from bncap.settings import Config, Loss
 
 STEP = "08_umap_mmd"
 PATCHES = 2
-"""Patches drawn of each picture, at the same places in both of a pair.
-
-With 300 pairs the three states are 3,600 points, which UMAP places in seconds; all 49 would take it minutes.
-"""
+"""Patches drawn of each picture, at the same places in both of a pair; all 49 would take UMAP minutes."""
 NEIGHBOURS = 10
 ENCODER = "encoder"
 """The model of the rows of F(x); their moment is ``frozen``."""
-MOMENTS = {"before": "initial", "after": "best"}
-"""Moment -> folder of the weights in a training run."""
 POINT_COLUMNS = ("model", "moment", "domain", "relevant", "x", "y")
 ROW_COLUMNS = ("model", "moment", "set", "metric", "value")
 KEY = ["variant", "set", "metric"]
@@ -58,17 +49,15 @@ TABLE_COLUMNS = (*KEY, "seed", "before", "after", "change")
 PRINTED = {"umap_centroid_distance": paper.CENTROID_DISTANCE, "umap_mmd_rbf": paper.MMD}
 """Metrics that the paper has a number for, on all patches; for the centroids it does not say in which space."""
 SET_DIFFERENCE = "relevant less background"
-"""The set of the differences between the two sets of patches."""
 CHANGES = {"centroid_distance": "centroid_change", "domain_mixing": "mixing_change"}
-"""What is compared between the sets: the relative change of a distance, the change of a share."""
+"""What is compared between these two sets: the relative change of a distance, the change of a share."""
 CHANCE = "_chance"
 """Suffix of a measure whose points are divided at random (:func:`bncap.analysis.mmd_rbf_chance`)."""
 
 Array = NDArray[np.float64]
 State = tuple[str, str]  # model, moment
-Side = TypeVar("Side")
-Sides = tuple[Side, Side]
-"""Of the real and of the synthetic pictures."""
+Points = tuple[Array, Array]
+"""Points (M, D) of the real and of the synthetic pictures."""
 BySeed = Mapping[int, Mapping[str, float]]
 """Seed -> ``model/moment/set/metric`` -> value."""
 
@@ -101,8 +90,7 @@ class PatchSample:
 
     def take(self, patches: Tensor) -> Array:
         """The sampled patches of (N, S, D) as points (N P, D), pair by pair."""
-        index = self.places.unsqueeze(2).expand(-1, -1, patches.shape[2])
-        return patches.gather(1, index).flatten(0, 1).double().numpy()
+        return patches.take_along_dim(self.places.unsqueeze(2), 1).flatten(0, 1).double().numpy()
 
     def relevant(self) -> NDArray[np.bool_]:
         """Whether w keeps each of the sampled patches, (N P,)."""
@@ -121,14 +109,11 @@ class PatchSample:
             "relevant": (relevant, self.weights),
             "background": (~relevant, others.float() / others.sum(1, keepdim=True).clamp(min=1)),
         }
-        return {name: (members, weights) for name, (members, weights) in sets.items() if members.any()}
+        return {name: (members, w) for name, (members, w) in sets.items() if members.any()}
 
 
 def build_alignments(config: Config, seeds: Sequence[int]) -> list[Path]:
-    """:func:`build_alignment` of every seed, and of the first seed with each of :func:`umap_seeds`, side by side.
-
-    Returns the folders of the seeds.
-    """
+    """:func:`build_alignment` of every seed, whose folders it returns, and of the first with each UMAP seed."""
     others = umap_seeds(config, seeds[0])[1:]
     jobs = [*((config, seed) for seed in seeds), *((config, seeds[0], umap_seed) for umap_seed in others)]
     return run_parallel(build_alignment, jobs, label=STEP)[: len(seeds)]
@@ -146,18 +131,13 @@ def build_alignment(config: Config, seed: int, umap_seed: int | None = None) -> 
     ``08_umap_mmd/map<umap_seed>-s<seed>`` has the same files with the distances in two dimensions alone.
     """
     umap_seed = seed if umap_seed is None else umap_seed
-    inputs = [
-        paths.step_dir(config.profile, "02_synthesis", "images", config.data.seed),
-        paths.step_dir(config.profile, "02_synthesis", "features", config.data.seed),
-        *(weights_dir(config, variant, seed) for variant in (BASE, MAIN)),
-    ]
-    names = ("tau", "rho", "domain", "keep", "language_token")
-    settings = {name: getattr(config.loss, name) for name in names}
+    data = inputs_of(config, MAIN)
+    settings = {name: getattr(config.loss, name) for name in ("tau", "rho", "domain", "keep", "language_token")}
     settings |= {"pairs": config.experiment.umap_pairs, "patches": PATCHES, "max_tokens": config.model.max_tokens}
     return artifacts.run_step(
         analysis_dir(config, seed, umap_seed),
         settings=settings | {"umap_seed": umap_seed, "by_chance": True},
-        inputs=inputs,
+        inputs=[data.triplets, data.features, *(weights_dir(config, variant, seed) for variant in (BASE, MAIN))],
         build=functools.partial(_build, config, seed, umap_seed),
         config=config,
         quiet=True,
@@ -191,7 +171,6 @@ def measure_distances(x: Array, y: Array, bandwidth: float) -> dict[str, float]:
 
     ``spread`` is the points' root mean square distance from their common mean.  ``relative_centroid_distance`` is in
     units of it, and ``mmd_rbf_fixed`` has the kernel of width ``bandwidth``: both compare states whose scales differ.
-    What ends in ``_chance`` is what the same points give when they are divided at random.
     """
     both = np.concatenate([x, y])
     spread = float(np.sqrt(((both - both.mean(0)) ** 2).sum(1).mean()))
@@ -235,13 +214,13 @@ def _build(config: Config, seed: int, umap_seed: int, folder: Path) -> None:
     artifacts.write_json(folder / "summary.json", {"/".join(names): value for *names, value in rows})
 
 
-def _describe(config: Config, seed: int) -> tuple[dict[State, Sides[Tensor]], PatchSample]:
+def _describe(config: Config, seed: int) -> tuple[dict[State, tuple[Tensor, Tensor]], PatchSample]:
     """Descriptors (N, S, D) of the real and synthetic pictures of the sampled pairs in every state, and the sample."""
     sample = sample_patches(config, seed)
     real, synthetic = sample.features(FeatureStore(inputs_of(config, MAIN).features))  # (N, S, C)
     states = {(ENCODER, "frozen"): (real.float(), synthetic.float())}
     for variant in (BASE, MAIN):
-        for moment, weights in MOMENTS.items():
+        for moment, weights in {"before": "initial", "after": "best"}.items():
             model = load_run(config, variant, weights_dir(config, variant, seed), weights)
             with torch.no_grad():
                 states[variant, moment] = model.bridge(real).float(), model.bridge(synthetic).float()
@@ -252,7 +231,7 @@ def _describe(config: Config, seed: int) -> tuple[dict[State, Sides[Tensor]], Pa
 
 
 def _distance_rows(
-    states: Mapping[State, Sides[Tensor]], points: Mapping[State, Sides[Array]], sample: PatchSample
+    states: Mapping[State, tuple[Tensor, Tensor]], points: Mapping[State, Points], sample: PatchSample
 ) -> list[list]:
     rows = []
     for (model, moment), (x, y) in points.items():
@@ -266,7 +245,7 @@ def _distance_rows(
     return rows
 
 
-def _embed(points: Mapping[State, Sides[Array]], seed: int) -> dict[State, Sides[Array]]:
+def _embed(points: Mapping[State, Points], seed: int) -> dict[State, Points]:
     """One UMAP of all states' points; the two models share their state before training, which enters once."""
     distinct = [state for state in points if state != (BASE, "before")]
     flat = analysis.umap_2d(np.concatenate([side for state in distinct for side in points[state]]), seed)
@@ -275,7 +254,7 @@ def _embed(points: Mapping[State, Sides[Array]], seed: int) -> dict[State, Sides
     return {(BASE, "before"): embedded[MAIN, "before"], **embedded}
 
 
-def _point_rows(embedded: Mapping[State, Sides[Array]], sample: PatchSample) -> Iterator[list]:
+def _point_rows(embedded: Mapping[State, Points], sample: PatchSample) -> Iterator[list]:
     relevant = sample.relevant().astype(int).tolist()
     for (model, moment), sides in embedded.items():
         if (model, moment) != (BASE, "before"):  # it is that of the main model
@@ -303,25 +282,34 @@ def summarise_alignment(config: Config, first_seed: int) -> dict[str, Any]:
       deviations, the relative ``change`` of the means, the least and the most change of a seed (``change_low``,
       ``change_high``), and in how many seeds the value ``fell``;
     - ``differences``: ``variant`` after training less ``against``, which is "before" or CE after training, with the
-      95 % interval over seeds (Student's t); those of the full objective come first.  The set
-      :data:`SET_DIFFERENCE` has the differences of two changes in training: ``centroid_change``, relative, and
-      ``mixing_change``;
+      95 % interval over seeds (Student's t); in the set :data:`SET_DIFFERENCE` those of two changes in training;
     - ``umap_seeds``: the same patches of the first seed under each UMAP seed, in two dimensions;
     - ``umap_range``: over those, the least and the most ``change`` in training, the ``span`` between them, which is
-      the share ``span_of_paper`` of the change that the paper reports, and the least and the most of what they show of
-      the patches ``before`` training.
+      the share ``span_of_paper`` of the paper's change, and the least and the most ``before`` training.
     """
     seeds = config.seeds(first_seed)
     by_seed = _read_summaries({seed: analysis_dir(config, seed) for seed in seeds})
     maps = _read_summaries({s: analysis_dir(config, seeds[0], s) for s in umap_seeds(config, seeds[0])})
     moments, drawn = _moments(by_seed), _moments(maps)
     drawn = drawn[drawn["metric"].isin(list(PRINTED))]
+    summary = moments.assign(fell=moments["after"] < moments["before"]).groupby(KEY, as_index=False)
+    summary = summary.agg(
+        before=("before", "mean"), before_std=("before", "std"), after=("after", "mean"), after_std=("after", "std"),
+        change_low=("change", "min"), change_high=("change", "max"), fell=("fell", "sum"), seeds=("seed", "size"),
+    )  # fmt: skip
+    ranges = drawn.groupby(KEY, as_index=False).agg(
+        umap_seeds=("seed", "size"), change_low=("change", "min"), change_high=("change", "max"),
+        before_low=("before", "min"), before_high=("before", "max"),
+    )  # fmt: skip
+    span = ranges["change_high"] - ranges["change_low"]
+    printed = ranges["metric"].map({metric: change.relative for metric, change in PRINTED.items()})
+    ranges = ranges.assign(span=span, paper_change=printed, span_of_paper=span / printed.abs())
     return {
         "by_seed": {str(seed): values for seed, values in by_seed.items()},
-        "summary": estimates.to_records(_summarise_moments(moments)),
+        "summary": estimates.to_records(summary.assign(change=[*map(_relative, summary["before"], summary["after"])])),
         "differences": [*_differences(moments), *_set_differences(moments)],
         "umap_seeds": estimates.to_records(drawn.rename(columns={"seed": "umap_seed"})),
-        "umap_range": estimates.to_records(_range_over_maps(drawn)),
+        "umap_range": estimates.to_records(ranges),
     }
 
 
@@ -348,25 +336,6 @@ def _moments(by_seed: Mapping[Any, Mapping[str, float]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(TABLE_COLUMNS)).sort_values(KEY, kind="stable")
 
 
-def _summarise_moments(moments: pd.DataFrame) -> pd.DataFrame:
-    summary = moments.assign(fell=moments["after"] < moments["before"]).groupby(KEY, as_index=False)
-    summary = summary.agg(
-        before=("before", "mean"), before_std=("before", "std"), after=("after", "mean"), after_std=("after", "std"),
-        change_low=("change", "min"), change_high=("change", "max"), fell=("fell", "sum"), seeds=("seed", "size"),
-    )  # fmt: skip
-    return summary.assign(change=[*map(_relative, summary["before"], summary["after"])])
-
-
-def _range_over_maps(maps: pd.DataFrame) -> pd.DataFrame:
-    ranges = maps.groupby(KEY, as_index=False).agg(
-        umap_seeds=("seed", "size"), change_low=("change", "min"), change_high=("change", "max"),
-        before_low=("before", "min"), before_high=("before", "max"),
-    )  # fmt: skip
-    span = ranges["change_high"] - ranges["change_low"]
-    printed = ranges["metric"].map({metric: change.relative for metric, change in PRINTED.items()})
-    return ranges.assign(span=span, paper_change=printed, span_of_paper=span / printed.abs())
-
-
 def _differences(moments: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """After training less before, and the full objective less cross-entropy alone, by set and metric."""
     runs = dict(iter(moments.set_index("seed").groupby(KEY)))
@@ -380,16 +349,14 @@ def _differences(moments: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 def _set_differences(moments: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """What training changes in text-relevant patches less what it changes in background ones."""
+    moments = moments.assign(mixing_change=moments["after"] - moments["before"], centroid_change=moments["change"])
     runs = dict(iter(moments.set_index("seed").groupby(KEY)))
     for variant in (MAIN, BASE):
         for metric, name in CHANGES.items():
             keys = [(variant, part, metric) for part in ("relevant", "background")]
             if all(key in runs for key in keys):
-                sides = [runs[key] for key in keys]
-                relative = name == "centroid_change"
-                changes = [side["change"] if relative else side["after"] - side["before"] for side in sides]
                 same = {"variant": variant, "against": "background", "set": SET_DIFFERENCE, "metric": name}
-                yield {**same, **estimates.seed_difference(*map(dict, changes))}
+                yield {**same, **estimates.seed_difference(*(dict(runs[key][name]) for key in keys))}
 
 
 def _relative(before: float, after: float) -> float:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from bncap import stats
@@ -26,16 +27,15 @@ from bncap.experiments.evaluate import CaptionScores, read_caption_scores
 from bncap.experiments.paper import SPLITS
 from bncap.experiments.runs import run_dir
 from bncap.metrics import Nouns
-from bncap.mini.grammar import OPPOSITE, BengaliMeaning, parse_bn
+from bncap.mini.grammar import OPPOSITE, parse_bn
 from bncap.pipeline import artifacts, paths
 from bncap.settings import Config
 from bncap.text import iso, tokenise
 
 VARIANTS = (BASE, MAIN)
-SCORES = ("B4", "METEOR")
 ACCURACY = {"object": "named", "number": "named", "colour": "colour_right", "relation": "relation_right"}
-"""Dimension -> the measure of what captions say in it: :func:`label_caption`."""
-NUMBERS = ((1, "1"), (2, "2"), (3, "3"), (6, "4 to 6"))
+"""Dimension -> the measure of its statements in captions: :func:`label_caption`."""
+NUMBERS = ((0, "none"), (1, "1"), (2, "2"), (3, "3"), (6, "4 to 6"), (math.inf, "7 or more"))
 """Groups by the number of objects: (at most, name)."""
 NOTHING = "(left out)"
 """Stands in a confusion for a kind that is missing where no wrong one is named."""
@@ -45,7 +45,6 @@ TABLE_COLUMNS = ("variant", "split", "dimension", "group", "measure", "value", "
 CONFUSION_COLUMNS = ("variant", "split", "pictures", "there", "said", "share", "times")
 
 Array = NDArray[np.float64]
-Box = tuple[float, float, float, float]
 Group = tuple[str, str]
 """A dimension, one of "object", "colour", "relation" and "number", and a value such as "ball" in it."""
 ALL: Group = ("all", "all")
@@ -56,7 +55,7 @@ class SceneObject:
     """An object of a picture; ``box`` is (x, y, width, height) px, ``colour`` None where it is not known."""
 
     kind: str
-    box: Box
+    box: tuple[float, float, float, float]
     colour: str | None = None
 
 
@@ -69,14 +68,17 @@ def read_scenes(config: Config, split: str) -> Scenes | None:
     objects = evaluate.objects_of(config, split)
     if objects is None:
         return None
-    colours = _read_colours(evaluate.objects_files(config)[split]) if reads_sentences(config) else {}
-    return {
-        image: tuple(
-            SceneObject(*each, colour)
-            for each, colour in zip(own, colours.get(image.rpartition("/")[2], [None] * len(own)), strict=True)
-        )
-        for image, own in objects.items()
-    }
+    colours: dict[str, list[str | None]] = defaultdict(list)
+    if reads_sentences(config):
+        content = artifacts.read_json(evaluate.objects_files(config)[split])
+        names = {image["id"]: image["file_name"] for image in content["images"]}
+        for annotation in content["annotations"]:
+            colours[names[annotation["image_id"]]].append(annotation.get("colour"))
+    scenes = {}
+    for image, own in objects.items():
+        own_colours = colours.get(image.rpartition("/")[2], [None] * len(own))
+        scenes[image] = tuple(SceneObject(*each, colour) for each, colour in zip(own, own_colours, strict=True))
+    return scenes
 
 
 def reads_sentences(config: Config) -> bool:
@@ -93,14 +95,30 @@ def groups_of(scene: Sequence[SceneObject], sentences: bool) -> set[Group]:
     return groups
 
 
+def _number_group(scene: Sequence[SceneObject]) -> Group:
+    return "number", next(name for most, name in NUMBERS if len(scene) <= most)
+
+
+def _single_kinds(scene: Sequence[SceneObject]) -> list[SceneObject]:
+    """The objects of kinds that the picture has once."""
+    counts = Counter(thing.kind for thing in scene)
+    return [thing for thing in scene if counts[thing.kind] == 1]
+
+
 def relations_of(scene: Sequence[SceneObject]) -> dict[tuple[str, str], str]:
     """(kind, kind) -> where the first is from the second, by the centres of their boxes, in the annotations' order.
 
     Only of kinds that the picture has once.  The greater of the two distances decides: side by side, or one above the
     other (:attr:`bncap.mini.scene.Scene.relation`).
     """
-    single = _single_kinds(scene)
-    return {(a.kind, b.kind): _relation(a.box, b.box) for i, a in enumerate(single) for b in single[i + 1 :]}
+    single, relations = _single_kinds(scene), {}
+    for i, first in enumerate(single):
+        for second in single[i + 1 :]:
+            a, b = first.box, second.box
+            dx, dy = (a[axis] + a[axis + 2] / 2 - b[axis] - b[axis + 2] / 2 for axis in (0, 1))
+            beside, upright = ("left" if dx < 0 else "right"), ("above" if dy < 0 else "below")
+            relations[first.kind, second.kind] = beside if abs(dx) >= abs(dy) else upright
+    return relations
 
 
 def label_caption(
@@ -116,21 +134,13 @@ def label_caption(
     for kind in sorted({thing.kind for thing in scene}):
         yield ("object", kind), kind in named
         yield _number_group(scene), kind in named
-    if sentences:
-        parsed = parse_bn(caption)
-        yield from _label_colours(scene, parsed)
-        yield from _label_relations(scene, parsed)
-
-
-def _label_colours(scene: Sequence[SceneObject], parsed: BengaliMeaning) -> Iterator[tuple[Group, bool]]:
+    if not sentences:
+        return
+    parsed, truth = parse_bn(caption), relations_of(scene)
     for thing in _single_kinds(scene):
         colour = next((m.colour for m in parsed.objects if m.kind == thing.kind and m.colour), None)
         if thing.colour and colour:
             yield ("colour", thing.colour), colour == thing.colour
-
-
-def _label_relations(scene: Sequence[SceneObject], parsed: BengaliMeaning) -> Iterator[tuple[Group, bool]]:
-    truth = relations_of(scene)
     for figure, relation, ground in parsed.relations:
         pair = parsed.objects[figure].kind, parsed.objects[ground].kind
         if pair in truth:
@@ -156,34 +166,6 @@ def confuse_kinds(present: set[str], named: set[str]) -> dict[tuple[str, str], f
     return weights
 
 
-def _number_group(scene: Sequence[SceneObject]) -> Group:
-    number = next((name for most, name in NUMBERS if len(scene) <= most), "7 or more")
-    return "number", number if scene else "none"
-
-
-def _single_kinds(scene: Sequence[SceneObject]) -> list[SceneObject]:
-    """The objects of kinds that the picture has once."""
-    counts = Counter(thing.kind for thing in scene)
-    return [thing for thing in scene if counts[thing.kind] == 1]
-
-
-def _relation(a: Box, b: Box) -> str:
-    dx, dy = (a[i] + a[i + 2] / 2 - b[i] - b[i + 2] / 2 for i in (0, 1))
-    if abs(dx) >= abs(dy):
-        return "left" if dx < 0 else "right"
-    return "above" if dy < 0 else "below"
-
-
-def _read_colours(instances: Path) -> dict[str, list[str | None]]:
-    """Picture's file name -> the colours of its objects, in the order of the annotations."""
-    content = artifacts.read_json(instances)
-    names = {image["id"]: image["file_name"] for image in content["images"]}
-    colours: dict[str, list[str | None]] = {name: [] for name in names.values()}
-    for annotation in content["annotations"]:
-        colours[names[annotation["image_id"]]].append(annotation.get("colour"))
-    return colours
-
-
 @dataclass(frozen=True)
 class LabelledRuns:
     """The K runs of a variant on the N pictures of a split.
@@ -196,6 +178,24 @@ class LabelledRuns:
     runs: list[CaptionScores]
     named: list[list[set[str]]]
     labels: dict[tuple[Group, str], Array]
+
+
+def _label_runs(config: Config, variant: str, seeds: Sequence[int], split: str, scenes: Scenes) -> LabelledRuns:
+    """The captions of a variant's finished runs, labelled by the objects of their pictures."""
+    folders = [artifacts.require(run_dir(config, variant, seed)) for seed in seeds]
+    runs = [read_caption_scores(folder, split) for folder in folders]
+    images, lang, named = runs[0].images, iso(config.data.lang), []
+    nouns = Nouns(evaluate.noun_lexicon(config), lang)
+    labels: dict[tuple[Group, str], Array] = defaultdict(lambda: np.zeros((2, len(images), len(runs))))
+    for k, folder in enumerate(folders):
+        captions = {row["image"]: row["caption"] for row in artifacts.read_csv(folder / f"captions_{split}.csv")}
+        named.append([{kind for *_, kind in nouns.find(tokenise(captions[image], lang))} for image in images])
+        for i, image in enumerate(images):
+            for group, right in label_caption(scenes[image], named[k][i], captions[image], reads_sentences(config)):
+                # "object" and "number" count the same statements: among all, each counts once
+                for counted in (group, ALL) if group[0] != "number" else (group,):
+                    labels[counted, ACCURACY[group[0]]][:, i, k] += 1, right
+    return LabelledRuns(runs, named, labels)
 
 
 def summarise_errors(config: Config, first_seed: int) -> dict[str, list[dict[str, Any]]]:
@@ -214,8 +214,10 @@ def summarise_errors(config: Config, first_seed: int) -> dict[str, list[dict[str
     seeds = config.seeds(first_seed)
     rows, differences = [], []
     for split, scenes in _known_splits(config).items():
-        labelled = [read_runs(config, variant, seeds, split, scenes) for variant in VARIANTS]
-        for group, mask in _members(config, labelled[0].runs[0].images, scenes).items():
+        labelled = [_label_runs(config, variant, seeds, split, scenes) for variant in VARIANTS]
+        member_of = [{ALL} | groups_of(scenes[i], reads_sentences(config)) for i in labelled[0].runs[0].images]
+        for group in (ALL, *sorted(set().union(*member_of) - {ALL})):
+            mask = np.array([group in own for own in member_of])
             seed = zlib.crc32("|".join((split, *group)).encode())
             samples = stats.resamples(int(mask.sum()), len(seeds), seed=seed)
             base, main = (_measure_group(runs, group, mask, samples) for runs in labelled)
@@ -232,6 +234,51 @@ def summarise_errors(config: Config, first_seed: int) -> dict[str, list[dict[str
     return {"rows": rows, "differences": differences, "guesses": _guesses(rows)}
 
 
+def _measure_group(
+    labelled: LabelledRuns, group: Group, mask: NDArray[np.bool_], samples: stats.Resamples
+) -> dict[str, tuple[float, Array, int | None]]:
+    """Each measure of the pictures of a group: its value, what it is in each of R samples, and the statements asked."""
+    measured: dict[str, tuple[float, Array, int | None]] = {}
+    chosen = [run.subset(mask) for run in labelled.runs]
+    once, drawn = ([run.corpus_scores(counts) for run in chosen] for counts in (None, samples.items))
+    for metric in ("B4", "METEOR"):
+        value = float(np.mean([scores[metric][0] for scores in once]))
+        measured[metric] = value, samples.over_seeds(np.stack([scores[metric] for scores in drawn], axis=1)), None
+    for (counted, name), labels in labelled.labels.items():
+        if counted == group:
+            asked, right = labels[:, mask]  # (n, K) each
+            totals = [((samples.items @ part) * samples.seeds).sum(axis=1) for part in (asked, right)]  # (R,) each
+            measured[name] = _share(right.sum(), asked.sum()), _share(*totals[::-1]), int(asked.sum())
+    return measured
+
+
+def _share(part: Any, whole: Any) -> Any:
+    with np.errstate(invalid="ignore"):
+        return 100 * np.divide(part, whole)  # NaN where nothing was asked
+
+
+def _guesses(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    frame, guesses = pd.DataFrame(rows), []
+    for dimension in ("colour", "relation"):
+        asked = frame[(frame["dimension"] == dimension) & (frame["asked"] > 0)]
+        for (variant, split), counts in asked.groupby(["variant", "split"], sort=False)["asked"]:
+            value = estimates.rounded(100 * counts.max() / counts.sum())
+            guesses.append({"variant": variant, "split": split, "measure": ACCURACY[dimension], "value": value})
+    return guesses
+
+
+def _known_splits(config: Config) -> dict[str, Scenes]:
+    known = {}
+    for split in SPLITS:
+        if (scenes := read_scenes(config, split)) is None:
+            print(f"{split}: the objects of the pictures are not known, so errors cannot be analysed there")
+        else:
+            known[split] = scenes
+    if not known:
+        raise BncapError("errors cannot be analysed: no annotations of objects were found; see BNCAP_DATA")
+    return known
+
+
 def count_confusions(config: Config, first_seed: int) -> list[dict[str, Any]]:
     """How often captions name one kind for another: a record for each variant, split and pair of kinds that occurs.
 
@@ -241,11 +288,11 @@ def count_confusions(config: Config, first_seed: int) -> list[dict[str, Any]]:
     records = []
     for split, scenes in _known_splits(config).items():
         for variant in VARIANTS:
-            labelled = read_runs(config, variant, config.seeds(first_seed), split, scenes)
-            images = labelled.runs[0].images
-            kinds = [{thing.kind for thing in scenes[image]} for image in images]
+            labelled = _label_runs(config, variant, config.seeds(first_seed), split, scenes)
+            shown = [scenes[image] for image in labelled.runs[0].images]
+            kinds = [{thing.kind for thing in scene} for scene in shown]
             for pictures, most in (("one object", 1), ("all", math.inf)):
-                chosen = [i for i, image in enumerate(images) if 0 < len(scenes[image]) <= most]
+                chosen = [i for i, scene in enumerate(shown) if 0 < len(scene) <= most]
                 weights: Counter[tuple[str, str]] = Counter()
                 for named in labelled.named:
                     for i in chosen:
@@ -279,84 +326,3 @@ def write_errors(
         estimates.write_csv(folder / "error_analysis.csv", errors["rows"], TABLE_COLUMNS),
         estimates.write_csv(folder / "confusion.csv", confusions, CONFUSION_COLUMNS),
     ]
-
-
-def read_runs(config: Config, variant: str, seeds: Sequence[int], split: str, scenes: Scenes) -> LabelledRuns:
-    """The captions of a variant's finished runs, labelled by the objects of their pictures."""
-    folders = [artifacts.require(run_dir(config, variant, seed)) for seed in seeds]
-    runs = [read_caption_scores(folder, split) for folder in folders]
-    named, sentences = [], reads_sentences(config)
-    labels: dict[tuple[Group, str], Array] = defaultdict(lambda: np.zeros((2, len(runs[0].images), len(runs))))
-    for k, folder in enumerate(folders):
-        rows = artifacts.read_csv(folder / f"captions_{split}.csv")
-        by_image = {row["image"]: row["caption"] for row in rows}
-        captions = [by_image[image] for image in runs[0].images]
-        named.append(named_kinds(config, captions))
-        for i, (image, caption) in enumerate(zip(runs[0].images, captions, strict=True)):
-            for group, right in label_caption(scenes[image], named[k][i], caption, sentences):
-                # "object" and "number" count the same statements: among all, each counts once
-                for counted in (group, ALL) if group[0] != "number" else (group,):
-                    labels[counted, ACCURACY[group[0]]][:, i, k] += 1, right
-    return LabelledRuns(runs, named, dict(labels))
-
-
-def named_kinds(config: Config, captions: Sequence[str]) -> list[set[str]]:
-    """The kinds that each caption names."""
-    lang = iso(config.data.lang)
-    nouns = Nouns(evaluate.noun_lexicon(config), lang)
-    return [{kind for _, _, kind in nouns.find(tokenise(caption, lang))} for caption in captions]
-
-
-def _measure_group(
-    labelled: LabelledRuns, group: Group, mask: NDArray[np.bool_], samples: stats.Resamples
-) -> dict[str, tuple[float, Array, int | None]]:
-    """Each measure of the pictures of a group: its value, what it is in each of R samples, and the statements asked."""
-    measured: dict[str, tuple[float, Array, int | None]] = {}
-    chosen = [run.subset(mask) for run in labelled.runs]
-    once, drawn = ([run.corpus_scores(counts) for run in chosen] for counts in (None, samples.items))
-    for metric in SCORES:
-        value = float(np.mean([scores[metric][0] for scores in once]))
-        measured[metric] = value, samples.over_seeds(np.stack([scores[metric] for scores in drawn], axis=1)), None
-    for (counted, name), labels in labelled.labels.items():
-        if counted == group:
-            asked, right = labels[:, mask]  # (n, K) each
-            totals = [((samples.items @ part) * samples.seeds).sum(axis=1) for part in (asked, right)]  # (R,) each
-            measured[name] = _share(right.sum(), asked.sum()), _share(*totals[::-1]), int(asked.sum())
-    return measured
-
-
-def _share(part: Any, whole: Any) -> Any:
-    with np.errstate(invalid="ignore"):
-        return 100 * np.divide(part, whole)  # NaN where nothing was asked
-
-
-def _guesses(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    guesses = []
-    for dimension in ("colour", "relation"):
-        asked: dict[tuple[str, str], list[int]] = defaultdict(list)
-        for row in rows:
-            if row["dimension"] == dimension and row["asked"]:
-                asked[row["variant"], row["split"]].append(row["asked"])
-        for (variant, split), counts in asked.items():
-            same = {"variant": variant, "split": split, "measure": ACCURACY[dimension]}
-            guesses.append({**same, "value": estimates.rounded(100 * max(counts) / sum(counts))})
-    return guesses
-
-
-def _members(config: Config, images: Sequence[str], scenes: Scenes) -> dict[Group, NDArray[np.bool_]]:
-    """Group -> (N,), which of ``images`` belong to it; sorted, the group of all first."""
-    groups = [groups_of(scenes[image], reads_sentences(config)) for image in images]
-    every = sorted(set().union(*groups))
-    return {ALL: np.ones(len(images), dtype=bool)} | {g: np.array([g in own for own in groups]) for g in every}
-
-
-def _known_splits(config: Config) -> dict[str, Scenes]:
-    known = {}
-    for split in SPLITS:
-        if (scenes := read_scenes(config, split)) is None:
-            print(f"{split}: the objects of the pictures are not known, so errors cannot be analysed there")
-        else:
-            known[split] = scenes
-    if not known:
-        raise BncapError("errors cannot be analysed: no annotations of objects were found; see BNCAP_DATA")
-    return known

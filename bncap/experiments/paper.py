@@ -1,15 +1,19 @@
-"""The scores that the paper prints, on its 0-100 scale: Tables 1 to 4 (Sec. 5.2 to 5.5) and Fig. 3 (Sec. 5.6).
+"""What the paper prints in Tables 1 to 4 (Sec. 5.2 to 5.5, 0 to 100) and Fig. 3 (Sec. 5.6), and what it claims.
 
-Rows are keyed by the names of this package: :data:`bncap.config.VARIANTS`, :data:`bncap.config.SENSITIVITY`
-and :data:`bncap.config.BASELINES`; the splits are ``test`` (MSCOCO-1k) and ``ood`` (Flickr30k-1k).
+Rows are keyed by the variants of :mod:`bncap.config`; the splits are ``test`` (MSCOCO-1k) and ``ood`` (Flickr30k-1k).
+``claims.csv`` has the claims, each as a comparison that can be measured; :func:`check_claims` says whether it holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from bncap.config import ALL_VARIANTS, MAIN
+from bncap.experiments import estimates
+from bncap.pipeline import artifacts
 
 METRICS = ("B1", "B2", "B3", "B4", "METEOR", "BERT-F1")
 NAMES = {"B4": "BLEU-4", "noun_precision": "noun precision", "noun_recall": "noun recall"}
@@ -101,3 +105,82 @@ def printed(variant: str, split: str) -> dict[str, Row]:
     elif split == "ood" and variant in TABLE4:
         rows["Table 4"] = TABLE4[variant]
     return rows
+
+
+HOLDS, FAILS, OPEN = VERDICTS = ("holds", "does not hold", "cannot be told")
+BEFORE = "before training"
+NOT_TESTED = (
+    "freezing the encoder, unfreezing the decoder step by step, the Bengali half of the prompts, the number of "
+    "synthetic pictures, and OT on small or several objects"
+)
+"""What the paper also credits with an effect, and no variant here tests."""
+
+Results = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The paper says ``says`` in ``where``; ``measure`` of ``first`` less that of ``second`` should have ``sign``.
+
+    ``section`` is the part of ``results.json`` whose differences hold the measurement, ``select`` what its record must
+    have; ``paper`` is the difference that the paper prints, None where it prints none; ``note`` is what a reader must
+    know of the comparison, whatever comes out.
+    """
+
+    id: str
+    says: str
+    where: str
+    measure: str
+    first: str
+    second: str
+    section: str
+    select: tuple[tuple[str, Any], ...]
+    paper: float | None = None
+    sign: int = 1
+    note: str = ""
+
+
+def _read_claims() -> Iterator[Claim]:
+    """The claims of ``claims.csv``; its column ``select`` is written as ``variant=pal; against=ce_real``."""
+    for row in artifacts.read_csv(Path(__file__).with_name("claims.csv")):
+        select = tuple(tuple(part.split("=")) for part in row.pop("select").split("; "))
+        paper, sign = row.pop("paper"), int(row.pop("sign"))
+        yield Claim(**row, select=select, paper=float(paper) if paper else None, sign=sign)
+
+
+CLAIMS = tuple(_read_claims())
+
+
+def score_pairs() -> list[tuple[str, str, str]]:
+    """(variant, against, split) of the claims on scores, each once, for :mod:`bncap.experiments.comparisons`."""
+    selected = (dict(claim.select) for claim in CLAIMS if claim.section == "pairs")
+    return list(dict.fromkeys((s["variant"], s["against"], s["split"]) for s in selected))
+
+
+def check_claims(results: Results, claims: Iterable[Claim] = CLAIMS) -> list[dict[str, Any]]:
+    """A record for each claim whose difference is known: its words, the difference with its interval, and a verdict.
+
+    A claim holds where the whole interval has the claimed sign, does not hold where all of it has the other, and cannot
+    be told where 0 lies within, or with one seed, which cannot tell of the scatter over seeds.
+    """
+    records = []
+    for claim in claims:
+        section = results.get(claim.section) or []
+        known = section if isinstance(section, list) else section.get("differences", [])
+        difference = estimates.first(known, **dict(claim.select))
+        if difference is None or difference["difference"] is None:
+            continue
+        verdict = OPEN
+        seeds = difference.get("seeds", len(results.get("seeds", ())))
+        if seeds > 1 and estimates.excludes_zero(difference["low"], difference["high"]):
+            verdict = HOLDS if claim.sign * difference["low"] > 0 else FAILS
+        names = ("id", "section", "says", "where", "measure", "first", "second", "paper", "note")
+        numbers = {name: difference[name] for name in ("difference", "low", "high")}
+        records.append({**{name: getattr(claim, name) for name in names}, **numbers, "verdict": verdict})
+    return records
+
+
+def count_verdicts(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many claims have each verdict, all verdicts named."""
+    verdicts = [record["verdict"] for record in records]
+    return {verdict: verdicts.count(verdict) for verdict in VERDICTS}

@@ -31,7 +31,7 @@ from bncap.device import default_device
 from bncap.encoders.features import FeatureStore, build_features
 from bncap.experiments import alignment, comparisons, estimates, paper
 from bncap.experiments.alignment import Array, PatchSample
-from bncap.experiments.diagnostics import last_epoch
+from bncap.experiments.comparisons import last_epoch
 from bncap.experiments.estimates import Record
 from bncap.experiments.evaluate import load_run
 from bncap.experiments.runs import READING_STEP, inputs_of, run_dir, run_variants, weights_dir

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -83,21 +84,17 @@ def step_of(variant: str) -> str:
 
 
 def run_dir(config: Config, variant: str, seed: int) -> Path:
-    """Where the captions and scores of the run of ``variant`` lie."""
+    """The step folder of the captions and scores of a run."""
     return paths.step_dir(config.profile, step_of(variant), variant, seed)
 
 
 def weights_dir(config: Config, variant: str, seed: int) -> Path:
-    """Where the weights and the training log of the run of ``variant`` lie."""
+    """The step folder of the weights and the training log of a run."""
     return paths.step_dir(config.profile, step_of(variant), f"{variant}.weights", seed)
 
 
 def inputs_of(config: Config, variant: str) -> Inputs:
     """Where the data of ``variant`` lie."""
-
-    def step_dir(step: str, name: str) -> Path:
-        return paths.step_dir(config.profile, step, name, config.data.seed)
-
     features = "02_synthesis", "features"
     if variant in BASELINES:
         features = BASELINE, f"features-{encoder_part(variant)}"
@@ -106,7 +103,8 @@ def inputs_of(config: Config, variant: str) -> Inputs:
     elif variant in FILTERS:
         features = FILTER_STEP, "features"
     triplets = (FILTER_STEP, f"pairs-{variant}") if variant in FILTERS else ("02_synthesis", "images")
-    return Inputs(step_dir("01_data_build", "corpus"), step_dir(*triplets), step_dir(*features))
+    steps = (("01_data_build", "corpus"), triplets, features)
+    return Inputs(*(paths.step_dir(config.profile, *step, config.data.seed) for step in steps))
 
 
 def encoder_part(variant: str) -> str:
@@ -115,9 +113,7 @@ def encoder_part(variant: str) -> str:
 
 
 def trainable(config: Config) -> dict[str, Variant]:
-    """The variants of notebook 04: cross-entropy alone and the full objective, the latter only where captions have
-    synthetic pictures.
-    """
+    """The variants of notebook 04: cross-entropy alone and, where captions have pictures, the full objective."""
     images = paths.step_dir(config.profile, "02_synthesis", "images", config.data.seed)
     paired = artifacts.read_json(artifacts.require(images) / "counts.json")["paired"]
     return {name: VARIANTS[name] for name in ((BASE, MAIN) if paired else (BASE,))}
@@ -141,15 +137,11 @@ def run_ablations(config: Config, seeds: Sequence[int]) -> dict[tuple[str, int],
 
 
 def run_sensitivity(config: Config, seeds: Sequence[int]) -> dict[tuple[str, int], Path]:
-    """Notebook 07: the settings of Table 4, and cross-entropy alone, on ``experiment.sensitivity_triplets`` of the
-    triplets.
-    """
+    """Notebook 07: the settings of Table 4, and cross-entropy alone, on a part of the triplets."""
     return run_variants(config, TRAINED_BY[SENSITIVITY_STEP], seeds)
 
 
-def run_variants(
-    config: Config, variants: Iterable[str], seeds: Sequence[int], jobs: int | None = None
-) -> dict[tuple[str, int], Path]:
+def run_variants(config: Config, variants: Iterable[str], seeds: Sequence[int]) -> dict[tuple[str, int], Path]:
     """Train and score each variant with each seed; returns the folder of each run, by (variant, seed).
 
     Finished runs are skipped.  On a CPU the runs stand side by side, one thread each, the slowest first so that no
@@ -157,9 +149,8 @@ def run_variants(
     """
     runs = [(variant, seed) for seed in seeds for variant in variants]
     started = sorted(runs, key=lambda run: not _is_slow(run[0]))  # else in the given order
-    arguments = [(config, variant, seed) for variant, seed in started]
-    if torch.cuda.is_available():
-        jobs = 1
+    arguments = [(config, *run) for run in started]
+    jobs = 1 if torch.cuda.is_available() else None
     label = step_of(runs[0][0]) if runs else ""
     made = dict(zip(started, workers.run_parallel(train_and_score, arguments, jobs, label=label), strict=True))
     for run in runs:
@@ -179,7 +170,8 @@ def train_and_score(config: Config, variant: str, seed: int) -> Path:
     ``config`` is that of the profile; what the variant changes is put on top here.
     """
     config = override(config, ALL_VARIANTS[variant].overrides)
-    return _score(config, variant, seed, _train(config, variant, seed))
+    _train(config, variant, seed)
+    return _score(config, variant, seed)
 
 
 def _train(config: Config, variant: str, seed: int) -> Path:
@@ -202,16 +194,14 @@ def _train(config: Config, variant: str, seed: int) -> Path:
         settings=settings,
         inputs=[data.triplets, data.corpus, data.features],
         components=[decoder],
-        build=lambda folder: training.train_run(
-            config, origin, data.corpus, data.triplets, data.features, share, folder
-        ),
+        build=partial(training.train_run, config, origin, data.corpus, data.triplets, data.features, share),
         config=config,
         quiet=True,
     )
 
 
-def _score(config: Config, variant: str, seed: int, trained: Path) -> Path:
-    data = inputs_of(config, variant)
+def _score(config: Config, variant: str, seed: int) -> Path:
+    data, trained = inputs_of(config, variant), weights_dir(config, variant, seed)
 
     def build(folder: Path) -> None:
         model = evaluate.load_run(config, variant, trained).to(default_device())

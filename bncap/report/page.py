@@ -16,7 +16,7 @@ from bncap import stats
 from bncap.config import COMPARED, EXTENDED_NOTEBOOKS, MAIN
 from bncap.errors import BncapError
 from bncap.experiments import comparisons, paper, runs
-from bncap.experiments.claims import NOT_TESTED
+from bncap.experiments.paper import NOT_TESTED
 from bncap.pipeline import artifacts, paths
 from bncap.report import attention, summaries, tables
 from bncap.report.tables import FormattedTable

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bncap.config import BASE, COMPARED
-from bncap.experiments import alignment, claims, comparisons, diagnostics, estimates, grounding, paper
+from bncap.experiments import alignment, comparisons, estimates, grounding, paper
 from bncap.experiments.comparisons import read_scores, seed_mean_std
 from bncap.experiments.estimates import DIGITS, rounded
 from bncap.experiments.runs import TABLES
@@ -50,13 +50,13 @@ def write_results(config: Config, first_seed: int) -> Path:
         "pairs": comparisons.compare_with_base(config, first_seed) + _claimed(config, first_seed),
         "grounding": grounding.summarise_grounding(config, first_seed),
         "alignment": alignment.summarise_alignment(config, first_seed),
-        "convergence": diagnostics.summarise_convergence(config, first_seed),
-        "diversity": diagnostics.summarise_diversity(config, first_seed),
+        "convergence": comparisons.summarise_convergence(config, first_seed),
+        "diversity": comparisons.summarise_diversity(config, first_seed),
         **{name: estimates.read_extended(config.profile, name) for name in estimates.EXTENDED},
-        "encoders": diagnostics.encoder_accuracy(config) if config.data.source == "mini" else None,
+        "encoders": comparisons.encoder_accuracy(config) if config.data.source == "mini" else None,
         "paper": _of_paper(),
     }
-    content["claims"] = claims.check_claims(content)
+    content["claims"] = paper.check_claims(content)
     path = paths.figures_dir(config.profile) / "results.json"
     artifacts.write_json(path, content)
     return path
@@ -64,7 +64,7 @@ def write_results(config: Config, first_seed: int) -> Path:
 
 def _claimed(config: Config, first_seed: int) -> list[dict[str, Any]]:
     """The comparisons of the claims that are not with cross-entropy alone."""
-    pairs = [pair for pair in claims.score_pairs() if pair[1] != BASE]
+    pairs = [pair for pair in paper.score_pairs() if pair[1] != BASE]
     return comparisons.compare_pairs(config, first_seed, pairs)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from bncap.config import ALL_VARIANTS, BASE, MAIN
 from bncap.experiments import paper
 from bncap.experiments.alignment import CHANCE
-from bncap.experiments.diagnostics import LOSSES, REFERENCE
+from bncap.experiments.comparisons import LOSSES, REFERENCE
 from bncap.experiments.estimates import Record, first, select
 from bncap.pipeline import paths
 from bncap.report.tables import FormattedTable, format_interval, format_mean, format_number
@@ -149,7 +149,7 @@ def umap_seeds(content: Mapping[str, Any]) -> FormattedTable:
 
 
 def training(content: Mapping[str, Any]) -> FormattedTable:
-    """Losses by objective, from :func:`bncap.experiments.diagnostics.summarise_convergence`."""
+    """Losses by objective, from :func:`bncap.experiments.comparisons.summarise_convergence`."""
     rows = []
     for measure, name in LOSSES.items():
         for row in select(content["rows"], measure=measure):
@@ -160,7 +160,7 @@ def training(content: Mapping[str, Any]) -> FormattedTable:
 
 
 def diversity(records: Sequence[Record]) -> FormattedTable:
-    """Variety of captions and references, from :func:`bncap.experiments.diagnostics.summarise_diversity`."""
+    """Variety of captions and references, from :func:`bncap.experiments.comparisons.summarise_diversity`."""
     rows = []
     for r in records:
         name = REFERENCE if r["variant"] == REFERENCE else paper.label(r["variant"])

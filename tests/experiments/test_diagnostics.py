@@ -10,7 +10,7 @@ from fake_runs import finish
 from bncap.config import BASE, BASELINES, MAIN, VARIANTS, get_config
 from bncap.data.pairs import Pair
 from bncap.errors import BncapError
-from bncap.experiments import diagnostics
+from bncap.experiments import comparisons
 from bncap.experiments.runs import run_dir, weights_dir
 from bncap.pipeline import hub, paths
 
@@ -34,8 +34,8 @@ def logged(artifacts_dir):
 
 
 def test_means_run_over_all_steps_the_last_epoch_and_the_best_held_out_one(logged):
-    rows = {(r["variant"], r["measure"]): r for r in diagnostics.summarise_convergence(logged, 42)["rows"]}
-    assert len(rows) == len(diagnostics.CONVERGENCE_VARIANTS) * len(diagnostics.LOSSES)
+    rows = {(r["variant"], r["measure"]): r for r in comparisons.summarise_convergence(logged, 42)["rows"]}
+    assert len(rows) == len(comparisons.CONVERGENCE_VARIANTS) * len(comparisons.LOSSES)
     assert rows["ce_real", "ce_on_the_way"]["mean"] == pytest.approx((3 + 2 + 2) / 3, abs=1e-4)
     assert rows["ce_real", "ce_at_the_end"] == {
         "variant": "ce_real", "measure": "ce_at_the_end", "mean": 2.0, "std": 0.0, "seeds": 3,
@@ -46,7 +46,7 @@ def test_means_run_over_all_steps_the_last_epoch_and_the_best_held_out_one(logge
 
 
 def test_differences_are_from_cross_entropy_alone_with_students_interval(logged):
-    found = {(d["variant"], d["measure"]): d for d in diagnostics.summarise_convergence(logged, 42)["differences"]}
+    found = {(d["variant"], d["measure"]): d for d in comparisons.summarise_convergence(logged, 42)["differences"]}
     end = found["pal", "ce_at_the_end"]
     assert end["against"] == "ce_real" and end["difference"] == pytest.approx(-0.4)
     half = 4.302653 * 0.1 / 3**0.5
@@ -80,7 +80,7 @@ def records(artifacts_dir):
     rows = [[field.name for field in dataclasses.fields(Pair)], *(dataclasses.astuple(pair) for pair in pairs)]
     finish(paths.step_dir("smoke", "01_data_build", "corpus", 42), {"corpus.csv": rows})
     write_runs()
-    return diagnostics.summarise_diversity(CONFIG, 42)
+    return comparisons.summarise_diversity(CONFIG, 42)
 
 
 def of(records, variant, split="ood"):
@@ -100,7 +100,7 @@ def test_diversity_is_counted_over_all_seeds(records):
 
 def test_the_references_come_first_and_are_as_many_as_the_pictures(records):
     for split in ("test", "ood"):
-        human = of(records, diagnostics.REFERENCE, split)
+        human = of(records, comparisons.REFERENCE, split)
         assert human is next(r for r in records if r["split"] == split)
         assert human["captions"] == 4 and 4 <= human["mean_length"] <= 5 and sum(human["lengths"]) == 100
 
@@ -108,7 +108,7 @@ def test_the_references_come_first_and_are_as_many_as_the_pictures(records):
 def test_a_run_of_other_pictures_is_refused(records):
     write_runs(images=3)
     with pytest.raises(BncapError, match="3 captions of the 4 pictures"):
-        diagnostics.summarise_diversity(CONFIG, 42)
+        comparisons.summarise_diversity(CONFIG, 42)
 
 
 def test_the_accuracy_of_the_encoders_is_that_of_their_cards(artifacts_dir):
@@ -116,6 +116,6 @@ def test_the_accuracy_of_the_encoders_is_that_of_their_cards(artifacts_dir):
     for part, kind in (("vit", 0.45), ("cnn", 0.675)):
         folder = paths.step_dir("mini", "00_mini_world", part, config.data.seed)
         finish(folder, {"figures.json": {"kind_real": kind, "kind_ood": kind / 3, "kind_synthetic": kind}})
-    accuracy = diagnostics.encoder_accuracy(config)
+    accuracy = comparisons.encoder_accuracy(config)
     assert accuracy["ViT + Bangla GPT-2"]["real"] == 45 and accuracy["CNN + LSTM"]["ood"] == 22.5
     assert len(accuracy) == 3 and hub.path(config, "mini:encoder")

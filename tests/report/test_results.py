@@ -8,8 +8,8 @@ from fake_runs import ALL, alignment, make_rest, make_runs, patch_evidence, vari
 
 from bncap.config import get_config
 from bncap.errors import BncapError
-from bncap.experiments import claims, comparisons
-from bncap.experiments.claims import score_pairs
+from bncap.experiments import comparisons, paper
+from bncap.experiments.paper import score_pairs
 from bncap.experiments.runs import TABLES
 from bncap.report.results import write_results
 
@@ -59,10 +59,10 @@ def test_claims_are_judged_on_what_the_file_holds(config):
     make_runs(config)
     make_rest(config)
     results = written(config)
-    assert results["claims"] == claims.check_claims(results)
+    assert results["claims"] == paper.check_claims(results)
     judged = {claim["id"]: claim["verdict"] for claim in results["claims"]}
-    assert judged["vit_gpt2_B4"] == claims.FAILS  # the made-up scores rise with the place in the list of variants
-    assert judged["full_B4"] == claims.HOLDS and judged["full_METEOR"] == claims.FAILS
+    assert judged["vit_gpt2_B4"] == paper.FAILS  # the made-up scores rise with the place in the list of variants
+    assert judged["full_B4"] == paper.HOLDS and judged["full_METEOR"] == paper.FAILS
 
 
 def test_the_same_runs_give_the_same_bytes(config):
@@ -75,7 +75,7 @@ def test_the_same_runs_give_the_same_bytes(config):
 def test_results_know_no_nan_and_go_without_an_alignment_that_was_not_run(config, monkeypatch):
     from bncap.report import results
 
-    monkeypatch.setattr(results.diagnostics, "encoder_accuracy", lambda config: {})
+    monkeypatch.setattr(results.comparisons, "encoder_accuracy", lambda config: {})
     make_runs(config, lambda v, s, split, metric: math.nan if metric == "noun_precision" else 1.0)
     text = write_results(config, 42).read_text("utf-8")
     assert "NaN" not in text and json.loads(text)["alignment"]["by_seed"] == {}

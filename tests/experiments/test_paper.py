@@ -6,7 +6,7 @@ import pytest
 
 from bncap.config import ALL_VARIANTS, MAIN
 from bncap.experiments import paper
-from bncap.experiments.claims import (
+from bncap.experiments.paper import (
     BEFORE,
     CLAIMS,
     FAILS,
