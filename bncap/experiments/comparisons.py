@@ -292,6 +292,24 @@ def _measure_diversity(config: Config, variant: str, split: str, runs: Sequence[
     }
 
 
+def score_shuffled(config: Config, variant: str, seed: int) -> list[dict[str, Any]]:
+    """Scores of a run's captions with their own references and with those of the next picture, which they were not
+    written for: how much a sentence of the right style earns without the picture.
+
+    A record for each test split and metric (B1, B4, METEOR; 0 to 100) with ``own`` and ``next``.
+    """
+    pairs = read_corpus(paths.step_dir(config.profile, "01_data_build", "corpus", config.data.seed))
+    folder, records = artifacts.require(run_dir(config, variant, seed)), []
+    for split in paper.SPLITS:
+        _, refs = collect_references(pairs, split)
+        if not refs:
+            continue
+        texts = [row["caption"] for row in artifacts.read_csv(folder / f"captions_{split}.csv")]
+        own, other = (metrics.score(order, refs, config.data.lang) for order in (texts, texts[-1:] + texts[:-1]))
+        records += [{"split": split, "metric": m, "own": own[m], "next": other[m]} for m in ("B1", "B4", "METEOR")]
+    return records
+
+
 def encoder_accuracy(config: Config) -> dict[str, dict[str, float]]:
     """How well the frozen encoders of Table 1 tell kinds of objects in the mini world: per cent of object cells, by
     style of picture (:data:`STYLES`), keyed by the label of the captioner.

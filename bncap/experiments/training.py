@@ -35,7 +35,7 @@ def train_run(
     if not (folder / "best" / "captioner.json").is_file():  # written last: only checkpoints are left to remove
         store = FeatureStore(features)
         torch.manual_seed(origin["seed"])
-        model = _build_model(config, origin["variant"], store, corpus, triplets)
+        model = build_model(config, origin["variant"], store, corpus, triplets)
         batches = Triplets(
             triplets,
             store,
@@ -53,7 +53,7 @@ def train_run(
     remove_checkpoints(folder)
 
 
-def _build_model(config: Config, variant: str, store: FeatureStore, corpus: Path, triplets: Path) -> CaptionModel:
+def build_model(config: Config, variant: str, store: FeatureStore, corpus: Path, triplets: Path) -> CaptionModel:
     """The untrained captioner of ``variant`` over the features of ``store``, with the vocabulary of its captions."""
     captions = None
     if config.model.trim_vocabulary:
