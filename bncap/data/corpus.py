@@ -25,7 +25,7 @@ from bncap.data.splits import SPLITS, caption_files, check_disjoint, read_splits
 from bncap.data.translate import Translator, load_translator
 from bncap.data.verify import THRESHOLDS, Verifier, accept_pairs, calibrate_threshold, measure_filter
 from bncap.errors import BncapError
-from bncap.mini.translator import MiniTranslator
+from bncap.mini.models import MiniTranslator
 from bncap.pipeline import artifacts, deadline, hub
 from bncap.pipeline.paths import MANIFEST, artifacts_root, dataset_roots, step_dir
 from bncap.settings import Config

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from bncap.device import default_device
 from bncap.errors import BncapError
-from bncap.mini.translator import MiniTranslator
+from bncap.mini.models import MiniTranslator
 from bncap.pipeline import hub
 from bncap.pipeline.hub import has_words, loading, require_weights
 from bncap.settings import Config

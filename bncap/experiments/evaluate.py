@@ -21,7 +21,7 @@ from bncap.decoders.captioner import CaptionModel
 from bncap.device import default_device
 from bncap.encoders.features import FeatureStore
 from bncap.errors import BncapError
-from bncap.mini import lexicon as mini_lexicon
+from bncap.mini import grammar
 from bncap.model import load_captioner, load_initial
 from bncap.pipeline import artifacts, hub, paths
 from bncap.settings import Config
@@ -178,7 +178,7 @@ def _count_nouns(
 def noun_lexicon(config: Config) -> dict[str, str]:
     """Word or phrase of the target language -> object kind of the annotations; empty where no lexicon is known."""
     if config.data.source == "mini":
-        return mini_lexicon.NOUN_LEXICON_BN
+        return grammar.NOUN_LEXICON_BN
     if config.data.source == "coco" and iso(config.data.lang) == "bn":
         return NOUN_LEXICON_BN
     return {}

@@ -2,18 +2,26 @@
 
 ``real`` stands for the photographs of the training domain, ``ood`` for photographs from elsewhere (other backgrounds,
 other light), ``synthetic`` for what a text-to-image model draws: flat, outlined, without texture or noise.
+
+``shapes.json`` has the outlines of the 24 kinds of object.  A shape is a list of parts, painted in order; a part is a
+*tone* and the pieces of one polygon: a corner ``[x, y]`` in [-1, 1], y downwards, or one of :data:`PIECES` by name with
+its arguments.  The tones ``main``, ``dark`` and ``light`` are shades of the object's colour, ``detail`` contrasts with
+it and the others are fixed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Callable
 from functools import cache
+from math import cos, pi, sin
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from bncap.mini.scene import SIDE, Object, Scene
-from bncap.mini.shapes import shape
 
 STYLES = ("real", "ood", "synthetic")
 
@@ -43,12 +51,14 @@ _PASTELS = {
 def paint(scene: Scene, style: str, seed: int) -> Image.Image:
     """Paint ``scene`` as an RGB picture of 112 x 112 px; the same arguments give the same bytes.
 
-    ``style`` is one of :data:`STYLES`.  Only ``synthetic`` accepts a scene whose ``background`` is None.
-    Raises ValueError for an unknown style or a background that the style cannot paint.
+    ``style`` is one of :data:`STYLES`; only ``synthetic`` accepts a scene without background.  Raises ValueError for an
+    unknown style or a background that the style cannot paint.
     """
     if style not in STYLES:
         raise ValueError(f"style {style!r} is not one of {', '.join(STYLES)}")
-    rng = _generator(scene, style, seed)
+    # a stream of its own for each (scene, style, seed), the same on every machine
+    digest = hashlib.sha256(f"{scene!r}|{style}|{seed}".encode()).digest()
+    rng = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:8], "little")))
     if style == "synthetic":
         return _paint_cartoon(scene, rng)
     if scene.background not in _GROUND:
@@ -57,14 +67,8 @@ def paint(scene: Scene, style: str, seed: int) -> Image.Image:
 
 
 def boxes(scene: Scene) -> list[tuple[int, int, int, int]]:
-    """Box of each object as COCO gives it: (x, y, width, height) in px from the top left, in the scene's order."""
+    """COCO's box of each object: (x, y, width, height) in px, in the scene's order."""
     return [(o.x - o.radius, o.y - o.radius, 2 * o.radius, 2 * o.radius) for o in scene.objects]
-
-
-def _generator(scene: Scene, style: str, seed: int) -> np.random.Generator:
-    """A stream of its own for each (scene, style, seed), the same on every machine."""
-    digest = hashlib.sha256(f"{scene!r}|{style}|{seed}".encode()).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:8], "little")))
 
 
 def _paint_cartoon(scene: Scene, rng: np.random.Generator) -> Image.Image:
@@ -115,7 +119,8 @@ def _expose(pixels: np.ndarray, style: str, light: float, rng: np.random.Generat
 @cache
 def _draw_cartoon(kind: str, colour: str, radius: int) -> Image.Image:
     """In drawings an object of a kind, colour and size always looks the same; to be pasted, not changed."""
-    return _draw_object(kind, radius, _shades(_vivid(_PALETTE[colour]), colour), chubbiness=0.8, outline=5)
+    vivid = np.clip(128 + 1.15 * (np.array(_PALETTE[colour]) - 128.0), 0, 255)
+    return _draw_object(kind, radius, _shades(vivid, colour), chubbiness=0.8, outline=5)
 
 
 def _draw_object(
@@ -149,10 +154,6 @@ def _shades(main: np.ndarray | tuple, colour: str) -> dict[str, tuple[int, int, 
         **_FIXED_TONES,
     }
     return {tone: (int(r), int(g), int(b)) for tone, (r, g, b) in shades.items()}
-
-
-def _vivid(rgb: tuple[int, int, int]) -> np.ndarray:
-    return np.clip(128 + 1.15 * (np.array(rgb) - 128.0), 0, 255)
 
 
 def _cast_shadows(picture: Image.Image, objects: tuple[Object, ...], patches: list, light: float) -> Image.Image:
@@ -227,3 +228,64 @@ def _ground(background: str, rng: np.random.Generator) -> np.ndarray:
         mix = 0.5 + 0.45 * np.sign(weave) + 0.2 * fine
     first, second = np.array(_GROUND[background], dtype=np.float32)
     return np.clip(first + mix[..., None].astype(np.float32) * (second - first), 0, 255).astype(np.uint8)
+
+
+Part = tuple[str, np.ndarray]
+Corners = list[tuple[float, float]]
+
+
+def _ellipse(
+    cx: float, cy: float, rx: float, ry: float, start: float = 0.0, stop: float = 360.0, n: int = 28
+) -> Corners:
+    """Corners of an ellipse, or of the slice of it between two angles in degrees (0 = right, 90 = down)."""
+    angles = np.linspace(start, stop, n) * pi / 180
+    return [(cx + rx * cos(a), cy + ry * sin(a)) for a in angles]
+
+
+def _rect(left: float, top: float, right: float, bottom: float) -> Corners:
+    return [(left, top), (right, top), (right, bottom), (left, bottom)]
+
+
+def _bar(x0: float, y0: float, x1: float, y1: float, width: float) -> Corners:
+    """A straight line of a given width."""
+    length = ((x1 - x0) ** 2 + (y1 - y0) ** 2) ** 0.5
+    nx, ny = -(y1 - y0) / length * width / 2, (x1 - x0) / length * width / 2
+    return [(x0 + nx, y0 + ny), (x1 + nx, y1 + ny), (x1 - nx, y1 - ny), (x0 - nx, y0 - ny)]
+
+
+def _arc(cx: float, cy: float, rx: float, ry: float, start: float, stop: float, width: float) -> Corners:
+    """A bent band between two angles in degrees, ``width`` wide, lying inside the ellipse."""
+    outer = _ellipse(cx, cy, rx, ry, start, stop)
+    return outer + _ellipse(cx, cy, rx - width, ry - width, stop, start)
+
+
+PIECES: dict[str, Callable[..., Corners]] = {"ellipse": _ellipse, "rect": _rect, "bar": _bar, "arc": _arc}
+
+
+@cache
+def _read_shapes() -> dict[str, list[tuple[str, Corners]]]:
+    """The file's shapes, with the parts that repeat around a centre: petals, ticks of the clock, points of the star."""
+    tables = json.loads(Path(__file__).with_name("shapes.json").read_text("utf-8"))
+    shapes = {
+        kind: [(tone, [corner for piece in pieces for corner in _corners(piece)]) for tone, *pieces in parts]
+        for kind, parts in tables.items()
+    }
+    turns = np.arange(6) * pi / 3 + pi / 6
+    shapes["flower"][3:3] = [("main", _ellipse(0.42 * cos(a), -0.36 + 0.42 * sin(a), 0.27, 0.27, n=18)) for a in turns]
+    turns = np.arange(12) * pi / 6
+    shapes["clock"][2:2] = [("ink", _bar(0.56 * cos(a), 0.56 * sin(a), 0.7 * cos(a), 0.7 * sin(a), 0.1)) for a in turns]
+    turns = np.arange(10) * pi / 5 - pi / 2
+    radii = np.where(np.arange(10) % 2 == 0, 1.05, 0.45)
+    shapes["star"] = [("main", [(r * cos(a), 0.08 + r * sin(a)) for r, a in zip(radii, turns, strict=True)])]
+    return shapes
+
+
+def _corners(piece: list) -> Corners:
+    return PIECES[piece[0]](*piece[1:]) if isinstance(piece[0], str) else [(piece[0], piece[1])]
+
+
+@cache
+def shape(kind: str) -> tuple[Part, ...]:
+    """Parts of a kind of object, (tone, corners (n, 2)), in painting order; KeyError for an unknown kind."""
+    parts = _read_shapes()[kind]
+    return tuple((tone, np.clip(np.array(corners, dtype=np.float64), -1, 1)) for tone, corners in parts)

@@ -1,33 +1,83 @@
 """Captions of the mini world: English from a scene, Bengali from parsed English, and both parsed back to a meaning.
 
-The English is generated from the scene, as annotators would write it; the Bengali is generated from the *parsed
-English*, so it knows no more than the caption does.
+The English is generated from the scene, as annotators would write it; the Bengali from the *parsed English*, so it knows
+no more than the caption does.  The words are in ``dialects.json``, for each language in both domains: an out-of-domain
+dialect lists only its *own* words, which are mixed with the in-domain ones, never the other way round.  Bengali is in
+NFC, in which ড়, ঢ় and য় are decomposed.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unicodedata import category, is_normalized
 
-from bncap.mini.lexicon import (
-    BACKGROUND_WORDS_EN,
-    BENGALI,
-    BENGALI_OOD,
-    COLOURS_BN,
-    ENGLISH,
-    ENGLISH_OOD,
-    NOUN_LEXICON_BN,
-    RELATION_WORDS_EN,
-    Dialect,
-    genitive_bn,
-)
 from bncap.mini.scene import COLOURS, Object, Scene, sample_scene
 from bncap.text import normalise, tokenise
+
+Words = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """Words and patterns.  Slots of the patterns: ``a``, ``b`` and ``c`` are the objects, noun phrases; ``rel`` is where
+    ``a`` is from ``b``, ``own`` the same with a pronoun for ``b``; ``b_gen`` a genitive; ``bg`` the background; ``tail``
+    one of ``tails`` or nothing.  ``relations``: pairs (``rel``, ``own``); ``joined``: two objects without a relation.
+    """
+
+    nouns: Words
+    sizes: Words
+    backgrounds: Words
+    relations: Mapping[str, Sequence[tuple[str, str]]]
+    single: Sequence[str]
+    pairs: Sequence[str]
+    joined: Sequence[str]
+    tails: Sequence[str]
+
+
+_FILE = Path(__file__).with_name("dialects.json")
+_DIALECTS = {name: Dialect(**tables) for name, tables in json.loads(_FILE.read_text("utf-8")).items()}
+ENGLISH, ENGLISH_OOD = _DIALECTS["english"], _DIALECTS["english_ood"]
+BENGALI, BENGALI_OOD = _DIALECTS["bengali"], _DIALECTS["bengali_ood"]
+
+COLOURS_BN = {
+    "red": "লাল", "blue": "নীল", "green": "সবুজ", "yellow": "হলুদ",
+    "purple": "বেগুনি", "orange": "কমলা", "white": "সাদা", "black": "কালো",
+}  # fmt: skip
+
+BACKGROUND_WORDS_EN = {
+    "grass": "grass", "lawn": "grass", "sand": "sand", "sandy": "sand", "beach": "sand", "water": "water",
+    "snow": "snow", "snowy": "snow", "brick": "brick", "bricks": "brick", "wooden": "wood", "night": "night",
+    "carpet": "carpet", "rug": "carpet",
+}  # fmt: skip
+
+RELATION_WORDS_EN = {
+    "left": "left", "right": "right", "above": "above", "over": "above",
+    "below": "below", "under": "below", "beneath": "below", "underneath": "below",
+}  # fmt: skip
+
+
+def genitive_bn(noun: str) -> str:
+    """Bengali genitive: -র after a vowel sign, -য়ের after a full vowel, -ের after a consonant."""
+    if "\u09be" <= noun[-1] <= "\u09cc":
+        return noun + "র"
+    return noun + ("য়ের" if "\u0985" <= noun[-1] <= "\u0994" else "ের")
+
+
+NOUN_LEXICON_BN: dict[str, str] = {
+    form: kind
+    for dialect in (BENGALI, BENGALI_OOD)
+    for kind, nouns in dialect.nouns.items()
+    for noun in nouns
+    for form in (noun, genitive_bn(noun))
+}
+"""Each Bengali form of a noun that the grammar uses -> its kind."""
 
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 BENGALI_CHARACTERS = "".join(
@@ -52,8 +102,7 @@ class Mention:
 class ParsedCaption:
     """The meaning of a caption; ``objects`` in the order of mention.
 
-    ``relation`` is where ``objects[0]`` is from ``objects[1]``, or None; ``out_of_domain`` tells whether some word is
-    one that only the out-of-domain dialect has.
+    ``relation`` is where ``objects[0]`` is from ``objects[1]``; ``out_of_domain``: a word is only that dialect's.
     """
 
     objects: tuple[Mention, ...]
@@ -93,10 +142,7 @@ def _clean(text: str) -> str:
 
 
 def _sample_words(rng: random.Random, dialects: Sequence[Dialect], table: str, key: str | None) -> Any:
-    """One entry of a dialect's table; ``dialects`` are the common one and, out of domain, the own one.
-
-    A text, or of the table ``relations`` a pair of texts.
-    """
+    """One entry of a dialect's table; ``dialects`` are the common one and, out of domain, the own one."""
     own = getattr(dialects[-1], table).get(key)
     common = getattr(dialects[0], table).get(key)
     if own and common and len(dialects) > 1:
@@ -240,10 +286,7 @@ def draw_parallel_captions(seed: int, n: int) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class BengaliMeaning:
-    """Objects of a Bengali caption in the order of mention, and its relations.
-
-    (i, relation, j) says where ``objects[i]`` is from ``objects[j]``, by one of :data:`bncap.mini.scene.RELATIONS`.
-    """
+    """Objects of a Bengali caption in the order of mention; (i, relation, j) says where ``objects[i]`` is from j."""
 
     objects: tuple[Mention, ...]
     relations: tuple[tuple[int, str, int], ...]

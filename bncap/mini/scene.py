@@ -1,7 +1,6 @@
-"""What a picture of the mini world shows, apart from how it is drawn and described.
+"""What a picture of the mini world shows: the ground truth that painter, grammars and annotations share.
 
-A :class:`Scene` is the ground truth that the painter (``draw``), the English and Bengali grammars (``grammar``) and the
-annotations (``world``) share.  Positions and sizes are in pixels of a 112 x 112 picture.
+Positions and sizes are in pixels of a 112 x 112 picture.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ CATEGORIES = [{"id": i, "name": kind, "supercategory": "object"} for i, kind in 
 def build_world(config: Config) -> Path:
     """Paint the pictures, write captions and boxes; returns the dataset root.
 
-    Each picture depends on ``data.seed`` and its own number alone, so a larger world begins with the same pictures.
+    Each picture depends on ``data.seed`` and its own number alone: a larger world begins with the same pictures.
     """
     world = config.world
     sizes = {name: value for name, value in asdict(world).items() if name.endswith("_images")}
@@ -87,14 +87,9 @@ def _paint_image(
         picture.save(temporary, "JPEG", quality=JPEG_QUALITY)
     objects = [
         {
-            "id": image_id * 10 + number,
-            "image_id": image_id,
-            "category_id": 1 + KINDS.index(o.kind),
-            "bbox": list(box),
-            "area": box[2] * box[3],
-            "iscrowd": 0,
-            "colour": o.colour,
+            "id": image_id * 10 + number, "image_id": image_id, "category_id": 1 + KINDS.index(o.kind),
+            "bbox": list(box), "area": box[2] * box[3], "iscrowd": 0, "colour": o.colour,
         }
         for number, (o, box) in enumerate(zip(scene.objects, boxes(scene), strict=True))
-    ]
+    ]  # fmt: skip
     return {"id": image_id, "file_name": name, "width": SIDE, "height": SIDE}, captions, objects

@@ -32,8 +32,8 @@ STYLES = ("real", "synthetic", "ood")
 def build_models(config: Config, jobs: int | None = None) -> dict[str, Path]:
     """Train the components that ``config`` names ``mini:...`` and that are not up to date, ``jobs`` at a time.
 
-    With ``world.retrain_encoder`` the main encoder is trained as well, instead of being taken from the package.  Each
-    folder has the model's measured figures in ``figures.json``.  Returns component -> folder in the hub's layout.
+    With ``world.retrain_encoder`` the main encoder is trained as well, instead of being taken from the package.
+    Returns component -> folder in the hub's layout, with the model's measured figures in ``figures.json``.
     """
     parts = [part for part in named_parts(config) if part != "encoder" or config.world.retrain_encoder]
     if not parts:
@@ -85,7 +85,7 @@ def describe_models(config: Config) -> list[dict[str, Any]]:
 
 
 def count_weights(folder: Path) -> int:
-    """Numbers held in the ``model.safetensors`` of a model folder."""
+    """Numbers in the ``model.safetensors`` of a model folder."""
     with safe_open(next(folder.rglob("model.safetensors")), "numpy") as weights:
         return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
 

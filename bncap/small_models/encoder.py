@@ -47,9 +47,8 @@ IGNORED_LABEL = -100
 class Recipe:
     """How an encoder is pretrained.
 
-    ``scenes`` is the number of different pictures, None for a new one each time. ``bf16`` names the part of the
-    encoder whose modules compute in bfloat16 where the processor has instructions for it; not attention, whose
-    backward pass becomes many times slower so on a CPU.
+    ``scenes``: different pictures, None for a new one each time; ``bf16``: the part of the encoder that computes in
+    bfloat16 where the processor can; not attention, whose backward pass becomes many times slower so on a CPU.
     """
 
     steps: int
@@ -69,8 +68,8 @@ RECIPES = {
 class PaintedScenes(Dataset):
     """Scene ``i``, painted on demand: in turn ``real``, ``synthetic``, ``real``, ..., or always in one ``style``.
 
-    An item is a picture (3, 112, 112) uint8 with its kind and colour labels, (7, 7) int64 each.  It depends only on
-    (seed, i).  ``count`` is the number of objects to try to place, None for the usual 1 to 3.
+    An item is a picture (3, 112, 112) uint8 with its kind and colour labels, (7, 7) int64 each; it depends on (seed, i)
+    alone.  ``count`` is the number of objects to try to place, None for the usual 1 to 3.
     """
 
     def __init__(self, length: int, seed: int, style: str | None = None, count: int | None = None) -> None:
@@ -90,8 +89,8 @@ class PaintedScenes(Dataset):
 def cell_labels(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """Kind and colour label of each cell, two (7, 7) int64 arrays.
 
-    A cell belongs to the object whose box covers most of it, if that is at least half; a cell that no box covers by
-    more than a tenth is background; the others are ``IGNORED_LABEL``, as is the colour of the background.
+    A cell belongs to the object whose box covers most of it, if that is at least half; it is background if none covers
+    more than a tenth; the others are ``IGNORED_LABEL``, as is the colour of the background.
     """
     edges = np.arange(GRID + 1) * (SIDE / GRID)
     cover = np.zeros((len(scene.objects), GRID, GRID))
@@ -129,10 +128,7 @@ def last_map(encoder: Any, pictures: Tensor) -> Tensor:
 
 
 def _augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Other contrast, exposure, white balance, slope of light, sharpness and noise; (B, 3, 112, 112) uint8 in and out.
-
-    The range is that of usual ImageNet training; the colours stay recognisable.
-    """
+    """Other contrast, exposure, white balance, slope of light, sharpness and noise; (B, 3, 112, 112) uint8 in and out."""
 
     def draw(low: float, high: float, channels: int = 1) -> Tensor:
         return low + (high - low) * torch.rand(len(pictures), channels, 1, 1, generator=generator)
@@ -173,11 +169,9 @@ def _batches(recipe: Recipe, steps: int, seed: int) -> Iterator[list[Tensor]]:
 
 
 def pretrain_classifier(arch: str, out: Path | str, seed: int, steps: int | None = None, progress: bool = True) -> None:
-    """Pretrain an encoder on the dense proxy and save it to ``out`` in hub layout.
+    """Pretrain an encoder, a key of :data:`RECIPES`, and save it to ``out`` in hub layout, with its heads beside it.
 
-    ``arch`` is a key of :data:`RECIPES`, whose number of steps holds unless ``steps`` is given.  Writes
-    ``config.json``, ``model.safetensors`` (fp32) and ``proxy_heads.safetensors``.  The same seed and number of threads
-    give the same bytes on one machine.  Leaves torch's global random state as it was.
+    The same seed and number of threads give the same bytes on one machine; torch's global random state stays.
     """
     recipe = RECIPES[arch]
     steps = steps or recipe.steps
@@ -212,10 +206,10 @@ def pretrain_classifier(arch: str, out: Path | str, seed: int, steps: int | None
 
 @torch.inference_mode()
 def evaluate(folder: Path | str, style: str, n: int, seed: int) -> dict[str, float]:
-    """Accuracy of a checkpoint's proxy heads over the cells of ``n`` scenes painted afresh in ``style``.
+    """Accuracy of a checkpoint's proxy heads on ``n`` new scenes in ``style``, in [0, 1].
 
-    Returns ``kind`` and ``colour`` over the cells of objects and ``background`` over the others, in [0, 1].
-    Raises BncapError if a file of the checkpoint is missing or does not fit.
+    Returns ``kind`` and ``colour`` over the cells of objects and ``background`` over the others.  Raises BncapError if
+    a file of the checkpoint is missing or does not fit.
     """
     folder = Path(folder)
     try:
@@ -239,11 +233,7 @@ def evaluate(folder: Path | str, style: str, n: int, seed: int) -> dict[str, flo
 
 
 def pretrain(out: Path | str, seed: int, steps: int | None = None, progress: bool = True) -> dict:
-    """Pretrain the MaxViT and write ``card.json`` beside it; returns the card.
-
-    The card holds the seed, steps and images seen, accuracies on 600 held-out scenes of each style, package versions
-    and the SHA-256 of the weights.
-    """
+    """Pretrain the MaxViT and write ``card.json``, with accuracies on 600 held-out scenes of each style; the card."""
     arch = "bncap_maxvit_mini"
     pretrain_classifier(arch, out, seed, steps, progress)
     steps = steps or RECIPES[arch].steps
@@ -262,9 +252,7 @@ def pretrain(out: Path | str, seed: int, steps: int | None = None, progress: boo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Pretrain the miniature's MaxViT on painted scenes (about 10 minutes)."
-    )
+    parser = argparse.ArgumentParser(description="Pretrain the miniature's MaxViT on painted scenes (10 minutes).")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--out", type=Path, required=True, help="folder for config.json, model.safetensors, card.json")
     parser.add_argument("--steps", type=int, default=None, help="default: the shipped checkpoint's number")

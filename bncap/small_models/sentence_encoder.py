@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bncap.mini.grammar import draw_parallel_captions, generate_caption_bn, generate_captions_en, parse_en
+from bncap.mini.models import MiniTranslator, apply_fault
 from bncap.mini.scene import sample_scene
-from bncap.mini.translator import MiniTranslator, apply_fault
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -33,10 +33,9 @@ SCALE = 20.0
 def train_sentence_encoder(out: Path, seed: int, steps: int) -> dict[str, float]:
     """Train a ``StaticEmbedding`` with ``MultipleNegativesRankingLoss`` and save it for ``SentenceTransformer``.
 
-    A batch has 64 English captions, each with its Bengali translation and a Bengali sentence that differs in one object
-    or colour.  Only in-domain text is seen.  Returns the last loss, and :func:`measure_filter_quality` on
-    held-out captions.
-    The same seed gives the same weights on one thread.
+    A batch has 64 in-domain English captions, each with its translation and a Bengali sentence that differs in one
+    object or colour.  Returns the last loss, and :func:`measure_filter_quality` on held-out captions.  The same seed
+    gives the same weights on one thread.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
@@ -98,9 +97,9 @@ def _train_tokenizer(texts: list[str]) -> Tokenizer:
 def measure_filter_quality(model: SentenceTransformer, seed: int) -> dict[str, float]:
     """How well a cosine threshold tells faultless translations from faulty ones, at the mini translator's fault rate.
 
-    On 2,000 held-out in-domain captions: the ``threshold`` with the highest F1 (the middle, if several), and there the
-    ``precision`` and ``recall`` of faultless pairs and the share of faults ``caught``; ``ood_acceptance`` is the share
-    of 1,000 faultless out-of-domain pairs that it accepts.
+    On 2,000 held-out captions: the ``threshold`` of highest F1 (the middle, if several), and there ``precision`` and
+    ``recall`` of faultless pairs and the share of faults ``caught``; ``ood_acceptance``: the share of 1,000 faultless
+    out-of-domain pairs that it accepts.
     """
     translator = MiniTranslator(seed=seed)
     english = [english for english, _ in draw_parallel_captions(seed + 1, 2000)]

@@ -57,8 +57,7 @@ class Texts:
     """Captions in the language ``lang`` (an mBART-50 code) for small language models.
 
     ``train`` is learnt from, ``held_out`` measures what was learnt; tokenizers are made from ``words``, the decoder's
-    from ``spelt``, which may hold another language as well; each of ``characters`` is a piece of every tokenizer, so
-    that no text written with them has an unknown one.
+    from ``spelt``, which may hold another language as well; each of ``characters`` is a piece of every tokenizer.
     """
 
     lang: str
@@ -72,8 +71,8 @@ class Texts:
 def select_texts(config: Config) -> Texts:
     """Texts for the small language models of ``config``, none of them of its validation and test pictures.
 
-    With data of one's own, the training captions in ``data.lang``; else generated sentences of the mini world.  Raises
-    :class:`BncapError` if no caption is in that language.
+    With data of one's own, the training captions in ``data.lang`` (:class:`BncapError` if there is none); else generated
+    sentences of the mini world.
     """
     return read_own_texts(config) if config.data.source == "own" else generate_mini_texts(config.data.seed)
 
@@ -117,8 +116,8 @@ def read_own_texts(config: Config) -> Texts:
 def collect_characters(texts: Sequence[str]) -> str:
     """Sorted characters of ``texts``, printable ASCII, and the neighbours of their letters in Unicode's tables.
 
-    Neighbours are the same run of 128 code points, which holds a script or a part of it with its signs and digits.  Of
-    ideographs and Hangul syllables, which are too many, only those that occur are taken.
+    Neighbours are the same run of 128 code points, which holds a script or a part of it; of ideographs and Hangul
+    syllables, which are too many, only those that occur are taken.
     """
     used = {char for text in texts for char in text}
     many = ("CJK", "HANGUL SYLLABLE")
@@ -199,10 +198,9 @@ def fit(task: Task, out: Path, texts: Texts, seed: int, steps: int) -> dict[str,
 
 
 def train_tokenizer(out: Path, texts: Texts) -> MBart50Tokenizer:
-    """Train sentencepiece (unigram) and save it in ``out`` as an ``MBart50Tokenizer``; returns that.
+    """Train sentencepiece (unigram) on text as it stands and save it in ``out`` as an ``MBart50Tokenizer``.
 
     Recurring words are pieces, and so is each of ``texts.characters``: rare words come apart but are never unknown.
-    It takes text as it stands (NFC), without a character map of its own.
     """
     import sentencepiece
     from transformers import MBart50Tokenizer
@@ -231,8 +229,8 @@ def train_tokenizer(out: Path, texts: Texts) -> MBart50Tokenizer:
 def train_mbart(out: Path, texts: Texts, seed: int, steps: int) -> dict[str, float]:
     """Denoising-pretrain an ``MBartForConditionalGeneration`` and save it, encoder and tokenizer too.
 
-    A third of the words is masked in spans, each span by one <mask>; source and labels are ``lang … </s>``, the
-    decoder starts from ``</s>``, as in mBART-50.  Returns the loss and token accuracy on held-out noised sentences.
+    A third of the words is masked in spans, each span by one <mask>; source and labels are framed as in mBART-50.
+    Returns the loss and token accuracy on held-out noised sentences.
     """
     from transformers import MBartConfig, MBartForConditionalGeneration
 
@@ -262,8 +260,8 @@ def train_mbart(out: Path, texts: Texts, seed: int, steps: int) -> dict[str, flo
 def train_bert(out: Path, texts: Texts, seed: int, steps: int) -> dict[str, float]:
     """Train a ``BertForMaskedLM`` with a WordPiece tokenizer, for BERTScore; layer 2 is its last.
 
-    The pieces are the words and each of ``texts.characters``, first in a word or inside it.  Text is normalised, as
-    BERTScore compares it.  Returns the loss and accuracy on the masked pieces of held-out sentences.
+    The pieces are the normalised words and each of ``texts.characters``, first in a word or inside it.  Returns the
+    loss and accuracy on the masked pieces of held-out sentences.
     """
     from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, PreTrainedTokenizerFast
 
@@ -309,8 +307,8 @@ def train_bert(out: Path, texts: Texts, seed: int, steps: int) -> dict[str, floa
 def train_gpt2(out: Path, texts: Texts, seed: int, steps: int) -> dict[str, float]:
     """Train a ``GPT2LMHeadModel`` with a byte-level BPE tokenizer, for the ViT + GPT-2 baseline.
 
-    Sentences are framed as ``<s> … </s>`` and padded with ``<pad>``.  Cross-attention comes in when it is loaded with
-    ``add_cross_attention=True``.  Returns the loss and next-token accuracy on held-out sentences.
+    Sentences are framed as ``<s> … </s>``; cross-attention comes in when it is loaded with ``add_cross_attention``.
+    Returns the loss and next-token accuracy on held-out sentences.
     """
     from tokenizers import ByteLevelBPETokenizer, Regex, pre_tokenizers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast

@@ -20,7 +20,7 @@ from PIL import Image
 
 from bncap.device import default_device
 from bncap.errors import BncapError
-from bncap.mini.synthesiser import MiniSynthesiser
+from bncap.mini.models import MiniSynthesiser
 from bncap.pipeline import hub
 from bncap.pipeline.artifacts import read_json
 from bncap.pipeline.hub import has_words, loading

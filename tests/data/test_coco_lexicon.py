@@ -10,7 +10,7 @@ from bncap.config import get_config
 from bncap.data.readers import NOUN_LEXICON_BN, NOUNS_BN
 from bncap.experiments import evaluate
 from bncap.metrics import Nouns, noun_counts
-from bncap.mini.lexicon import genitive_bn
+from bncap.mini.grammar import genitive_bn
 from bncap.text import tokenise
 
 # As instances_val2014.json lists them.

@@ -11,7 +11,7 @@ from bncap.data import images as images_module
 from bncap.data.corpus import build_corpus
 from bncap.data.pairs import Pair, collect_references, read_corpus
 from bncap.errors import BncapError, OutOfTime
-from bncap.mini.translator import MiniTranslator
+from bncap.mini.models import MiniTranslator
 from bncap.mini.world import build_world
 from bncap.pipeline import artifacts, deadline, paths
 from bncap.report import figures_data

@@ -20,7 +20,7 @@ from bncap.experiments import grounding
 from bncap.experiments.estimates import first
 from bncap.experiments.grounding import View, cover_patches, find_view, mass_inside, pointing_game
 from bncap.metrics import Nouns
-from bncap.mini.lexicon import NOUN_LEXICON_BN
+from bncap.mini.grammar import NOUN_LEXICON_BN
 from bncap.pipeline import artifacts, paths
 
 SEEDS = (5, 6)

@@ -9,16 +9,22 @@ import unicodedata
 import pytest
 
 from bncap.mini.grammar import (
+    BENGALI,
+    BENGALI_OOD,
+    COLOURS_BN,
+    ENGLISH,
+    ENGLISH_OOD,
+    NOUN_LEXICON_BN,
     OPPOSITE,
     Mention,
     ParsedCaption,
     generate_caption_bn,
     generate_captions_en,
+    genitive_bn,
     list_words,
     parse_bn,
     parse_en,
 )
-from bncap.mini.lexicon import BENGALI, BENGALI_OOD, COLOURS_BN, ENGLISH, ENGLISH_OOD, NOUN_LEXICON_BN, genitive_bn
 from bncap.mini.scene import BACKGROUNDS, COLOURS, KINDS, OOD_BACKGROUNDS, RELATIONS, SIZES, Object, Scene, sample_scene
 
 

@@ -7,10 +7,10 @@ import random
 import numpy as np
 import pytest
 
-from bncap.mini import synthesiser
+from bncap.mini import models
 from bncap.mini.grammar import OPPOSITE, generate_captions_en, parse_en
+from bncap.mini.models import MiniSynthesiser
 from bncap.mini.scene import SIDE, sample_scene
-from bncap.mini.synthesiser import MiniSynthesiser
 
 NEGATIVE = "low quality, bad anatomy, watermark"
 
@@ -19,10 +19,8 @@ NEGATIVE = "low quality, bad anatomy, watermark"
 def painted(monkeypatch):
     """The scenes that the painter is asked for, in order."""
     scenes = []
-    paint = synthesiser.paint
-    monkeypatch.setattr(
-        synthesiser, "paint", lambda scene, style, seed: scenes.append(scene) or paint(scene, style, seed)
-    )
+    paint = models.paint
+    monkeypatch.setattr(models, "paint", lambda scene, style, seed: scenes.append(scene) or paint(scene, style, seed))
     return scenes
 
 

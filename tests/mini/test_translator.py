@@ -7,10 +7,9 @@ from collections import Counter
 
 import pytest
 
-from bncap.mini.grammar import generate_captions_en, parse_en
-from bncap.mini.lexicon import COLOURS_BN, NOUN_LEXICON_BN
+from bncap.mini.grammar import COLOURS_BN, NOUN_LEXICON_BN, generate_captions_en, parse_en
+from bncap.mini.models import FAULTS, MiniTranslator, apply_fault
 from bncap.mini.scene import sample_scene
-from bncap.mini.translator import FAULTS, MiniTranslator, apply_fault
 
 COLOURS_EN = {bengali: english for english, bengali in COLOURS_BN.items()}
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from bncap.config import get_config
 from bncap.errors import BncapError
-from bncap.mini.synthesiser import MiniSynthesiser
+from bncap.mini.models import MiniSynthesiser
 from bncap.pipeline import artifacts, paths
 from bncap.synthesis import generate
 from bncap.synthesis.audit import audit_pictures, load_same_synthesiser, measure_difference, regenerate_pictures

@@ -17,7 +17,7 @@ from PIL import Image
 from bncap.config import get_config
 from bncap.data.pairs import Pair
 from bncap.errors import BncapError, OutOfTime
-from bncap.mini.synthesiser import MiniSynthesiser
+from bncap.mini.models import MiniSynthesiser
 from bncap.pipeline import artifacts, paths
 from bncap.pipeline.artifacts import read_csv, read_json
 from bncap.synthesis import generate, shards

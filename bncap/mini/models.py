@@ -1,16 +1,20 @@
-"""The mini world's translator, which takes the place of Marian and errs at a known rate.
+"""The mini world's translator, in the place of Marian, and its text-to-image model, in the place of Kandinsky 2.1.
 
-Its output depends on the caption's text and the seed alone, never on the place in a batch, so that its faults can be
-listed afterwards; the verification filter then has a precision and a recall.
+The translator errs at a known rate.  Its output depends on the caption's text and the seed alone, so that its faults can
+be listed afterwards; the verification filter then has a precision and a recall.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 
+from PIL import Image
+
+from bncap.mini.draw import paint
 from bncap.mini.grammar import ParsedCaption, generate_caption_bn, parse_en
-from bncap.mini.scene import COLOURS, KINDS
+from bncap.mini.scene import COLOURS, KINDS, SIDE, SIZES, Object, Scene, sample_scene
 
 FAULTS = (
     "object swapped", "colour swapped", "object dropped", "left in English", "truncated", "empty", "repeated",
@@ -20,8 +24,8 @@ FAULTS = (
 class MiniTranslator:
     """English captions of the mini world to Bengali, a share ``fault_rate`` of them wrong in one of :data:`FAULTS`.
 
-    The kinds of fault are equally likely among those that a caption allows: a colour can be swapped only
-    where there is one, an object dropped only where there are two.  A text with no object in it is left in English.
+    The kinds of fault are equally likely among those that a caption allows.  A text with no object in it is left in
+    English.
     """
 
     name = "bncap/mini-translator"
@@ -49,9 +53,7 @@ class MiniTranslator:
         rng = self._generator("fault", caption)
         if rng.random() >= self.fault_rate:
             return None
-        impossible = set()
-        if len(parsed.objects) == 1:
-            impossible.add("object dropped")
+        impossible = {"object dropped"} if len(parsed.objects) == 1 else set()
         if not any(o.colour for o in parsed.objects):
             impossible.add("colour swapped")
         return rng.choice([fault for fault in FAULTS if fault not in impossible])
@@ -91,3 +93,41 @@ def apply_fault(parsed: ParsedCaption, fault: str, rng: random.Random) -> Parsed
     else:
         objects[i] = replace(objects[i], colour=rng.choice([c for c in COLOURS if c != objects[i].colour]))
     return replace(parsed, objects=tuple(objects))
+
+
+class MiniSynthesiser:
+    """Paints the scene that the English part of a joint prompt describes, and draws the rest from the seed."""
+
+    name = "bncap/mini-synthesiser"
+
+    def draw(self, prompts: list[str], negative_prompt: str, seeds: list[int]) -> list[Image.Image]:
+        """One RGB picture of 112 x 112 px for each prompt, by its seed; ``negative_prompt`` has no effect."""
+        return [
+            paint(_imagine(parse_en(re.split(r"\bIn [A-Z]\w+:", prompt)[0]), random.Random(seed)), "synthetic", seed)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+
+
+def _imagine(parsed: ParsedCaption, rng: random.Random) -> Scene:
+    """A scene of which the caption is true; any scene if the caption names no object."""
+    if not parsed.objects:
+        return sample_scene(rng)
+    mentions = parsed.objects[:3]
+    while True:
+        objects: list[Object] = []
+        for mention in mentions:
+            size = mention.size or rng.choice(tuple(SIZES))
+            low, high = SIZES[size] + 1, SIDE - SIZES[size] - 2
+            colour = mention.colour or rng.choice(COLOURS)
+            objects.append(Object(mention.kind, colour, size, rng.randint(low, high), rng.randint(low, high)))
+        scene = Scene(tuple(objects), parsed.background)
+        if parsed.relation in (None, scene.relation) and not _crowded(objects):
+            return scene
+
+
+def _crowded(objects: list[Object]) -> bool:
+    return any(
+        max(abs(p.x - q.x), abs(p.y - q.y)) <= 0.85 * (p.radius + q.radius)
+        for i, p in enumerate(objects)
+        for q in objects[:i]
+    )
