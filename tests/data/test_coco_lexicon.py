@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
-
 import pytest
 
 from bncap.config import get_config
@@ -102,23 +100,6 @@ def test_running_text_gives_the_kinds_in_their_order(caption, expected):
 )  # fmt: skip
 def test_words_with_another_meaning_name_no_category(caption):
     assert kinds(caption) == []
-
-
-def test_words_may_be_typed_with_composed_letters_and_joiners():
-    for words in ("গাড়ি", "র‍্যাকেট", "র‌্যাকেট", "পায়রা"):
-        expected = kinds(words)
-        assert len(expected) == 1
-        assert {tuple(kinds(unicodedata.normalize(form, words))) for form in ("NFC", "NFD")} == {tuple(expected)}
-    composed = "\u0997\u09be\u09dc\u09bf"
-    assert kinds(composed) == ["car"]
-
-
-def test_a_phrase_with_another_meaning_holds_a_word_of_a_category():
-    words = {tuple(tokenise(word, "bn")) for entries in NOUNS_BN["categories"].values() for word in entries}
-    for phrase in NOUNS_BN["other_meanings"]:
-        tokens = tokenise(phrase, "bn")
-        assert len(tokens) > 1
-        assert any((token,) in words for token in tokens), phrase
 
 
 def test_real_data_in_bengali_have_the_lexicon_and_other_languages_none():

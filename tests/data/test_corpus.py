@@ -194,21 +194,6 @@ def test_references_gather_each_images_captions_and_leave_other_splits_out():
     assert collect_references(pairs, "validation") == ([], [])
 
 
-def test_the_figures_show_known_faults_and_come_to_the_same_bytes_each_time(root, translator, monkeypatch, tmp_path):
-    folder = build(root)
-    curve, again, histogram = (
-        draw(folder, tmp_path / f"{n}").read_bytes()
-        for n, draw in enumerate(
-            (figures_data.draw_acceptance, figures_data.draw_acceptance, figures_data.draw_cosines)
-        )
-    )
-    assert curve == again
-    monkeypatch.setenv("BNCAP_ARTIFACTS", str(tmp_path / "plain"))
-    folder = build(root, "components.translator=identity")  # the same fake, but not asked for its faults
-    assert figures_data.draw_acceptance(folder, tmp_path / "plain1").read_bytes() != curve
-    assert figures_data.draw_cosines(folder, tmp_path / "plain2").read_bytes() != histogram
-
-
 def test_a_caption_left_in_english_is_refused_whatever_its_cosine(root, translator, monkeypatch):
     monkeypatch.setattr(Translator, "translate", lambda self, captions: captions)  # copies all: Eq. 4 is blind to it
     monkeypatch.setattr(Verifier, "similarity", lambda self, en, target: np.ones(len(en)))

@@ -46,14 +46,6 @@ def test_a_picture_of_any_mode_is_usable(tmp_path, mode):
     assert found == InspectedPicture(name, 64, 48, len(content), hashlib.sha256(content).hexdigest())
 
 
-def test_transparent_palettes_and_moving_pictures_are_usable(tmp_path):
-    noise("P").save(tmp_path / "clear.png", transparency=b"\0\x80\xff")
-    noise("P").save(tmp_path / "clear.gif", transparency=0)
-    noise("P").save(tmp_path / "moving.gif", save_all=True, append_images=[noise("P"), noise("P")])
-    noise().save(tmp_path / "moving.webp", save_all=True, append_images=[noise()])
-    assert set(reasons(tmp_path, "clear.png", "clear.gif", "moving.gif", "moving.webp").values()) == {""}
-
-
 def test_a_picture_turned_by_its_exif_orientation_has_its_upright_size(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

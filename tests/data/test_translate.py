@@ -227,11 +227,6 @@ def test_a_forced_token_beyond_the_models_vocabulary_is_an_error(broken):
         Seq2SeqTranslator(str(folder), "bn_IN")
 
 
-def test_marians_own_names_of_languages_come_before_nllbs(checkpoints):
-    assert Seq2SeqTranslator(checkpoints["marian"], "zh_CN").prefix == ">>cmn_Hans<< "
-    assert set(translate.MARIAN_OWN) < set(translate.NLLB_CODES)
-
-
 @pytest.mark.parametrize(("kind", "types"), [("t5", ("t5",)), ("nllb", ("m2m_100",)), ("single", ("marian",))])
 def test_the_configuration_picks_model_language_and_batch_and_not_the_name(broken, kind, types):
     folder = broken(kind)
@@ -239,13 +234,6 @@ def test_the_configuration_picks_model_language_and_batch_and_not_the_name(broke
     overrides = (f"components.translator={folder}", "data.translation_batch=7")
     translator = load_translator(get_config("paper", overrides))
     assert translator.model.config.model_type in types and translator.batch == 7
-
-
-def test_weights_and_arithmetic_are_fp32_also_where_the_file_is_fp16(broken):
-    folder = broken("mbart")
-    transformers.MBartForConditionalGeneration.from_pretrained(folder, dtype=torch.float16).save_pretrained(folder)
-    assert json.loads((folder / "config.json").read_text())["dtype"] == "float16"
-    assert {weight.dtype for weight in Seq2SeqTranslator(str(folder)).model.parameters()} == {torch.float32}
 
 
 def truncate(path):

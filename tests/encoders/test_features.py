@@ -1,5 +1,11 @@
+"""Features: computed and written set by set, read row by row, made ahead in threads; what is broken is named."""
+
+from __future__ import annotations
+
 import math
 import shutil
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +14,7 @@ from PIL import Image
 
 from bncap.config import get_config
 from bncap.encoders import features
-from bncap.encoders.features import Encoder, FeatureStore, open_picture
+from bncap.encoders.features import Encoder, FeatureStore, open_picture, prefetched
 from bncap.errors import BncapError, OutOfTime
 from bncap.pipeline import artifacts, deadline, paths
 from bncap.settings import Features
@@ -104,22 +110,6 @@ def test_a_picture_that_does_not_decode_is_named(tmp_path):
         open_picture(tmp_path / "gone.jpg")
 
 
-def test_exif_orientation_and_modes_are_respected(tmp_path):
-    picture = Image.new("RGB", (40, 20))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    picture.save(tmp_path / "turned.jpg", exif=exif)
-    assert open_picture(tmp_path / "turned.jpg").size == (20, 40)
-    for mode in ("L", "P", "RGBA", "LA"):
-        Image.new(mode, (8, 8)).save(tmp_path / f"{mode}.png")
-        assert open_picture(tmp_path / f"{mode}.png").mode == "RGB"
-
-
-def test_transparent_pixels_are_white(tmp_path):
-    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert open_picture(tmp_path / "clear.png").getpixel((3, 3)) == (255, 255, 255)
-
-
 @pytest.fixture
 def store(artifacts_dir):
     """Three pictures' features; of the second, ``id1``, one number is not finite."""
@@ -170,12 +160,6 @@ def test_a_picture_broken_after_the_corpus_was_made_is_named_and_no_half_set_is_
     assert not (tmp_path / "train.csv").exists() and not (tmp_path / "train.npy").exists()
 
 
-def test_sixteen_bits_of_grey_are_not_cut_off_at_255(tmp_path):
-    levels = np.array([[0, 257 * 100], [257 * 200, 65535]], dtype=np.uint16)
-    Image.fromarray(levels).save(tmp_path / "deep.png")
-    assert np.asarray(open_picture(tmp_path / "deep.png"))[..., 0].tolist() == [[0, 100], [200, 255]]
-
-
 def test_a_set_stopped_by_the_clock_is_made_again_and_complete_sets_are_kept(pictures, tmp_path, monkeypatch):
     settings, whole, stopped = Features(batch=2), tmp_path / "whole", tmp_path / "stopped"
     for folder in (whole, stopped):
@@ -201,14 +185,6 @@ def test_the_bytes_do_not_depend_on_how_many_threads_there_are(pictures, tmp_pat
         features.extract(SHIPPED, Features(batch=1), {"train": pictures, "test": pictures}, tmp_path / jobs)
         found.append([(tmp_path / jobs / f"{name}.npy").read_bytes() for name in ("train", "test")])
     assert found[0] == found[1] and found[0][0] == found[0][1]
-
-
-def test_threads_that_open_pictures_for_a_gpu_give_the_same_features_in_the_same_order(pictures):
-    batches = [list(pictures.values())[:2], list(pictures.values())[2:]]
-    here, gpu = (list(features._encoded(FakeEncoder(device), batches)) for device in ("cpu", "cuda"))
-    firsts = [[open_picture(p).getpixel((0, 0)) for p in batch] for batch in batches]
-    assert [m[0][:, 3].int().tolist() for m in here] == [[list(f) for f in batch] for batch in firsts]
-    assert all(torch.equal(a[0], b[0]) for a, b in zip(here, gpu, strict=True))
 
 
 def test_identifiers_of_one_picture_share_its_row(pictures, artifacts_dir):
@@ -286,3 +262,38 @@ def test_pictures_of_ones_own_have_features_with_and_without_synthetic_ones(own,
     assert store.ids("synthetic") == ["0"] * bool(synthetic[0])
     if synthetic[0]:  # the same file as a test picture
         torch.testing.assert_close(store.take("synthetic", np.array([0])), store.take("test", np.array([1])))
+
+
+def test_results_come_in_order_whichever_thread_is_first():
+    def slow_at_first(i):
+        time.sleep(0.02 if i % 3 == 0 else 0)
+        return i * i
+
+    assert list(prefetched(slow_at_first, range(20), threads=4)) == [i * i for i in range(20)]
+
+
+def test_an_error_in_the_thread_reaches_the_caller_after_what_came_before():
+    def fail_at_three(i):
+        if i == 3:
+            raise ValueError("picture 3 is broken")
+        return i
+
+    found, seen = prefetched(fail_at_three, range(10)), []
+    with pytest.raises(ValueError, match="picture 3 is broken"):
+        seen.extend(found)
+    assert seen == [0, 1, 2]
+
+
+@pytest.mark.parametrize("end", ["closed early", "used up", "failed"])
+def test_the_threads_end_with_the_iterator(end):
+    before = threading.active_count()
+    found = prefetched(lambda i: 1 // (5 - i), range(10) if end == "failed" else range(5), threads=2)
+    assert next(found) == 0
+    if end == "closed early":
+        found.close()
+    elif end == "failed":
+        with pytest.raises(ZeroDivisionError):
+            list(found)
+    else:
+        list(found)
+    assert threading.active_count() == before

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -33,18 +29,6 @@ def test_the_same_scene_style_and_seed_give_the_same_bytes_and_another_seed_othe
     scene = scenes(1)[0]
     assert paint(scene, style, 1).tobytes() == paint(scene, style, 1).tobytes()
     assert paint(scene, style, 1).tobytes() != paint(scene, style, 2).tobytes()
-
-
-def test_another_process_with_another_hash_seed_paints_the_same_bytes():
-    code = (
-        "import hashlib; from bncap.mini.draw import paint; from bncap.mini.scene import Object, Scene;"
-        "scene = Scene((Object('cat', 'red', 'large', 56, 56),), 'sand');"
-        "print(hashlib.sha256(paint(scene, 'real', 7).tobytes()).hexdigest())"
-    )
-    ours = hashlib.sha256(paint(alone("cat"), "real", 7).tobytes()).hexdigest()
-    environment = {**os.environ, "PYTHONHASHSEED": "99", "PYTHONPATH": os.pathsep.join(sys.path)}
-    theirs = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert theirs.stdout.strip() == ours
 
 
 def test_sampled_boxes_lie_inside_the_picture_in_the_order_of_the_objects():
@@ -89,15 +73,6 @@ def test_the_eight_colours_can_be_told_apart_by_their_hue_and_brightness(style):
     for i, first in enumerate(COLOURS):
         for second in COLOURS[:i]:
             assert np.linalg.norm(seen[first] - seen[second]) > 40, (first, second)
-
-
-@pytest.mark.parametrize("style", STYLES)
-def test_no_two_kinds_look_alike(style):
-    background = "wood" if style == "ood" else "snow"
-    mean = {k: np.mean([pixels(alone(k, background=background), style, s) for s in range(4)], 0) for k in KINDS}
-    for i, first in enumerate(KINDS):
-        for second in KINDS[:i]:
-            assert np.abs(mean[first] - mean[second])[33:79, 33:79].mean() > 8, (first, second)
 
 
 def test_synthetic_pictures_are_flat_and_bright_and_out_of_domain_ones_dark():

@@ -55,11 +55,6 @@ def test_each_component_is_trained_once_into_the_folder_where_it_is_looked_for(t
     assert build.build_models(config) == folders and len(trained) == 6
 
 
-def test_the_image_encoders_are_trained_first_because_they_take_longest(trained):
-    build.build_models(get_config("smoke"))
-    assert [name for name, _, _ in trained][:3] == ["bncap_vit_mini", "bncap_cnn_mini", "decoder"]
-
-
 def test_the_number_of_steps_scales_and_another_number_trains_anew(trained):
     build.build_models(get_config("smoke", ["world.model_steps=0.5"]))
     steps = {name: count for name, _, count in trained}

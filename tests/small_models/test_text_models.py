@@ -218,17 +218,6 @@ def test_the_loss_of_the_labelled_places_and_its_gradient_are_those_of_the_libra
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_each_sentence_comes_once_an_epoch_and_every_batch_is_full(tasks, monkeypatch):
-    monkeypatch.setattr(text_models, "BATCHES_AT_ONCE", 3)
-    task = Task(*(getattr(tasks["gpt2"], name) for name in ("model", "states", "head")), lambda texts, rng: texts)
-    sentences = [str(i) for i in range(80)]
-    batches = list(text_models.draw_batches(task, sentences, 10, random.Random(4)))
-    drawn = [sentence for batch in batches for sentence in batch]
-    assert [len(batch) for batch in batches] == [32] * 10
-    epochs = [drawn[first : first + 80] for first in range(0, 320, 80)]
-    assert all(sorted(epoch) == sorted(sentences) for epoch in epochs) and epochs[0] != epochs[1] != sentences
-
-
 @pytest.mark.parametrize("steps", [1, 2, 10])
 def test_any_number_of_steps_will_do(steps, tmp_path):
     texts = Texts("bn_IN", ["একটি লাল বল।"] * 3, ["একটি বল।"], ["একটি লাল বল।"], [], BENGALI_CHARACTERS)

@@ -24,7 +24,7 @@ from bncap.objective import compute_terms, term_weights
 from bncap.pipeline import hub
 from bncap.settings import Decode, override
 from bncap.synthesis.generate import load_synthesiser
-from bncap.text import LANGUAGES, normalise
+from bncap.text import normalise
 from standins import build_standins
 
 ENGLISH, BENGALI = map(list, zip(*draw_parallel_captions(3, 64), strict=True))
@@ -83,13 +83,6 @@ def test_every_component_of_the_profile_kaggle_is_there_with_finite_weights(stan
         assert all(tensor.isfinite().all() for tensor in load_file(file).values()), file
 
 
-def test_pickled_weights_are_left_alone_where_there_are_safetensors(standins):
-    name = "shhossain/opus-mt-en-to-bn"
-    assert (standins / name / "pytorch_model.bin").is_file()
-    assert "pytorch_model.bin" not in hub.find(kaggle(), name).files()
-    assert translator(name).model.model.shared.weight.abs().sum() > 0  # those of the .bin are zeros
-
-
 def test_marian_translates_64_captions_in_batches_into_the_language_of_its_token():
     made = translator(TRANSLATORS[0], "data.translation_batch=24")
     assert made.prefix == ">>ben<< "
@@ -99,14 +92,6 @@ def test_marian_translates_64_captions_in_batches_into_the_language_of_its_token
     alone = translator(TRANSLATORS[0], "data.translation_batch=1").translate(ENGLISH[:8])
     assert alone == together[:8]
     assert translator(TRANSLATORS[0], "data.lang=hi_IN").translate(ENGLISH) != together
-
-
-@pytest.mark.parametrize("name", TRANSLATORS[1:])
-def test_the_other_translators_give_one_text_for_each_caption_the_same_each_time(name):
-    made = translator(name)
-    texts = made.translate(ENGLISH)
-    assert len(texts) == 64 and len(set(texts)) > 32
-    assert made.translate(ENGLISH) == texts
 
 
 def test_verification_takes_the_first_token_through_a_dense_layer():
@@ -211,21 +196,6 @@ def test_the_mbart_decoder_learns_captions_in_the_forced_language_and_is_kept(tr
     model.save(tmp_path / "run", {})  # with the search settings that the hub's config.json has
     again, _ = load_captioner(tmp_path / "run")
     assert torch.equal(again.generate(again.bridge(batch.real).detach(), Decode(beams=3), 12)[0], sequences)
-
-
-def test_every_language_of_mbart_is_a_token_of_the_decoder():
-    from bncap.decoders.mbart import load_tokenizer
-
-    path = path_of("facebook/mbart-large-50")
-    ids = set()
-    for lang in LANGUAGES:
-        tokenizer = load_tokenizer(path, lang)
-        ids.add(tokenizer(text_target=["a"])["input_ids"][0][0])
-    assert len(ids) == len(LANGUAGES) and tokenizer.unk_token_id not in ids
-    text = normalise("একটি বড় লাল বাড়ি, ঘরের পাশে।", "bn")
-    pieces = load_tokenizer(path, "bn_IN")(text_target=[text])["input_ids"][0]
-    assert tokenizer.unk_token_id not in pieces
-    assert normalise(tokenizer.decode(pieces, skip_special_tokens=True), "bn") == text
 
 
 @pytest.mark.parametrize("name", sorted(BASELINES))

@@ -22,7 +22,7 @@ from bncap.pipeline import artifacts, paths
 from bncap.pipeline.artifacts import read_csv, read_json
 from bncap.synthesis import generate, shards
 from bncap.synthesis.audit import audit_pictures
-from bncap.synthesis.generate import TimeEstimate, build_images, derive_seed, draw_pairs, draw_shards
+from bncap.synthesis.generate import TimeEstimate, build_images, draw_pairs, draw_shards
 from bncap.synthesis.prompts import joint_prompt
 from bncap.synthesis.shards import PictureStore
 
@@ -87,11 +87,6 @@ def test_the_draw_is_seeded_whatever_the_order_of_the_corpus_and_nested_in_its_s
 def test_only_training_pairs_are_drawn_and_fewer_if_there_are_no_more():
     other = Pair(999, "999", "val2014/999.jpg", "test", "A cat.", "একটি বিড়াল।", 0.9)
     assert len(draw_pairs([*PAIRS, other], 1000, 5, seed=1)) == len(PAIRS)
-
-
-def test_image_seeds_differ_by_caption_and_by_base_seed():
-    seeds = {derive_seed(base, caption) for base in (42, 43) for caption in range(500)}
-    assert len(seeds) == 1000 and min(seeds) >= 0 and max(seeds) < 2**32
 
 
 def test_every_triplet_has_a_picture_and_a_sidecar_whose_hashes_hold(config):
@@ -230,14 +225,6 @@ def test_pictures_that_the_data_set_brings_are_used_and_none_is_drawn_for_them(c
     assert read_json(none / "counts.json")["paired"] == 1
 
 
-def test_without_a_synthesiser_no_caption_has_a_synthetic_picture(config, prompts_drawn):
-    folder = build_images(get_config("smoke", [*SMALL, "components.synthesiser=none"]))
-    assert {row["synthetic"] for row in read_csv(folder / "triplets.csv")} == {""}
-    counts = read_json(folder / "counts.json")
-    assert (counts["triplets"], counts["paired"], counts["prompts"]) == (7, 0, 0) and not prompts_drawn
-    assert not (folder / "prompts.csv").exists()
-
-
 def test_the_counts_say_how_many_prompts_were_cut_and_how_many_words_are_left(config):
     folder = build_images(get_config("smoke", [*SMALL, "synthesis.target_tokens=5"]))  # two words beside the fixed ones
     counts, rows = read_json(folder / "counts.json"), read_csv(folder / "prompts.csv")
@@ -301,10 +288,3 @@ def test_a_shard_that_was_changed_after_it_was_finished_is_named_and_not_taken_f
     tar.write_bytes(tar.read_bytes()[:1000])
     with pytest.raises(BncapError, match=r"pictures\.0001of0003-s42/pictures\.tar was changed after it was finished"):
         draw_shards(config)
-
-
-def test_the_list_of_triplets_changes_its_hash_with_any_picture(config):
-    before = read_json(build_images(config) / "counts.json")["pictures_sha256"]
-    assert read_json(build_images(config) / "counts.json")["pictures_sha256"] == before
-    other = build_images(get_config("smoke", [*SMALL, "synthesis.stored_side=56"]))
-    assert read_json(other / "counts.json")["pictures_sha256"] != before

@@ -38,11 +38,6 @@ def draw(kandinsky, prompts, seeds, negative="low quality") -> list[bytes]:
     return [np.asarray(picture).tobytes() for picture in kandinsky.draw(prompts, negative, seeds)]
 
 
-def test_kandinsky_draws_pictures_of_the_side_asked_for(kandinsky):
-    pictures = kandinsky.draw(["a cat", "a dog"], "watermark", [1, 2])
-    assert [(p.size, p.mode) for p in pictures] == [((64, 64), "RGB")] * 2
-
-
 def test_kandinsky_gives_the_same_picture_for_the_same_seed_whatever_its_neighbours(kandinsky):
     first = draw(kandinsky, ["a cat", "a dog", "a hat"], [1, 2, 3])
     assert draw(kandinsky, ["a cat", "a dog", "a hat"], [1, 2, 3]) == first
@@ -64,20 +59,8 @@ def test_no_prompt_is_over_77_tokens_by_either_real_tokenizer(models, standins):
     xlmr = XLMRobertaTokenizer.from_pretrained(folder / "kandinsky-2-1/tokenizer")
     rng = np.random.default_rng(0)
     words = [
-        "a",
-        "dog's",
-        "e.g.",
-        "brown",
-        "motor-cycle,",
-        "१२३",
-        "কুকুর",
-        "বিড়াল।",
-        "দু'টি",
-        "ক্ষ\u200dেত",
-        "🐕",
-        "«ß»",
-        "x" * 90,
-    ]
+        "a", "dog's", "e.g.", "brown", "motor-cycle,", "१२३", "কুকুর", "বিড়াল।", "দু'টি", "ক্ষ\u200dেত", "🐕", "«ß»", "x" * 90,
+    ]  # fmt: skip
     for _ in range(60):
         en, target = (" ".join(rng.choice(words, rng.integers(0, 30))) for _ in range(2))
         prompt = fit_prompt(en, target, (37, 40), "bn_IN", tokenizers)
@@ -133,13 +116,6 @@ def test_a_folder_that_is_no_pipeline_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("BNCAP_MODELS", str(tmp_path))
     with pytest.raises(BncapError, match=r"no/pipeline has no model_index\.json"):
         text_to_image.load_tokenizers(get_config("smoke", ["components.synthesiser=no/pipeline"]))
-
-
-def test_missing_weights_are_an_error_that_says_where_to_put_them(models, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for part in ("synthesiser", "synthesiser_prior"):
-        with pytest.raises(BncapError, match="BNCAP_MODELS/nobody/nothing"):
-            text_to_image.load_synthesiser(get_config("smoke", [*KANDINSKY, f"components.{part}=nobody/nothing"]))
 
 
 @pytest.mark.parametrize("wrong", ["synthesis.prior_steps=1", "synthesis.side=100"])

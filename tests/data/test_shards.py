@@ -173,38 +173,12 @@ def test_a_caption_that_was_mended_makes_its_own_shard_foreign_and_no_other(root
     assert len(translator.calls) == 13 and "mended 17" in translator.calls
 
 
-def test_a_caption_that_was_mended_in_the_target_language_needs_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setenv("BNCAP_ARTIFACTS", str(tmp_path / "artifacts"))
-    path = write_own(tmp_path, 12)
-    config = get_config("own", (f"data.captions={path}", "data.lang=hi_IN"))
-    build_shards(config)
-    path.write_text(path.read_text("utf-8").replace("चित्र 3 1", "mended 3 1"), "utf-8")
-    rows = [row for folder in build_shards(config) for row in read_rows(folder)]
-    assert sum(row[4] == "mended 3 1" for row in rows) == 1
-
-
 @pytest.mark.parametrize("named", ["components.translator=identity", f"components.verifier={__file__}"])
 def test_the_mini_translator_and_verifier_are_refused_for_captions_of_ones_own(tmp_path, monkeypatch, named):
     monkeypatch.setenv("BNCAP_ARTIFACTS", str(tmp_path / "artifacts"))
     path = write_own(tmp_path, 12, header="image,caption,lang", word="dog", lang=",en_XX")
     with pytest.raises(BncapError, match=r"captions\.csv .*the mini translator and verifier know the mini world alone"):
         build_shards(get_config("own", (f"data.captions={path}", "data.lang=hi_IN", named)))
-
-
-def test_other_weights_of_the_verifier_make_the_shards_foreign(root, translator):
-    config = config_for(root)
-    build_shards(config, [0])
-    (root.parent / "verifier" / "model.safetensors").write_bytes(b"others")
-    build_shards(config, [1])
-    with pytest.raises(BncapError, match="shard 0 of the translations is foreign"):
-        build_shards(config)
-
-
-def test_what_is_accepted_is_no_business_of_the_shards(root, translator):
-    build_shards(config_for(root))
-    translator.calls.clear()
-    build_shards(config_for(root, "data.threshold=0.8", "data.reject_copies=False", "data.triplets=3"))
-    assert translator.calls == []
 
 
 def test_a_shard_may_be_empty_where_captions_are_few(root):
