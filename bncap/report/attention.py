@@ -6,10 +6,10 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,6 +21,7 @@ from bncap.decoders.decode import WordAttention
 from bncap.encoders.features import open_picture
 from bncap.errors import BncapError
 from bncap.experiments import paper
+from bncap.pipeline import paths
 from bncap.pipeline.artifacts import read_json, require
 from bncap.report.style import save, use_style
 
@@ -28,23 +29,7 @@ WORDS_PER_ROW = 9
 MAX_PICTURES = 20
 """Pictures that fit into one figure."""
 
-STYLE = """
-.bncap-attention { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 16rem), 1fr)); gap: 1.5rem;
-  font: .875rem/1.5 system-ui, sans-serif; }
-.bncap-attention form { position: relative; margin: 0; min-width: 0; }
-.bncap-attention img { display: block; width: 100%; height: auto; aspect-ratio: 1; margin: 0; }
-.bncap-attention .map { display: none; position: absolute; top: 0; left: 0; background: rgba(255, 255, 255, .35); }
-.bncap-attention p { margin: .2rem 0; }
-.bncap-attention .words { display: flex; flex-wrap: wrap; gap: .25rem; margin-top: .5rem; font-size: 1.0625rem; }
-.bncap-attention [lang] { font-family: "Hind Siliguri", Hind, "Noto Sans", system-ui, sans-serif; }
-.bncap-attention label { display: contents; }
-.bncap-attention input { position: absolute; width: 1px; height: 1px; margin: 0; opacity: 0; }
-.bncap-attention .word { padding: .2rem .5rem; min-width: 2.25rem; text-align: center; cursor: pointer;
-  border: 1px solid rgba(127, 127, 127, .6); border-radius: .3rem; }
-.bncap-attention input:checked ~ .word { background: #0072b2; border-color: #0072b2; color: #fff; }
-.bncap-attention input:focus-visible ~ .word { outline: 3px solid #e69f00; outline-offset: 1px; }
-.bncap-attention input:checked ~ .map { display: block; }
-"""
+VIEWER = paths.PACKAGE / "report" / "viewer.html"
 
 
 @dataclass(frozen=True)
@@ -61,16 +46,11 @@ class Example:
 def read_examples(samples: Path) -> list[Example]:
     """What :func:`bncap.experiments.samples.build_samples` saved in the folder ``samples``, ranks in the notes."""
     captions = read_json(require(samples) / "samples.json")["captions"]
-    return [
-        Example(
-            open_picture(samples / c["picture"]),
-            c["caption"],
-            [WordAttention(w["word"], np.array(w["weights"])) for w in c["words"]],
-            note,
-            c["reference"],
-        )
-        for c, note in zip(captions, describe_samples(captions), strict=True)
-    ]
+    examples = []
+    for c, note in zip(captions, describe_samples(captions), strict=True):
+        words = [WordAttention(w["word"], np.array(w["weights"])) for w in c["words"]]
+        examples.append(Example(open_picture(samples / c["picture"]), c["caption"], words, note, c["reference"]))
+    return examples
 
 
 def describe_samples(captions: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -125,12 +105,11 @@ def draw_maps(
     show_picture(axes[0, 0], image, "picture")
     for axis, (title, weights) in zip(axes[0, 1:], maps.items(), strict=True):
         show_attention(axis, image, weights, title)
-    for left, top, width, height in boxes:
-        corner = left / image.width, 1 - (top + height) / image.height
-        for axis in axes[0]:
-            axis.add_patch(
-                Rectangle(corner, width / image.width, height / image.height, fill=False, edgecolor="#0072b2", lw=1.5)
-            )
+    for axis in axes[0]:
+        for left, top, width, height in boxes:
+            corner = left / image.width, 1 - (top + height) / image.height
+            size = width / image.width, height / image.height
+            axis.add_patch(Rectangle(corner, *size, fill=False, edgecolor="#0072b2", linewidth=1.5))
     return save(fig, path)
 
 
@@ -181,8 +160,10 @@ def render_viewer(examples: Sequence[Example], lang: str = "bn") -> str:
     """
     if not examples:
         raise BncapError("attention can be shown for 1 picture or more, not 0")
-    forms = [_render_picture(example, lang) for example in examples]
-    return "\n".join(('<div class="bncap-attention">', f"<style>{STYLE}</style>", *forms, "</div>"))
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(VIEWER.read_text("utf-8"))
+    pictures = [_encode_picture(example.image) for example in examples]
+    return template.render(examples=examples, pictures=pictures, lang=lang, draw_map=_encode_map)
 
 
 def render_samples(samples: Path) -> str:
@@ -190,25 +171,13 @@ def render_samples(samples: Path) -> str:
     return render_viewer(read_examples(samples), read_json(require(samples) / "samples.json")["lang"])
 
 
-def _render_picture(example: Example, lang: str) -> str:
+def _encode_picture(image: Image.Image) -> str:
     buffer = io.BytesIO()
-    example.image.convert("RGB").save(buffer, "JPEG", quality=75, subsampling=0)
-    caption = escape(example.caption or "(no words)")
-    picture = f'<img alt="{caption}" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
-    reference = f'a reference: <span lang="{lang}" dir="auto">{escape(example.reference)}</span>'
-    lines = [escape(example.note), reference if example.reference else "", "" if example.words else caption]
-    # JupyterLab would take the keys for its own, unless the very element that has the focus forbids it
-    radio = '<label><input type="radio" name="word" data-lm-suppress-shortcuts="true"'
-    words = [f'{radio} checked><span class="word" lang="en">picture</span></label>']
-    for word in example.words:
-        words.append(f'{radio}><span class="word">{escape(word.word)}</span>{_render_map(word.weights)}</label>')
-    return (
-        f'<form method="dialog" autocomplete="off">{picture}{"".join(f"<p>{line}</p>" for line in lines if line)}'
-        f'<div class="words" lang="{lang}" dir="auto">{"".join(words)}</div></form>'
-    )
+    image.convert("RGB").save(buffer, "JPEG", quality=75, subsampling=0)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _render_map(weights: ArrayLike) -> str:
+def _encode_map(weights: ArrayLike) -> str:
     """The drawing that lies over the picture: coloured patches, their shares in per cent, a frame around the strongest.
 
     It is an image and no inline SVG, since JupyterLab removes that from a notebook that it does not trust.
@@ -226,5 +195,4 @@ def _render_map(weights: ArrayLike) -> str:
     outline = "stroke='#fff' stroke-width='.05' paint-order='stroke'"
     size = f"viewBox='0 0 {side} {side}' width='{100 * side}' height='{100 * side}'"
     svg = f"<svg xmlns='http://www.w3.org/2000/svg' {size}><g {text}>{''.join(parts)}</g></svg>"
-    svg = svg.replace("<text", f"<text {outline}")
-    return f'<img class="map" alt="" src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}">'
+    return base64.b64encode(svg.replace("<text", f"<text {outline}").encode()).decode()

@@ -7,33 +7,33 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from bncap.config import BASE, MAIN
 from bncap.experiments import alignment, paper
 from bncap.pipeline.artifacts import read_json, require
-from bncap.report.style import PALETTE, draw_intervals, save, use_style
+from bncap.report.style import PALETTE, draw_intervals, save, save_note, use_style
+from bncap.report.summaries import BESIDE as BESIDE_NAMES
 from bncap.settings import Config
 
 STATES = {
-    (MAIN, "before"): "Before training",
-    (BASE, "after"): "After CE alone",
-    (MAIN, "after"): "After the full objective",
-}
+    (MAIN, "before"): "Before training", (BASE, "after"): "After CE alone", (MAIN, "after"): "After the full objective",
+}  # fmt: skip
 COLOURS = {"real": PALETTE[0], "synthetic": PALETTE[1]}
-MARKERS = {"real": "o", "synthetic": "X"}
-PATCHES: dict[str, dict[str, Any]] = {
-    "background": {"s": 3.0, "alpha": 0.22},
-    "text-relevant": {"s": 7.0, "alpha": 0.85},
+CENTROIDS: dict[str, dict[str, Any]] = {
+    domain: {"marker": marker, "markersize": 6.5, "color": COLOURS[domain], "mec": "black", "mew": 0.9}
+    for domain, marker in (("real", "o"), ("synthetic", "X"))
 }
+PATCHES = {"background": {"s": 3.0, "alpha": 0.22}, "text-relevant": {"s": 7.0, "alpha": 0.85}}
 """Size (points squared) and opacity of a patch."""
 GROUNDING = {
-    "share": "Attention in the box of the noun's object",
-    "pointing": "Strongest patch in the box (pointing game)",
-}
+    "share": "Attention in the box of the noun's object", "pointing": "Strongest patch in the box (pointing game)",
+}  # fmt: skip
 SOURCES = {"generated": "generated captions", "reference": "reference captions"}
 SOURCE_COLOURS = dict(zip(SOURCES, PALETTE, strict=False))
 BESIDE = {"chance": ("|", "0.3"), "mean_map": ("d", "0.5"), "other": ("x", "0.3")}
@@ -55,8 +55,7 @@ def draw_umap(folder: Path, path: Path) -> Path:
             distance, mmd = _read_distances(summary, state, patches)
             lines.append(f"{words}: centroids {distance:.2f} apart, MMD {mmd:.4f}")
         axis.set_xlabel("\n".join(lines), fontsize=7)
-    fig.legend(handles=_legend_patches(), loc="outside lower center", ncols=3, handletextpad=0.2)
-    return save(fig, path, pdf=True)
+    return _save_with_legend(fig, path, pdf=True)
 
 
 def draw_umap_seeds(config: Config, first_seed: int, path: Path) -> Path:
@@ -68,23 +67,19 @@ def draw_umap_seeds(config: Config, first_seed: int, path: Path) -> Path:
     use_style()
     seed = config.seeds(first_seed)[0]
     drawn = alignment.umap_seeds(config, seed)
-    fig, grid = plt.subplots(
-        len(drawn), 3, figsize=(7.6, 0.5 + 2.15 * len(drawn)), squeeze=False, sharex="row", sharey="row"
-    )
+    height = 0.5 + 2.15 * len(drawn)
+    fig, grid = plt.subplots(len(drawn), 3, figsize=(7.6, height), squeeze=False, sharex="row", sharey="row")
     for axes, umap_seed in zip(grid, drawn, strict=True):
         summary = _draw_states(axes, alignment.analysis_dir(config, seed, umap_seed))
         before = _read_distances(summary, (MAIN, "before"), "all")
         for axis, state in zip(axes, STATES, strict=True):
-            values = _read_distances(summary, state, "all")
-            changes = [
-                "" if state[1] == "before" else f" ({b / a - 1:+.0%})" for a, b in zip(before, values, strict=True)
-            ]
+            values = np.array(_read_distances(summary, state, "all"))
+            changes = ["" if state[1] == "before" else f" ({change:+.0%})" for change in values / before - 1]
             axis.set_xlabel(f"centroids {values[0]:.2f} apart{changes[0]}\nMMD {values[1]:.4f}{changes[1]}", fontsize=7)
         axes[0].set_ylabel(f"UMAP seed {umap_seed}")
     for axis in grid[1:].flat:
         axis.set_title("")
-    fig.legend(handles=_legend_patches(), loc="outside lower center", ncols=3, handletextpad=0.2)
-    return save(fig, path)
+    return _save_with_legend(fig, path)
 
 
 def _draw_states(axes: Sequence[Axes], folder: Path) -> dict[str, float]:
@@ -101,7 +96,7 @@ def _draw_states(axes: Sequence[Axes], folder: Path) -> dict[str, float]:
         white = [withStroke(linewidth=3, foreground="white")]
         axis.plot(centroids["x"], centroids["y"], color="black", zorder=3, path_effects=white)
         for domain, (x, y) in centroids.iterrows():
-            axis.plot(x, y, zorder=4, **_style_centroid(domain))
+            axis.plot(x, y, zorder=4, **CENTROIDS[domain])
         axis.margins(0.04)
         axis.set(title=title, xticks=[], yticks=[])
         axis.spines[:].set_visible(True)
@@ -114,7 +109,7 @@ def _read_distances(summary: Mapping[str, float], state: tuple[str, str], patche
     return summary[f"{key}/umap_centroid_distance"], summary[f"{key}/umap_mmd_rbf"]
 
 
-def _legend_patches() -> list[Line2D]:
+def _save_with_legend(fig: Figure, path: Path, pdf: bool = False) -> Path:
     """Two entries for each column of the legend, which fills column by column: a row for each domain."""
     handles = [
         Line2D([], [], linestyle="", marker="o", markeredgewidth=0, color=colour, label=f"{domain}, {patches}",
@@ -122,12 +117,9 @@ def _legend_patches() -> list[Line2D]:
         for patches, look in reversed(PATCHES.items())
         for domain, colour in COLOURS.items()
     ]  # fmt: skip
-    return handles + [Line2D([], [], linestyle="", label=f"{d}, centroid", **_style_centroid(d)) for d in COLOURS]
-
-
-def _style_centroid(domain: str) -> dict[str, Any]:
-    marker = {"marker": MARKERS[domain], "markersize": 6.5, "color": COLOURS[domain]}
-    return {**marker, "markeredgecolor": "black", "markeredgewidth": 0.9}
+    handles += [Line2D([], [], linestyle="", label=f"{d}, centroid", **style) for d, style in CENTROIDS.items()]
+    fig.legend(handles=handles, loc="outside lower center", ncols=3, handletextpad=0.2)
+    return save(fig, path, pdf)
 
 
 def draw_grounding(content: Mapping[str, Any], path: Path) -> Path:
@@ -139,27 +131,27 @@ def draw_grounding(content: Mapping[str, Any], path: Path) -> Path:
     """
     use_style()
     if not content["rows"]:
-        fig = plt.figure(figsize=(7.6, 0.6))
-        fig.text(0.5, 0.5, "The pictures have no boxes of their objects.", ha="center", va="center")
-        return save(fig, path, pdf=True)
+        return save_note("The pictures have no boxes of their objects.", path, (7.6, 0.6), pdf=True)
     rows, differences = (_name_lines(pd.DataFrame(content[part])) for part in ("rows", "differences"))
     differences = differences[differences["against"] == BASE].assign(value=differences["difference"])
     lines, below = (list(part["line"].unique()) for part in (rows, differences))
     heights = [0.6 + 0.36 * len(lines), 0.6 + 0.36 * len(below)]
     fig, axes = plt.subplots(2, 2, figsize=(7.6, sum(heights) + 0.5), sharey="row", sharex="row", height_ratios=heights)
     for (above, under), (measure, title) in zip(axes.T, GROUNDING.items(), strict=True):
-        draw_intervals(above, rows[rows["measure"] == measure].assign(excludes_zero=True), lines, SOURCE_COLOURS)
+        measured = rows[rows["measure"] == measure].assign(excludes_zero=True)
+        draw_intervals(above, measured, lines, SOURCE_COLOURS, zero=False)
         for name, (marker, grey) in BESIDE.items():
             chosen = rows[(rows["measure"] == f"{measure}_{name}") & rows["value"].notna()]
             y = [lines.index(r.line) + (0.2 if r.series == "reference" else -0.2) for r in chosen.itertuples()]
             above.plot(chosen["value"], y, marker, color=grey, markersize=5 if marker == "|" else 3.5)
         above.set(title=title, xlabel="per cent", xlim=(0, 100))
-        under.axvline(0, color="black", linewidth=0.8, zorder=0)
         draw_intervals(under, differences[differences["measure"] == measure], below, SOURCE_COLOURS)
         under.set_xlabel(f"points more than {paper.label(BASE)}")
     handles = [Line2D([], [], color=c, marker="o", label=SOURCES[s]) for s, c in SOURCE_COLOURS.items()]
-    names = {"chance": "chance", "mean_map": "mean map", "other": "other objects"}
-    handles += [Line2D([], [], linestyle="", color=g, marker=m, label=names[name]) for name, (m, g) in BESIDE.items()]
+    handles += [
+        Line2D([], [], linestyle="", color=grey, marker=marker, label=BESIDE_NAMES["share"][name])
+        for name, (marker, grey) in BESIDE.items()
+    ]
     fig.legend(handles=handles, loc="outside lower center", ncols=5)
     return save(fig, path, pdf=True)
 

@@ -14,14 +14,19 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from bncap.pipeline.artifacts import read_json, require
-from bncap.report.style import PALETTE, save, use_style
+from bncap.report.style import PALETTE, save, save_note, use_style
 from bncap.synthesis.prompts import WINDOW
 from bncap.synthesis.shards import PROMPTS
 
-SPLITS = {"train": "train", "validation": "validation", "test": "test", "ood": "out of domain"}
-QUALITY = {"precision": PALETTE[4], "recall": PALETTE[5], "f1": PALETTE[7]}
+SPLITS = {
+    "train": ("train", PALETTE[0]), "validation": ("validation", PALETTE[1]), "test": ("test", PALETTE[2]),
+    "ood": ("out of domain", PALETTE[3]),
+}  # fmt: skip
+QUALITY = {name: (name, PALETTE[i]) for name, i in (("precision", 4), ("recall", 5), ("F1", 7))}
+"""Line -> its label and colour."""
 TOKENIZERS = {"prior": "prior (CLIP)", "decoder": "decoder (XLM-R)"}
 """What the tokenizers of ``prompts.csv`` are called; others by their own names."""
+NOT_VERIFIED = "Nothing was translated or verified:\nthe captions are in the target language."
 
 
 def draw_acceptance(folder: Path, path: Path) -> Path:
@@ -33,20 +38,19 @@ def draw_acceptance(folder: Path, path: Path) -> Path:
     threshold = read_json(require(folder) / "counts.json")["threshold"]
     rows = pd.read_csv(folder / "acceptance.csv")
     if rows.empty:
-        return _say_nothing_was_verified(path)
+        return save_note(NOT_VERIFIED, path, (3.6, 2.6))
     file = folder / "filter_quality.csv"
     quality = pd.read_csv(file).query("split == 'validation'") if file.is_file() else pd.DataFrame()
-    fig, axes = plt.subplots(1, 1 + (len(quality) > 0), figsize=(7.2 if len(quality) else 3.6, 2.6), squeeze=False)
-    for split, colour in zip(SPLITS, PALETTE, strict=False):
-        if len(part := rows[rows["split"] == split]):
-            axes[0, 0].plot(part["threshold"], 100 * part["accepted"], color=colour, label=SPLITS[split])
-    axes[0, 0].set(ylabel="accepted pairs (%)", title="Acceptance")
+    panels = [("accepted pairs (%)", "Acceptance", rows.pivot(index="threshold", columns="split", values="accepted"))]
     if len(quality):
-        for name, colour in QUALITY.items():
-            axes[0, 1].plot(quality["threshold"], 100 * quality[name], color=colour, label=name.replace("f1", "F1"))
-        axes[0, 1].set(ylabel="%", title="Quality of the filter, validation captions")
-    for axis in axes[0]:
-        axis.set_xlabel("threshold on the cosine (Eq. 4)")
+        quality = quality.set_index("threshold").rename(columns={"f1": "F1"})
+        panels.append(("%", "Quality of the filter, validation captions", quality))
+    fig, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels), 2.6), squeeze=False)
+    for axis, (unit, title, shares), names in zip(axes[0], panels, (SPLITS, QUALITY), strict=False):
+        for name, (label, colour) in names.items():
+            if name in shares:
+                axis.plot(100 * shares[name], color=colour, label=label)
+        axis.set(ylabel=unit, title=title, xlabel="threshold on the cosine (Eq. 4)")
         axis.grid(axis="y")
         axis.legend()
         _mark_threshold(axis, threshold)
@@ -57,17 +61,13 @@ def draw_cosines(folder: Path, path: Path) -> Path:
     """Distribution of the cosine over the training captions, faulty ones apart where known; returns the PNG."""
     use_style()
     threshold = read_json(require(folder) / "counts.json")["threshold"]
-    columns = ["caption_id", "similarity"]
-    shards = [pd.read_csv(shard, usecols=columns) for shard in sorted((folder / "shards").glob("*.csv"))]
-    captions = pd.concat(shards).dropna(subset=["similarity"])
+    shards = [pd.read_csv(shard) for shard in sorted((folder / "shards").glob("*.csv"))]
+    captions = pd.concat(shards, ignore_index=True).dropna(subset=["similarity"]).assign(captions="all")
     if captions.empty:
-        return _say_nothing_was_verified(path)
-    file = folder / "faults.csv"
-    kind: str | np.ndarray = "all"
-    if file.is_file():
+        return save_note(NOT_VERIFIED, path, (3.6, 2.6))
+    if (file := folder / "faults.csv").is_file():
         faulty = captions["caption_id"].isin(pd.read_csv(file).query("split == 'train'")["caption_id"])
-        kind = np.where(faulty, "faulty", "faultless")
-    captions = captions.assign(captions=kind).reset_index(drop=True)
+        captions["captions"] = np.where(faulty, "faulty", "faultless")
     fig, axis = plt.subplots(figsize=(3.6, 2.6))
     order = [name for name in ("faultless", "faulty", "all") if (captions["captions"] == name).any()]
     sns.histplot(
@@ -85,10 +85,8 @@ def draw_cosines(folder: Path, path: Path) -> Path:
 def draw_prompts(images: Path, language: str, path: Path) -> Path:
     """Left, the prompts' lengths before cutting, against what is read; right, the words of ``language`` that are left.
 
-    Args:
-        images: the finished step folder with ``prompts.csv``, see :func:`bncap.synthesis.prompts.fit_prompt`.
-        language: English name of the target language.
-        path: the PNG to write, which is returned.
+    images: the finished step folder with ``prompts.csv`` (:func:`bncap.synthesis.prompts.fit_prompt`); language: the
+    target language's English name.  Returns the PNG.
     """
     table = pd.read_csv(require(images) / PROMPTS)
     use_style()
@@ -127,10 +125,3 @@ def _mark_threshold(axis: Axes, threshold: float, height: float = 0.03) -> None:
     if left < threshold < right:
         axis.axvline(threshold, color="0.4", linewidth=0.8, linestyle=":")
         axis.text(threshold, height, f" {threshold:.2f}", transform=axis.get_xaxis_transform(), color="0.4", fontsize=7)
-
-
-def _say_nothing_was_verified(path: Path) -> Path:
-    fig = plt.figure(figsize=(3.6, 2.6))
-    text = "Nothing was translated or verified:\nthe captions are in the target language."
-    fig.text(0.5, 0.5, text, ha="center", va="center")
-    return save(fig, path)

@@ -15,6 +15,7 @@ from matplotlib.colors import LogNorm
 from bncap.config import BASE, BASELINES, MAIN
 from bncap.experiments import paper
 from bncap.experiments.error_analysis import NOTHING
+from bncap.experiments.estimates import select
 from bncap.experiments.runs import TRAINING
 from bncap.pipeline.artifacts import require
 from bncap.pipeline.paths import step_dir
@@ -24,16 +25,11 @@ from bncap.settings import Config
 
 Records = Sequence[Mapping[str, Any]]
 
-SMOOTHING = 0.06
-"""Width of the moving average as a share of the steps."""
-CURVES = {
-    "total": "Total loss (Eq. 6)",
-    "ce": "Cross-entropy (Eq. 7)",
-    "validation": "Cross-entropy, held-out captions",
-}
-TERMS = {"pal": "PAL", "infonce": "InfoNCE", "ot": "OT"}
-GAP = "relevant/mmd_rbf"
-WAYS = {"logged": PALETTE[1], "default": PALETTE[0], "gap": PALETTE[2]}
+WAYS = {
+    "logged": ("read as in its training", PALETTE[1]), "default": ("same weights, read as the default", PALETTE[0]),
+    "gap": ("gap: MMD, text-relevant", PALETTE[2]),
+}  # fmt: skip
+"""What a loss of a reading is measured with -> its label and colour."""
 KINDS = 24
 """So many kinds of objects are shown at most, the most frequent ones: COCO has 80."""
 ERROR_PANELS = (
@@ -55,50 +51,68 @@ def draw_scores(frame: pd.DataFrame, path: Path, metrics: Sequence[str] = ("B4",
     shown = [metric for metric in metrics if metric in frame]
     labels = frame.apply(tables.variant_of, axis=1).map(paper.label)
     fig, axes = plt.subplots(1, len(shown), figsize=(7.6, 0.7 + 0.28 * labels.nunique()), squeeze=False, sharey=True)
+    bar = {"color": "black", "linestyle": "none", "marker": "|", "markersize": 13, "markeredgewidth": 1.4}
     for axis, metric, colour in zip(axes[0], shown, PALETTE, strict=False):
         sns.stripplot(x=frame[metric], y=labels, ax=axis, color=colour, alpha=0.75, jitter=False, size=4)
-        sns.pointplot(
-            x=frame[metric], y=labels, ax=axis, color="black", errorbar=None, linestyle="none", marker="|",
-            markersize=13, markeredgewidth=1.4,
-        )  # fmt: skip
-        axis.set(xlabel=f"{paper.NAMES.get(metric, metric)} (0–100)", ylabel="")
+        sns.pointplot(x=frame[metric], y=labels, ax=axis, errorbar=None, **bar)
+        axis.set(xlabel=f"{_name(metric)} (0–100)", ylabel="")
         axis.grid(axis="y")
         axis.tick_params(axis="y", length=0)
     return save(fig, path)
 
 
-def draw_differences(
-    records: Records, path: Path, metrics: Sequence[str] = ("B4", "METEOR"), pdf: bool = False
-) -> Path:
-    """Forest plot of each variant's differences from one other: a panel a metric, a colour a split.
+def draw_differences(records: Records, path: Path, metrics: Sequence[str] = ("B4", "METEOR")) -> Path:
+    """Forest plot of each variant's differences from one other: a panel a metric, a colour a split; returns the PNG.
 
     ``records`` are such as :func:`bncap.experiments.comparisons.compare_with_base` gives; the lines have their order,
-    and baselines stand below, on a scale of their own.  A dot is filled where the 95 % interval leaves out 0.  Returns
-    the PNG.
+    and baselines stand below, on a scale of their own.  A dot is filled where the 95 % interval leaves out 0.
     """
-    use_style()
-    frame = pd.DataFrame(list(records)).rename(columns={"difference": "value", "split": "series"})
+    frame = _read_records(records)
     frame["line"] = frame["variant"].map(paper.label)
-    frame["baseline"] = frame["variant"].isin(list(BASELINES))
-    groups = [list(part["line"].unique()) for _, part in frame.groupby("baseline")]
+    groups = [list(part["line"].unique()) for _, part in frame.groupby(frame["variant"].isin(list(BASELINES)))]
+    return _draw_forest(frame, groups, metrics, f"difference from {paper.label(records[0]['against'])}", path)
+
+
+def draw_readings(content: Mapping[str, Any], path: Path, metrics: Sequence[str] = ("B4", "noun_precision")) -> Path:
+    """``readings.png``: differences of scores that each reading makes, a panel a metric, a colour a split.
+
+    ``content`` comes from :func:`bncap.experiments.readings.summarise_readings`.  Metrics that were not measured are
+    left out.
+    """
+    frame = _read_records(content["scores"])
+    shown = [metric for metric in metrics if frame.loc[frame["metric"] == metric, "value"].notna().any()]
+    return _draw_forest(frame, [_order_readings(content)], shown, "difference (0–100)", path)
+
+
+def _draw_forest(
+    frame: pd.DataFrame, groups: Sequence[Sequence[str]], metrics: Sequence[str], xlabel: str, path: Path
+) -> Path:
+    """A column of panels a metric, a row a group of lines."""
+    use_style()
     colours = {split: colour for split, colour in SPLIT_COLOURS.items() if split in set(frame["series"])}
-    fig, axes = plt.subplots(
-        len(groups), len(metrics), figsize=(7.6, 1.0 + 0.36 * sum(map(len, groups))), squeeze=False, sharey="row",
-        height_ratios=list(map(len, groups)),
-    )  # fmt: skip
+    heights = [len(lines) for lines in groups]
+    size = 7.6, 1.0 + 0.36 * sum(heights)
+    shape = len(groups), len(metrics)
+    fig, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharey="row", height_ratios=heights)
     for row, lines in zip(axes, groups, strict=True):
         for axis, metric in zip(row, metrics, strict=True):
             chosen = frame[(frame["metric"] == metric) & frame["line"].isin(lines)]
-            axis.axvline(0, color="black", linewidth=0.8, zorder=0)
             draw_intervals(axis, chosen, lines, colours, numbers=True)
-    for axis, metric in zip(axes[0], metrics, strict=True):
-        axis.set_title(paper.NAMES.get(metric, metric), loc="left", fontweight="bold")
-    for axis in axes[-1]:
-        axis.set_xlabel(
-            f"difference from {paper.label(records[0]['against'])}\nfilled: 0 lies outside the 95 % interval"
-        )
+    for above, below, metric in zip(axes[0], axes[-1], metrics, strict=True):
+        above.set_title(_name(metric), loc="left", fontweight="bold")
+        below.set_xlabel(f"{xlabel}\nfilled: 0 lies outside the 95 % interval")
     add_legend(fig, colours, paper.SPLITS)
-    return save(fig, path, pdf)
+    return save(fig, path)
+
+
+def _read_records(records: Records) -> pd.DataFrame:
+    """Differences as :func:`draw_intervals` reads them, the lines those of the readings."""
+    frame = pd.DataFrame(list(records)).rename(columns={"difference": "value", "split": "series"})
+    return frame.assign(line=[_name_reading(r["variant"], r["against"]) for r in records])
+
+
+def _name(metric: str) -> str:
+    return paper.NAMES.get(metric, metric)
 
 
 def draw_convergence(config: Config, seeds: Sequence[int], path: Path, variants: Sequence[str] = (BASE, MAIN)) -> Path:
@@ -109,49 +123,25 @@ def draw_convergence(config: Config, seeds: Sequence[int], path: Path, variants:
     """
     use_style()
     fig, axes = plt.subplots(1, 3, figsize=(7.6, 2.6))
-    for variant, colour in zip(variants, (PALETTE[1], PALETTE[0], *PALETTE[2:]), strict=False):
-        runs = {seed: require(step_dir(config.profile, TRAINING, f"{variant}.weights", seed)) for seed in seeds}
-        steps, epochs = (
-            pd.concat([pd.read_csv(folder / file).assign(seed=seed) for seed, folder in runs.items()])
-            for file in ("steps.csv", "validation.csv")
-        )
-        curves = {"total": ("step", "total", steps), "ce": ("step", "ce", steps), "validation": ("epoch", "ce", epochs)}
-        for axis, (x, y, frame) in zip(axes, curves.values(), strict=True):
-            by_seed = frame.pivot(index=x, columns="seed", values=y)
+    panels = [
+        ("steps.csv", "step", "total", "Total loss (Eq. 6)", "nats and weighted terms"),
+        ("steps.csv", "step", "ce", "Cross-entropy (Eq. 7)", "nats a token"),
+        ("validation.csv", "epoch", "ce", "Cross-entropy, held-out captions", "nats a token"),
+    ]
+    for axis, (file, x, y, title, unit) in zip(axes, panels, strict=True):
+        for variant, colour in zip(variants, (PALETTE[1], PALETTE[0], *PALETTE[2:]), strict=False):
+            runs = {seed: require(step_dir(config.profile, TRAINING, f"{variant}.weights", seed)) for seed in seeds}
+            by_seed = pd.DataFrame({seed: pd.read_csv(run / file, index_col=x)[y] for seed, run in runs.items()})
             axis.plot(by_seed, color=colour, linewidth=0.4, alpha=0.35)
-            # a mean over as many steps on either side, over fewer at the ends
-            width = 1 + 2 * round(SMOOTHING * len(by_seed) / 2)
-            mean = by_seed.mean(axis=1).rolling(width, center=True, min_periods=1).mean()
+            # a mean over 3 % of the steps on either side, over fewer at the ends
+            mean = by_seed.mean(axis=1).rolling(1 + 2 * round(0.03 * len(by_seed)), center=True, min_periods=1).mean()
             axis.plot(mean, "o-" if x == "epoch" else "-", color=colour, label=paper.label(variant))
-            axis.set_xlabel("accumulation step" if x == "step" else "epoch")
-    for axis, title, unit in zip(
-        axes, CURVES.values(), ("nats and weighted terms", *["nats a token"] * 2), strict=True
-    ):
         axis.set(title=title, ylabel=unit, ylim=(0, 1.05 * axis.get_ylim()[1]))
+        axis.set_xlabel("accumulation step" if x == "step" else "epoch")
         axis.grid(axis="y")
         axis.xaxis.get_major_locator().set_params(integer=True)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(variants))
     return save(fig, path, pdf=True)
-
-
-def draw_readings(content: Mapping[str, Any], path: Path, metrics: Sequence[str] = ("B4", "noun_precision")) -> Path:
-    """``readings.png``: differences of scores that each reading makes, a panel a metric, a colour a split.
-
-    ``content`` comes from :func:`bncap.experiments.readings.summarise_readings`.  Metrics that were not measured are
-    left out.
-    """
-    use_style()
-    frame = pd.DataFrame(content["scores"]).rename(columns={"difference": "value", "split": "series"})
-    frame["line"] = [_name_line(r["variant"], r["against"]) for r in content["scores"]]
-    shown = [metric for metric in metrics if frame.loc[frame["metric"] == metric, "value"].notna().any()]
-    lines = _order_readings(content)
-    fig, axes = plt.subplots(1, len(shown), figsize=(7.6, 0.9 + 0.34 * len(lines)), sharey=True, squeeze=False)
-    for axis, metric in zip(axes[0], shown, strict=True):
-        axis.axvline(0, color="black", linewidth=0.8, zorder=0)
-        draw_intervals(axis, frame[frame["metric"] == metric], lines, SPLIT_COLOURS, numbers=True)
-        axis.set_xlabel(f"{paper.NAMES.get(metric, metric)}, difference (0–100)")
-    add_legend(fig, SPLIT_COLOURS, paper.SPLITS)
-    return save(fig, path)
 
 
 def draw_reading_losses(content: Mapping[str, Any], path: Path) -> Path:
@@ -160,34 +150,28 @@ def draw_reading_losses(content: Mapping[str, Any], path: Path) -> Path:
     Shaded are the readings that ``content`` flags: their own loss ends lower and the gap larger than the default's.
     """
     use_style()
-    frame = pd.DataFrame(content["measures"])
-    frame["line"] = [_name_line(r["variant"], r["against"]) for r in content["measures"]]
+    frame = _read_records(content["measures"])
     lines = [line for line in _order_readings(content) if line in set(frame["line"])]
-    frame["value"] = 100 * frame["difference"] / frame["second"]
-    for end in ("low", "high"):
-        frame[end] = (100 * frame[end].astype(float) / frame["second"]).fillna(frame["value"])
-    fig, axes = plt.subplots(1, len(TERMS) + 1, figsize=(7.6, 0.9 + 0.3 * len(lines)), sharey=True)
-    flagged = {_name_line(flag["variant"], flag["against"]) for flag in content["flags"]}
-    for axis, (term, name) in zip(axes, {**TERMS, GAP: "the gap"}.items(), strict=True):
-        ways = ["gap"] if term == GAP else ["logged", "default"]
-        parts = [
-            frame[frame["measure"] == (GAP if way == "gap" else f"{way}/{term}")].assign(series=way) for way in ways
-        ]
-        axis.axvline(0, color="black", linewidth=0.8, zorder=0)
-        draw_intervals(axis, pd.concat(parts), lines, {way: WAYS[way] for way in ways})
+    bounds = frame[["value", "low", "high"]].astype(float).mul(100 / frame["second"], axis=0)
+    frame[["value", "low", "high"]] = bounds.T.fillna(bounds["value"]).T
+    frame["series"], _, frame["term"] = frame["measure"].str.partition("/").values.T
+    frame.loc[frame["measure"] == "relevant/mmd_rbf", ["series", "term"]] = "gap"
+    names = {"pal": "PAL", "infonce": "InfoNCE", "ot": "OT", "gap": "the gap"}
+    fig, axes = plt.subplots(1, len(names), figsize=(7.6, 0.9 + 0.3 * len(lines)), sharey=True)
+    flagged = {_name_reading(flag["variant"], flag["against"]) for flag in content["flags"]}
+    for axis, (term, name) in zip(axes, names.items(), strict=True):
+        chosen = frame[frame["term"] == term]
+        colours = {way: colour for way, (_, colour) in WAYS.items() if (way == "gap") == (term == "gap")}
+        draw_intervals(axis, chosen, lines, colours)
         axis.set_xlabel(f"{name}, difference in %")
         for y in (y for y, line in enumerate(lines) if line in flagged):
             axis.axhspan(y - 0.5, y + 0.5, color="#FFF3D6", zorder=-2, linewidth=0)
-    labels = {
-        "logged": "read as in its training",
-        "default": "same weights, read as the default",
-        "gap": "gap: MMD, text-relevant",
-    }
-    add_legend(fig, WAYS, labels)
+    labels, colours = ({way: pair[i] for way, pair in WAYS.items()} for i in (0, 1))
+    add_legend(fig, colours, labels)
     return save(fig, path)
 
 
-def _name_line(variant: str, against: str) -> str:
+def _name_reading(variant: str, against: str) -> str:
     """A reading's label; for a row of Table 3 with captions on synthetic pictures also what it is compared with."""
     row, on_synthetic, _ = paper.label(variant).partition(", CE on")
     return f"{row}, synthetic CE\nless {paper.label(against)}" if on_synthetic else row
@@ -196,7 +180,7 @@ def _name_line(variant: str, against: str) -> str:
 def _order_readings(content: Mapping[str, Any]) -> list[str]:
     """The lines of the readings' figures from above."""
     trained = [r for r in content["readings"] if r["trained"]]
-    return list(dict.fromkeys(_name_line(r["variant"], against) for r in trained for against in r["against"]))
+    return list(dict.fromkeys(_name_reading(r["variant"], against) for r in trained for against in r["against"]))
 
 
 def draw_error_groups(content: Mapping[str, Records], path: Path, variant: str = MAIN) -> Path:
@@ -209,7 +193,6 @@ def draw_error_groups(content: Mapping[str, Records], path: Path, variant: str =
     frame = pd.DataFrame(content["rows"])
     frame = frame[(frame["variant"] == variant) & frame["value"].notna()]
     frame = frame.assign(line=frame["group"].astype(str), series=frame["split"], excludes_zero=True)
-    guesses = pd.DataFrame(content["guesses"], columns=["variant", "split", "measure", "value"])
     panels = {}
     for dimension, measure, title in ERROR_PANELS:
         chosen = frame[(frame["dimension"] == dimension) & (frame["measure"] == measure)]
@@ -222,10 +205,10 @@ def draw_error_groups(content: Mapping[str, Records], path: Path, variant: str =
         height_ratios=[1.6 + len(panels[title][2]) for title in others] or [1],
     )
     for title, (measure, chosen, lines) in panels.items():
-        draw_intervals(axes[title], chosen, lines, SPLIT_COLOURS)
-        answers = guesses[(guesses["variant"] == variant) & (guesses["measure"] == measure)]
-        for guess in answers.itertuples():
-            axes[title].axvline(guess.value, color=SPLIT_COLOURS[guess.split], linewidth=0.8, linestyle="--", zorder=0)
+        draw_intervals(axes[title], chosen, lines, SPLIT_COLOURS, zero=False)
+        for guess in select(content["guesses"], variant=variant, measure=measure):
+            colour = SPLIT_COLOURS[guess["split"]]
+            axes[title].axvline(guess["value"], color=colour, linewidth=0.8, linestyle="--", zorder=0)
         axes[title].set(xlim=(0, 102))
         axes[title].set_title(title, loc="left")
     add_legend(fig, SPLIT_COLOURS, paper.SPLITS)
@@ -274,19 +257,18 @@ def draw_filter(content: Mapping[str, Records], path: Path) -> Path:
     pairs = pd.DataFrame(content["pairs"])
     thresholds = [f"τ = {threshold:g}" for threshold in pairs["threshold"]]
     fig, axes = plt.subplots(1, 3, figsize=(7.6, 2.6), sharey=True)
+    title = "Pairs accepted (%)"
     if pairs["faulty_pairs"].notna().all():
+        title = "Faulty translations (%)"
         axes[0].plot(pairs["faulty_accepted"], thresholds, "o:", color="black", label="of the accepted")
         axes[0].plot(pairs["faulty_pairs"], thresholds, "o-", color="black", label="of those trained on")
-        axes[0].set(title="Faulty translations (%)")
         axes[0].legend()
     else:
         axes[0].plot(100 * pairs["accepted"] / pairs["candidates"], thresholds, "o-", color="black")
-        axes[0].set(title="Pairs accepted (%)")
-    axes[0].set(xlim=(0, None), ylabel="threshold on the cosine (Eq. 4)")
-    frame = pd.DataFrame(content["differences"]).rename(columns={"difference": "value", "split": "series"})
+    axes[0].set(title=title, xlim=(0, None), ylabel="threshold on the cosine (Eq. 4)")
+    frame = _read_records(content["differences"])
     frame["line"] = frame["variant"].map(dict(zip(pairs["filter"], thresholds, strict=True)))
     for axis, metric in zip(axes[1:], ("B4", "noun_precision"), strict=True):
-        axis.axvline(0, color="black", linewidth=0.8, zorder=0)
         draw_intervals(axis, frame[frame["metric"] == metric], thresholds, SPLIT_COLOURS)
         axis.set_title(f"{paper.NAMES[metric]} less that of {thresholds[0]}")
     add_legend(fig, SPLIT_COLOURS, paper.SPLITS)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pkgutil
+import re
+import sys
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,10 +49,7 @@ STYLE = {
 
 
 def use_style() -> None:
-    """Make every figure from here on follow :data:`STYLE`; matplotlib shapes Bengali letters itself.
-
-    A letter that no installed font has is drawn as a box, and matplotlib warns.
-    """
+    """Make every figure from here on follow :data:`STYLE`; matplotlib shapes Bengali letters itself."""
     for module in pkgutil.iter_modules():
         if module.name.startswith("fontpkg_") and (spec := find_spec(module.name)):
             for folder in spec.submodule_search_locations or ():
@@ -66,18 +66,34 @@ def save(fig: Figure, path: Path, pdf: bool = False) -> Path:
     """Write ``fig`` as ``<path>.png`` at 200 dpi, and as ``.pdf`` beside it if asked; close it; return the PNG's path.
 
     ``path`` may end in ``.png`` or have no suffix.  No date and no version goes into the files, so the same data give
-    the same bytes.  Folders are created.
+    the same bytes.  Letters that no font has are drawn as boxes; one line on stderr names their script and the remedy.
     """
     png = path if path.suffix == ".png" else path.with_name(path.name + ".png")
     # matplotlib gives a figure without a layout the default one after writing, which would spoil the second file
-    with plt.rc_context({"figure.constrained_layout.use": False}):
+    with plt.rc_context({"figure.constrained_layout.use": False}), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         with atomic(png) as temporary:
             fig.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
         if pdf:
             with atomic(png.with_suffix(".pdf")) as temporary:
                 fig.savefig(temporary, format="pdf", dpi=DPI, metadata={"CreationDate": None, "Producer": None})
     plt.close(fig)
+    scripts = set(re.findall(r"Glyph \d+ \(\\N\{(\w+)", "\n".join(str(warning.message) for warning in caught)))
+    if scripts:
+        names = ", ".join(sorted(script.capitalize() for script in scripts))
+        print(
+            f"{png.name}: no installed font has letters of {names}, drawn as boxes; install Noto Sans for them, such "
+            f"as: pip install fontpkg-noto-sans-{min(scripts).lower()}",
+            file=sys.stderr,
+        )
     return png
+
+
+def save_note(text: str, path: Path, size: tuple[float, float], pdf: bool = False) -> Path:
+    """:func:`save` a figure of ``size`` in inches that says ``text``, in place of one that has nothing to show."""
+    fig = plt.figure(figsize=size)
+    fig.text(0.5, 0.5, text, ha="center", va="center")
+    return save(fig, path, pdf)
 
 
 def wrap(text: str, width: int) -> str:
@@ -93,9 +109,7 @@ def image_grid(
     Returns the PNG's path.  Raises ValueError if the two lists differ in length or are empty.
     """
     if not images or len(images) != len(captions):
-        raise ValueError(
-            f"a contact sheet needs a caption for each image: {len(images)} images, {len(captions)} captions"
-        )
+        raise ValueError(f"{len(images)} images, {len(captions)} captions: a contact sheet needs as many of both")
     texts = [wrap(caption, round(inches * 18)) for caption in captions]
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
@@ -125,17 +139,19 @@ def side_by_side(*images: Image.Image, gap: int = 4) -> Image.Image:
 
 
 def draw_intervals(
-    axis: Axes, estimates: pd.DataFrame, lines: Sequence[str], colours: Mapping[str, str], *, numbers: bool = False
-) -> None:
+    axis: Axes, estimates: pd.DataFrame, lines: Sequence[str], colours: Mapping[str, str], *,
+    zero: bool = True, numbers: bool = False,
+) -> None:  # fmt: skip
     """A dot with its interval for each row of ``estimates``, filled where the interval leaves out 0.
 
     estimates: columns ``line`` (one of ``lines``, from above), ``series`` (a key of ``colours``; the series of a line
     stand below each other), ``value``, ``low``, ``high`` and ``excludes_zero``.  Rows without a value are left out.
-    numbers: write each value in a column to the right of the panel.
+    zero: draw a line at 0.  numbers: write each value in a column to the right of the panel.
     """
-    offsets = dict(
-        zip(colours, 0.4 * (np.arange(len(colours)) - (len(colours) - 1) / 2) / max(1, len(colours) - 1), strict=True)
-    )
+    if zero:
+        axis.axvline(0, color="black", linewidth=0.8, zorder=0)
+    steps = np.linspace(-0.2, 0.2, len(colours)) if len(colours) > 1 else [0.0]
+    offsets = dict(zip(colours, steps, strict=True))
     for r in estimates.dropna(subset=["value"]).itertuples():
         y, colour = lines.index(r.line) + offsets[r.series], colours[r.series]
         axis.plot([r.low, r.high], [y, y], color=colour)
