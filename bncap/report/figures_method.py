@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,25 +18,17 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from bncap.encoders.features import open_picture
+from bncap.pipeline import paths
 from bncap.pipeline.artifacts import read_json, require
 from bncap.report.attention import describe_samples, show_attention, show_picture
 from bncap.report.style import PALETTE, image_grid, save, use_style, wrap
 
 WORDS_PER_ROW = 10
 WIDTH, HEIGHT = 9.9, 4.65
-"""Of Fig. 2 in inches; every place in it is in inches from the lower left corner."""
-DATA, FROZEN, TRAINED, LOSS = "#EEEEEE", "#D6E9F5", "#FBE3C8", "#D5EFE3"
+"""Of Fig. 2 in inches."""
+PIPELINE = tomllib.loads((paths.PACKAGE / "report" / "pipeline.toml").read_text("utf-8"))
+COLOURS = {"data": "#EEEEEE", "frozen": "#D6E9F5", "trained": "#FBE3C8", "loss": "#D5EFE3"}
 GREY = "0.35"
-REAL, SYNTHETIC = 3.85, 1.05
-"""Height of the two pictures' rows in Fig. 2."""
-LOSSES = {
-    3.85: "cross-entropy\n(Eq. 7), real x only",
-    2.3: "PAL: $1-\\cos(r,\\tilde{r})$\n(Eq. 10)",
-    1.5: "InfoNCE over $r,\\tilde{r}$\n(Eq. 11)",
-    0.7: "OT: $\\langle P^*, C\\rangle$, masses w\n(Eqs. 12, 13)",
-}
-TOTAL = "$L=L_{CE}+\\lambda L_{PAL}$\n$+\\,\\alpha L_{InfoNCE}+\\beta L_{OT}$\n(Eq. 6)"
-POOLED = "pool by w (Eq. 9)\n$r=\\Sigma_s w_s E_s(x)$\n$\\tilde{r}=\\Sigma_s w_s E_s(\\tilde{x})$"
 LINES = ("-", "--", ":", "-.")  # beside the colours, so that curves that coincide can both be seen
 
 Box = tuple[float, float, float, float]  # left, bottom, width, height
@@ -56,7 +49,8 @@ def draw_patches(samples: Path, path: Path) -> Path:
     fig = plt.figure(figsize=(7.6, 4.4 + 1.25 * rows), layout="constrained")
     encoder, attention, decoder = fig.subfigures(3, 1, height_ratios=(2.0, 2.0, 0.4 + 1.25 * rows))
 
-    _set_title(encoder, "(a) The maps of the frozen encoder, stage by stage")
+    left: dict[str, Any] = {"x": 0.01, "ha": "left", "fontsize": 9}
+    encoder.suptitle("(a) The maps of the frozen encoder, stage by stage", **left)
     axes = encoder.subplots(1, 1 + len(stages))
     show_picture(axes[0], image, f"picture\n{image.width} × {image.height} px")
     for axis, stage in zip(axes[1:], stages, strict=True):
@@ -64,14 +58,14 @@ def draw_patches(samples: Path, path: Path) -> Path:
         show_picture(axis, colours[stage["name"]], f"{stage['name']}\n{size}")
 
     parts = attention.subfigures(1, 2, width_ratios=(2, 3))
-    _set_title(parts[0], "(b) Window and grid attention on a late map")
+    parts[0].suptitle("(b) Window and grid attention on a late map", **left)
     late = [stage for stage in stages if stage["window"] and stage["side"] > stage["window"]]
     for axis, kind in zip(parts[0].subplots(1, 2), ("window", "grid"), strict=True):
         axis.axis("off")
         if late:
             _mark_partition(axis, colours[late[-1]["name"]], late[-1], kind)
 
-    _set_title(parts[1], "(c) The patches, and those that the words weigh")
+    parts[1].suptitle("(c) The patches, and those that the words weigh", **left)
     axes = parts[1].subplots(1, 3)
     w = np.asarray(sample["weights"])
     side = round(len(w) ** 0.5)
@@ -84,17 +78,13 @@ def draw_patches(samples: Path, path: Path) -> Path:
     show_picture(axes[2], image, f"w: {(w > 0).sum()} of {w.size} kept")
     _fade_dropped(axes[2], (0, 0, 1, 1), sample["weights"])
 
-    _set_title(decoder, f"(d) The decoder's cross-attention, word by word\n{wrap(sample['caption'], 100)}")
+    decoder.suptitle(f"(d) The decoder's cross-attention, word by word\n{wrap(sample['caption'], 100)}", **left)
     axes = decoder.subplots(rows, WORDS_PER_ROW, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, word in zip(axes.flat, sample["words"], strict=False):
         show_attention(axis, image, word["weights"], word["word"])
     return save(fig, path, pdf=True)
-
-
-def _set_title(part: Figure, title: str) -> None:
-    part.suptitle(title, x=0.01, ha="left", fontsize=9)
 
 
 def _mark_partition(axis: Axes, colours: np.ndarray, stage: Mapping[str, Any], kind: str) -> None:
@@ -129,69 +119,51 @@ def draw_pipeline(samples: Path, path: Path, language: str = "Bengali") -> Path:
     """
     use_style()
     triplet = read_json(require(samples) / "samples.json")["triplet"]
-    real, synthetic = (open_picture(samples / triplet[name]) for name in ("real", "synthetic"))
-    with np.load(samples / "stages.npz") as maps:
-        features = maps["real"], maps["synthetic"]
     fig = plt.figure(figsize=(WIDTH, HEIGHT), layout="none")
-    axis = fig.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(0, HEIGHT))
+    axis = fig.add_axes((0, 0, 1, 1))
     axis.axis("off")
-
-    translated, drawn = triplet["similarity"] is not None, bool(triplet["prompt"])
-    _add_box(axis, (0.12, 2.05, 2.2, 0.8), wrap(triplet["target"], 32), DATA, title=f"{language} caption y")
-    if translated:
-        _add_box(axis, (0.12, REAL - 0.45, 2.2, 0.9), wrap(triplet["en"], 28), DATA, title="English caption")
-        _add_arrow(axis, (0.47, REAL - 0.45), (0.47, 3.07))
+    made = {"always": True, "translated": triplet["similarity"] is not None, "drawn": bool(triplet["prompt"])}
+    values = {"{target}": wrap(triplet["target"], 32), "{language}": f"{language} caption y"}
+    values["{prompt}"] = wrap(triplet["prompt"] or "", 36)
+    if made["translated"]:
+        values["{english}"] = wrap(triplet["en"], 28)
         cosine = f"{triplet['similarity']:.2f} ≥ {triplet['threshold']:.2f}".replace("-", "−")
-        _add_text(axis, 0.59, 3.24, f"translate, verify (Eq. 4)\ncosine {cosine}")
-        axis.plot([2.32, 2.83], [REAL, REAL], color=GREY, linewidth=0.9, linestyle=":")
-    if drawn:
-        _add_box(axis, (0.12, SYNTHETIC - 0.62, 2.2, 1.05), wrap(triplet["prompt"], 36), DATA, "prompt (Eq. 5)", 7)
-        _add_arrow(axis, (0.47, 2.05), (0.47, SYNTHETIC + 0.65))
-        _add_text(axis, 0.59, 1.88, "join the two captions")
-        _add_arrow(axis, (2.32, SYNTHETIC), (2.83, SYNTHETIC), "draw")
+        values["{cosine}"] = f"translate, verify (Eq. 4)\ncosine {cosine}"
+        axis.plot([2.32, 2.83], [3.85, 3.85], color=GREY, linewidth=0.9, linestyle=":")
 
-    rows = (REAL, real, features[0], "real x", "F(x)"), (SYNTHETIC, synthetic, features[1], "synthetic x̃", "F(x̃)")
-    for row, picture, map_, x, f in rows:
-        _add_picture(axis, (2.85, row - 0.45, 0.9, 0.9), picture, x)
-        _add_picture(axis, (4.66, row - 0.33, 0.66, 0.66), map_, f)
-        for start, end in ((3.75, 3.98), (4.42, 4.64), (5.32, 5.53)):
-            _add_arrow(axis, (start, row), (end, row))
-    _add_box(axis, (4.0, 0.55, 0.42, 3.8), "frozen MaxViT encoder (Eq. 2)", FROZEN, rotation=90)
-    _add_box(axis, (5.55, 0.55, 0.42, 3.8), "bridge: linear + LayerNorm (Eq. 3)", TRAINED, rotation=90)
-
-    _add_arrow(axis, (5.97, REAL), (6.48, REAL), "E(x)")
-    _add_box(axis, (6.5, REAL - 0.45, 1.5, 0.9), "mBART-50 decoder\npredicts y word by word", TRAINED, size=7.5)
-    _add_arrow(axis, (7.25, REAL - 0.45), (7.25, 3.0))
-    _add_text(axis, 6.48, 3.2, "cross-\nattention")
-    box = (6.8, 2.08, 0.9, 0.9)
-    _add_picture(axis, box, real)
-    _fade_dropped(axis, box, triplet["weights"])
-    _add_text(axis, 6.74, 2.55, "w\n(Eq. 8)", ha="right")
-    _add_arrow(axis, (7.25, 2.06), (7.25, SYNTHETIC + 0.47))
-    _add_arrow(axis, (5.97, SYNTHETIC), (6.48, SYNTHETIC), "E(x)\nE(x̃)")
-    _add_box(axis, (6.5, SYNTHETIC - 0.45, 1.5, 0.9), POOLED, DATA)
-
-    for row, text in LOSSES.items():
-        _add_box(axis, (8.42, row - 0.28, 1.36, 0.56), text, LOSS, size=7)
-        _add_arrow(axis, (8.0, row if row == REAL else SYNTHETIC + 0.15 * (row - SYNTHETIC)), (8.4, row))
-    _add_text(axis, 9.1, 3.08, TOTAL, ha="center")
-    for i, (colour, label) in enumerate({DATA: "data", FROZEN: "frozen", TRAINED: "trained", LOSS: "loss"}.items()):
-        _add_box(axis, (4.0 + 0.95 * i, 0.1, 0.22, 0.16), "", colour)
-        _add_text(axis, 4.28 + 0.95 * i, 0.18, label)
+    weighed = (6.8, 2.08, 0.9, 0.9)
+    with np.load(samples / "stages.npz") as maps:
+        for name, y, x, f in (("real", 3.85, "real x", "F(x)"), ("synthetic", 1.05, "synthetic x̃", "F(x̃)")):
+            picture = open_picture(samples / triplet[name])
+            _add_picture(axis, (2.85, y - 0.45, 0.9, 0.9), picture, x)
+            _add_picture(axis, (4.66, y - 0.33, 0.66, 0.66), maps[name], f)
+            if name == "real":
+                _add_picture(axis, weighed, picture)
+    _fade_dropped(axis, weighed, triplet["weights"])
+    axis.set(xlim=(0, WIDTH), ylim=(0, HEIGHT))
+    shown = {kind: [e for e in elements if made[e.get("when", "always")]] for kind, elements in PIPELINE.items()}
+    for box in shown["boxes"]:
+        _add_box(axis, box, values)
+    small = {"fontsize": 7.5, "color": GREY, "va": "center"}
+    for text in shown["texts"]:
+        axis.text(*text["at"], values.get(text["text"], text["text"]), ha=text.get("ha", "left"), **small)
+    style = {"arrowstyle": "-|>", "color": GREY, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 8}
+    for arrow in shown["arrows"]:
+        axis.annotate("", arrow["end"], arrow["start"], arrowprops=style)
+        x, y = np.mean([arrow["start"], arrow["end"]], axis=0)
+        axis.text(x, y + 0.06, arrow.get("label", ""), ha="center", va="bottom", fontsize=7, color=GREY)
     return save(fig, path, pdf=True)
 
 
-def _add_box(
-    axis: Axes, box: Box, text: str, colour: str, title: str = "", size: float = 8, rotation: float = 0
-) -> None:
-    left, bottom, width, height = box
+def _add_box(axis: Axes, element: Mapping[str, Any], values: Mapping[str, str]) -> None:
+    left, bottom, width, height = element["box"]
     style = "round,pad=0,rounding_size=0.06"
-    axis.add_patch(
-        FancyBboxPatch((left, bottom), width, height, style, facecolor=colour, edgecolor=GREY, linewidth=0.6)
-    )
+    colours = {"facecolor": COLOURS[element["colour"]], "edgecolor": GREY}
+    axis.add_patch(FancyBboxPatch((left, bottom), width, height, style, linewidth=0.6, **colours))
+    text, title = (values.get(element.get(key, ""), element.get(key, "")) for key in ("text", "title"))
     axis.text(
-        left + width / 2, bottom + height / 2, text, fontsize=size, rotation=rotation, ha="center", va="center",
-        linespacing=1.35,
+        left + width / 2, bottom + height / 2, text, fontsize=element.get("size", 8), ha="center", va="center",
+        rotation=element.get("rotation", 0), linespacing=1.35,
     )  # fmt: skip
     axis.text(left + 0.02, bottom + height + 0.05, title, fontsize=7.5, fontweight="bold", va="bottom")
 
@@ -200,19 +172,7 @@ def _add_picture(axis: Axes, box: Box, image: Image.Image | np.ndarray, label: s
     left, bottom, width, height = box
     smooth = "antialiased" if isinstance(image, Image.Image) else "nearest"
     axis.imshow(image, extent=(left, left + width, bottom, bottom + height), interpolation=smooth, aspect="auto")
-    axis.set(xlim=(0, WIDTH), ylim=(0, HEIGHT))
     axis.text(left + width / 2, bottom + height + 0.05, label, ha="center", va="bottom", fontsize=8)
-
-
-def _add_text(axis: Axes, x: float, y: float, text: str, ha: str = "left") -> None:
-    axis.text(x, y, text, fontsize=7.5, color=GREY, ha=ha, va="center")
-
-
-def _add_arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float], label: str = "") -> None:
-    style = {"arrowstyle": "-|>", "color": GREY, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 8}
-    axis.annotate("", end, start, arrowprops=style)
-    x, y = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
-    axis.text(x, y + 0.06, label, ha="center", va="bottom", fontsize=7, color=GREY)
 
 
 def draw_captions(samples: Path, path: Path) -> Path:
