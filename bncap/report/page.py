@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +47,6 @@ FIGURES = {
 """Figure -> the notebook that draws it; captions.toml has its caption."""
 
 
-@dataclass(frozen=True)
-class Section:
-    """A heading, at most one sentence, and below it tables, figures (by name) or ready HTML (``viewer``)."""
-
-    id: str
-    title: str
-    parts: Sequence[FormattedTable | str]
-    sentence: str = ""
-    viewer: str = ""
-
-
 def write_report(config: Config, first_seed: int) -> Path:
     """Write ``figures/<profile>/report.html``, which needs no other file; returns its path.
 
@@ -83,19 +71,17 @@ def write_report(config: Config, first_seed: int) -> Path:
         degenerate=[
             f"{paper.label(r['variant'])} ({paper.SPLITS[r['split']]})" for r in results["diversity"] if r["degenerate"]
         ],
-        headline=summaries.headline(results),
-        claims=summaries.claims(results["claims"]),
         verdicts=verdicts,
         by_chance=f"{(1 - stats.LEVEL) * len(results['claims']):.1f}",
         not_tested=NOT_TESTED,
-        sections=build_sections(config, first_seed, results, run["Commit"]),
+        tables=_build_tables(config, results),
         figures={
-            name: {
-                "caption": summaries.CAPTIONS["figures"][name],
-                "png": _encode(_require_figure(config, f"{name}.png", FIGURES[name])),
-            }
-            for name in list_figures(results)
+            name: _encode(_require_figure(config, f"{name}.png", FIGURES[name])) for name in list_figures(results)
         },
+        captions=summaries.CAPTIONS["figures"],
+        viewer=attention.render_samples(paths.step_dir(config.profile, "04_training", "samples", first_seed)),
+        readings=results["readings"],
+        errors=results["error_analysis"],
         run=run,
         signatures=sorted({record["signature"] for record in results["results"]}),
     )
@@ -115,38 +101,21 @@ def read_results(config: Config, first_seed: int) -> dict[str, Any]:
     return results
 
 
-def build_sections(config: Config, first_seed: int, results: Mapping[str, Any], commit: str) -> list[Section]:
-    """All sections in order; those of notebooks 11 and 12 where they have been run."""
-    score_tables = [table for name in runs.TABLES for table in _read_table(config, name)]
-    encoders = [summaries.encoder_accuracy(results["encoders"])] if results["encoders"] else []
-    boxes = [summaries.grounding(results["grounding"])] if results["grounding"]["rows"] else []
-    viewer = attention.render_samples(paths.step_dir(config.profile, "04_training", "samples", first_seed))
-    gap = results["alignment"]
-    scores = ["differences", *score_tables, *encoders, "table3_ablations", "table4_sensitivity"]
-    words = "Choose a word of a caption to see the patches that it attends to."
-    patches = ["fig3_umap", summaries.alignment(gap), "umap_seeds", summaries.umap_seeds(gap)]
-    sections = [
-        Section("scores", "Scores: Tables 1 to 4", scores),
-        Section("grounding", "Grounding", ["grounding", *boxes, "attention"], words, viewer),
-        Section("alignment", "Real and synthetic patches", patches),
-        Section("training", "Training", ["fig3_convergence", summaries.training(results["convergence"])]),
-        Section("variety", "Variety of the captions", ["lengths", summaries.diversity(results["diversity"])]),
-    ]
+def _build_tables(config: Config, results: Mapping[str, Any]) -> dict[str, FormattedTable]:
+    """Every table of the report by its name."""
+    built = [table for name in runs.TABLES for table in _read_table(config, name)]
+    built += [summaries.headline(results), summaries.claims(results["claims"])]
+    built += [summaries.alignment(results["alignment"]), summaries.umap_seeds(results["alignment"])]
+    built += [summaries.training(results["convergence"]), summaries.diversity(results["diversity"])]
+    built += [summaries.encoder_accuracy(results["encoders"])] if results["encoders"] else []
+    built += [summaries.grounding(results["grounding"])] if results["grounding"]["rows"] else []
     if results["readings"]:
         content = results["readings"]["found"]
-        parts = [
-            "readings", summaries.readings(content), "readings_gap", summaries.flagged_readings(content),
-        ]  # fmt: skip
-        sections.append(Section("readings", "Other readings of the paper", parts, _date(results["readings"], commit)))
+        built += [summaries.readings(content), summaries.flagged_readings(content)]
     if results["error_analysis"]:
         content = results["error_analysis"]["found"]
-        parts = ["filter", summaries.filters(content["filter"])]
-        if content["rows"]:
-            parts += ["errors", summaries.error_groups(content), "confusion"]
-        title, sentence = "Errors and the verification threshold", _date(results["error_analysis"], commit)
-        sections.append(Section("errors", title, parts, sentence))
-    method = ["fig2_pipeline", "fig1_patches", "acceptance", "pairs", "prompts", "captions"]
-    return [*sections, Section("method", "Method and data", method)]
+        built += [summaries.filters(content["filter"])] + ([summaries.error_groups(content)] if content["rows"] else [])
+    return {table.name: table for table in built}
 
 
 def list_figures(results: Mapping[str, Any]) -> list[str]:
@@ -176,12 +145,6 @@ def describe_run(config: Config, first_seed: int) -> dict[str, str]:
         "Test images": ", ".join(f"{tested[split]['images']} {words}" for split, words in paper.SPLITS.items()),
         "torch, transformers": ", ".join(trained[0]["packages"][name] for name in ("torch", "transformers")),
     }
-
-
-def _date(content: Mapping[str, Any], commit: str) -> str:
-    made = content["made"]
-    other = "" if made["commit"] in commit else ", another commit than that of the runs above"
-    return f"Measured on {made['date']} at commit {made['commit']}{other}."
 
 
 def _read_table(config: Config, name: str) -> list[FormattedTable]:

@@ -21,6 +21,7 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from bncap.experiments import paper
+from bncap.pipeline import paths
 from bncap.pipeline.artifacts import atomic
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
@@ -36,16 +37,7 @@ OPTIONAL_FAMILIES = (
 )  # fmt: skip
 """Used where installed, as a system font or as a package such as ``fontpkg-noto-sans-tamil``."""
 
-STYLE = {
-    "font.size": 8, "axes.titlesize": 9, "axes.labelsize": 8,
-    "legend.fontsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7,
-    "figure.figsize": (3.4, 2.4), "figure.dpi": 120, "figure.constrained_layout.use": True,
-    "axes.prop_cycle": plt.cycler(color=PALETTE), "axes.linewidth": 0.6, "axes.axisbelow": True,
-    "axes.spines.top": False, "axes.spines.right": False,
-    "grid.linewidth": 0.4, "grid.alpha": 0.4, "lines.linewidth": 1.2, "lines.markersize": 4,
-    "legend.frameon": False, "image.cmap": "viridis",
-    "pdf.fonttype": 42,  # text stays text, as journals ask
-}  # fmt: skip
+STYLE = paths.PACKAGE / "report" / "bncap.mplstyle"
 
 
 def use_style() -> None:
@@ -59,7 +51,8 @@ def use_style() -> None:
                         fontManager.addfont(path)
     names = fontManager.get_font_names()
     families = [*FAMILIES, *(family for family in OPTIONAL_FAMILIES if family in names)]
-    plt.rcParams.update({**STYLE, "font.family": families})
+    plt.style.use(STYLE)
+    plt.rcParams.update({"font.family": families, "axes.prop_cycle": plt.cycler(color=PALETTE)})
 
 
 def save(fig: Figure, path: Path, pdf: bool = False) -> Path:

@@ -15,25 +15,10 @@ from bncap.pipeline import paths
 from bncap.report.tables import FormattedTable, format_interval, format_mean, format_number
 
 CAPTIONS: dict[str, Any] = tomllib.loads((paths.PACKAGE / "report" / "captions.toml").read_text("utf-8"))
-PATCH_SETS = {"all": "all", "relevant": "text-relevant", "background": "background"}
-DISTANCES = {
-    "centroid_distance": "centroid distance",
-    "relative_centroid_distance": "centroid distance / spread",
-    "spread": "spread",
-    "mmd_rbf": "MMD-RBF",
-    "domain_mixing": "domain mixing",
-    "paired_cosine": "paired cosine",
-    "umap_centroid_distance": "centroid distance, UMAP",
-    "umap_mmd_rbf": "MMD-RBF, UMAP",
-}
-GROUNDING = {"share": "Mass in box", "pointing": "Pointing game"}
-BESIDE = {"share": {"chance": "chance", "mean_map": "mean map", "other": "other objects"}}
-BESIDE["pointing"] = {"chance": "chance", "mean_map": "mean map"}
-"""What a measure of grounding is compared with."""
-READING_MEASURES = {
-    "relevant/mmd_rbf": "MMD, text-relevant", "relevant/relative_centroid_distance": "Centroids / spread",
-    "logged/pal": "PAL", "logged/infonce": "InfoNCE", "logged/ot": "OT", "attended_patches": "Patches attended",
-}  # fmt: skip
+PATCH_SETS, DISTANCES, GROUNDING, BESIDE, READING_MEASURES = (
+    CAPTIONS["names"][kind] for kind in ("patch_sets", "distances", "grounding", "beside", "readings")
+)
+"""How tables name what was measured; of ``BESIDE``, what a measure of grounding is compared with."""
 CLAIM_DIGITS = {"pairs": 2, "grounding": 1, "alignment": 3, "convergence": 4}
 """Decimals of a claim's difference, by the part of ``results.json`` that holds it."""
 ERROR_GROUPS = ("all", "number", "relation", "colour")
