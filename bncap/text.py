@@ -7,10 +7,12 @@ what the tokenizer's character map (sentencepiece ``nmt_nfkc``) has done to a hy
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import unicodedata
 from collections.abc import Iterable
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bncap.errors import BncapError
@@ -21,28 +23,16 @@ if TYPE_CHECKING:
 NORMALISER = "bncap-1"
 """Name of the rules below for metric signatures; raise the number whenever a rule changes."""
 
-LANGUAGES = {
-    "ar_AR": "Arabic", "cs_CZ": "Czech", "de_DE": "German", "en_XX": "English", "es_XX": "Spanish",
-    "et_EE": "Estonian", "fi_FI": "Finnish", "fr_XX": "French", "gu_IN": "Gujarati", "hi_IN": "Hindi",
-    "it_IT": "Italian", "ja_XX": "Japanese", "kk_KZ": "Kazakh", "ko_KR": "Korean", "lt_LT": "Lithuanian",
-    "lv_LV": "Latvian", "my_MM": "Burmese", "ne_NP": "Nepali", "nl_XX": "Dutch", "ro_RO": "Romanian",
-    "ru_RU": "Russian", "si_LK": "Sinhala", "tr_TR": "Turkish", "vi_VN": "Vietnamese", "zh_CN": "Chinese",
-    "af_ZA": "Afrikaans", "az_AZ": "Azerbaijani", "bn_IN": "Bengali", "fa_IR": "Persian", "he_IL": "Hebrew",
-    "hr_HR": "Croatian", "id_ID": "Indonesian", "ka_GE": "Georgian", "km_KH": "Khmer", "mk_MK": "Macedonian",
-    "ml_IN": "Malayalam", "mn_MN": "Mongolian", "mr_IN": "Marathi", "pl_PL": "Polish", "ps_AF": "Pashto",
-    "pt_XX": "Portuguese", "sv_SE": "Swedish", "sw_KE": "Swahili", "ta_IN": "Tamil", "te_IN": "Telugu",
-    "th_TH": "Thai", "tl_XX": "Tagalog", "uk_UA": "Ukrainian", "ur_PK": "Urdu", "xh_ZA": "Xhosa",
-    "gl_ES": "Galician", "sl_SI": "Slovene",
-}  # fmt: skip
+_TABLE: dict[str, dict] = json.loads(Path(__file__).with_name("languages.json").read_text("utf-8"))
+LANGUAGES: dict[str, str] = {code: row["name"] for code, row in _TABLE.items()}
 """The 52 language codes of mBART-50 and their English names, as in the prompt "In Bengali: ..."."""
+NLLB_CODES: dict[str, str] = {code[:2]: row["nllb"] for code, row in _TABLE.items()}
+"""Their codes in FLORES-200, which NLLB uses."""
 
 UNSPACED = frozenset({"ja", "km", "my", "th", "zh"})
 """Languages written without blanks between words; their tokens are characters."""
 
-SNOWBALL = {
-    "ar": "arabic", "de": "german", "es": "spanish", "fi": "finnish", "fr": "french", "it": "italian", "nl": "dutch",
-    "pt": "portuguese", "ro": "romanian", "ru": "russian", "sv": "swedish",
-}  # fmt: skip
+SNOWBALL: dict[str, str] = {code[:2]: row["snowball"] for code, row in _TABLE.items() if "snowball" in row}
 """Languages with one of nltk's Snowball stemmers, by its name there."""
 
 HASANTA = "\u09cd"
@@ -141,22 +131,9 @@ def normalise(text: str, lang: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-_SCRIPTS: dict[str, str | tuple[str, ...]] = {
-    "ar": "ARABIC", "fa": "ARABIC", "ur": "ARABIC", "ps": "ARABIC", "he": "HEBREW", "ru": "CYRILLIC", "uk": "CYRILLIC",
-    "mk": "CYRILLIC", "mn": "CYRILLIC", "kk": "CYRILLIC", "ka": "GEORGIAN", "hi": "DEVANAGARI", "mr": "DEVANAGARI",
-    "ne": "DEVANAGARI", "bn": "BENGALI", "gu": "GUJARATI", "ta": "TAMIL", "te": "TELUGU", "ml": "MALAYALAM",
-    "si": "SINHALA", "th": "THAI", "km": "KHMER", "my": "MYANMAR", "ko": "HANGUL", "zh": "CJK",
-    "ja": ("CJK", "HIRAGANA", "KATAKANA"),
-}  # fmt: skip
-"""Beginnings of the Unicode names of a language's letters; Latin for the others."""
-
-
 def share_in_script(texts: Iterable[str], lang: str) -> float:
-    """Share of the letters of ``texts`` that are of the script that ``lang`` is written in; 1 where there are none.
-
-    Raises BncapError for an unknown language.
-    """
-    script: str | tuple[str, ...] = _SCRIPTS.get(iso(lang), "LATIN")
+    """Share of the letters of ``texts`` that are of the script that ``lang`` is written in; 1 where there are none."""
+    script = tuple(_TABLE[mbart_code(lang)]["script"])  # beginnings of the Unicode names of its letters
     letters = [char for text in texts for char in text if unicodedata.category(char)[0] == "L"]
     return sum(unicodedata.name(char, "").startswith(script) for char in letters) / len(letters) if letters else 1.0
 

@@ -28,23 +28,11 @@ from bncap.mini.models import MiniTranslator
 from bncap.pipeline import hub
 from bncap.pipeline.hub import has_words, loading, require_weights
 from bncap.settings import Config
-from bncap.text import iso, language_name, mbart_code
+from bncap.text import NLLB_CODES, iso, language_name, mbart_code
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-NLLB_CODES = {
-    "ar": "arb_Arab", "cs": "ces_Latn", "de": "deu_Latn", "en": "eng_Latn", "es": "spa_Latn", "et": "est_Latn",
-    "fi": "fin_Latn", "fr": "fra_Latn", "gu": "guj_Gujr", "hi": "hin_Deva", "it": "ita_Latn", "ja": "jpn_Jpan",
-    "kk": "kaz_Cyrl", "ko": "kor_Hang", "lt": "lit_Latn", "lv": "lvs_Latn", "my": "mya_Mymr", "ne": "npi_Deva",
-    "nl": "nld_Latn", "ro": "ron_Latn", "ru": "rus_Cyrl", "si": "sin_Sinh", "tr": "tur_Latn", "vi": "vie_Latn",
-    "zh": "zho_Hans", "af": "afr_Latn", "az": "azj_Latn", "bn": "ben_Beng", "fa": "pes_Arab", "he": "heb_Hebr",
-    "hr": "hrv_Latn", "id": "ind_Latn", "ka": "kat_Geor", "km": "khm_Khmr", "mk": "mkd_Cyrl", "ml": "mal_Mlym",
-    "mn": "khk_Cyrl", "mr": "mar_Deva", "pl": "pol_Latn", "ps": "pbt_Arab", "pt": "por_Latn", "sv": "swe_Latn",
-    "sw": "swh_Latn", "ta": "tam_Taml", "te": "tel_Telu", "th": "tha_Thai", "tl": "tgl_Latn", "uk": "ukr_Cyrl",
-    "ur": "urd_Arab", "xh": "xho_Latn", "gl": "glg_Latn", "sl": "slv_Latn",
-}  # fmt: skip
-"""mBART-50's languages by the codes of FLORES-200, which NLLB uses."""
 
 MARIAN_OWN = {"ar": "ara", "az": "aze", "lv": "lav", "ps": "pus", "zh": "cmn_Hans"}
 """Languages that Marian's multilingual models call otherwise than by the first three letters of NLLB's code."""
