@@ -38,12 +38,6 @@ def paired(a, b, n: int = 1000, *, seed: int, level: float = 0.95) -> Interval:
     return interval(differences.mean(), drawn.items @ differences / len(differences), level)
 
 
-def test_a_constant_difference_has_an_interval_of_no_width():
-    result = paired([1.5, 2.5, 3.5], [1.0, 2.0, 3.0], seed=0)
-    assert (result.value, result.low, result.high) == pytest.approx((0.5, 0.5, 0.5))
-    assert result.level == 0.95 and result.excludes_zero
-
-
 @pytest.mark.parametrize("level", [0.8, 0.95])
 def test_the_interval_agrees_with_scipys_percentile_bootstrap(level):
     a, b = scores()
@@ -62,12 +56,6 @@ def test_students_interval_is_that_of_scipys_t_test_and_of_one_value_unknown():
     assert (result.value, result.low, result.high) == pytest.approx((6.5 / 3, oracle.low, oracle.high))
     alone = student_interval([2.0])
     assert alone.value == 2 and math.isnan(alone.low) and not alone.excludes_zero
-
-
-def crossed(images: int = 40, seeds: int = 4, seed: int = 0) -> np.ndarray:
-    """Scores (images, seeds) with scatter of images, of seeds, and of both."""
-    rng = np.random.default_rng(seed)
-    return rng.normal(size=(images, 1)) + 0.7 * rng.normal(size=(1, seeds)) + rng.normal(size=(images, seeds))
 
 
 def test_samples_draw_as_many_items_and_seeds_as_there_are_and_the_same_ones_again():
@@ -104,24 +92,6 @@ def test_replicates_are_distributed_as_all_samples_of_three_images_and_two_seeds
     below = (counts[:place].sum() + counts[place] / 2) / len(every)
     found = interval(table.mean(), replicates, abs(1 - 2 * below))
     assert (found.low if below < 0.5 else found.high) == pytest.approx(exact[place])
-
-
-def test_the_variance_over_images_and_seeds_is_the_one_that_theory_gives():
-    table = crossed()
-    n, k = table.shape
-    drawn = resamples(n, k, 40_000, seed=2)
-    found = drawn.over_seeds(drawn.items @ table / n).var()
-    images = (1 - 1 / n) * np.ones((n, n)) + np.eye(n)  # E[c_i c_j] of the counts of a multinomial draw
-    seeds = (1 - 1 / k) * np.ones((k, k)) + np.eye(k)
-    second = np.einsum("ik,jl,ij,kl->", table, table, images, seeds) / (n * k) ** 2
-    assert found == pytest.approx(second - table.mean() ** 2, rel=0.03)
-
-
-def test_with_one_image_and_many_seeds_the_interval_is_students():
-    values = np.random.default_rng(6).normal(2.0, 1.0, size=300)
-    oracle = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    ours = interval(values.mean(), resamples(1, 300, 20_000, seed=7).over_seeds(np.tile(values, (20_000, 1))))
-    assert (ours.low, ours.high) == pytest.approx((oracle.low, oracle.high), abs=0.01)
 
 
 def test_an_interval_knows_its_quantiles_and_whether_it_leaves_out_zero():

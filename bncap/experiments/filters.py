@@ -33,12 +33,9 @@ TABLE_COLUMNS = (
 
 
 def run_filters(config: Config, seeds: Sequence[int]) -> dict[tuple[str, int], Path]:
-    """Draw the pairs, make their features, train and score with each seed; the folder of each, by (filter, seed).
-
-    Finished work is skipped.  Raises what :func:`build_pairs` raises.
-    """
+    """:func:`build_pairs`, make their features, train and score with each seed; the folders by (filter, seed)."""
     drawn = build_pairs(config)
-    build_filter_features(config)
+    _build_features(config, drawn)
     return run_variants(config, drawn, seeds)
 
 
@@ -54,7 +51,7 @@ def build_pairs(config: Config) -> list[str]:
     may refuse all.  Raises :class:`BncapError` if fewer than two are left to be compared.
     """
     corpus = _corpus(config)
-    candidates = read_candidates(corpus)
+    candidates = _read_candidates(corpus)
     most = {}
     for name in FILTERS:
         passed = accepted_pairs(config, candidates, threshold_of(name))
@@ -72,7 +69,7 @@ def build_pairs(config: Config) -> list[str]:
     return list(most)
 
 
-def read_candidates(corpus: Path) -> list[Pair]:
+def _read_candidates(corpus: Path) -> list[Pair]:
     """Every training caption with its translation, accepted or not, whose picture can be used."""
     images = {row["image_id"]: row["image"] for row in artifacts.read_csv(corpus / "splits" / "train.csv")}
     pairs = []
@@ -93,10 +90,9 @@ def accepted_pairs(config: Config, pairs: Sequence[Pair], threshold: float) -> l
     return [pair for pair, accepted in zip(pairs, valid, strict=True) if accepted]
 
 
-def build_filter_features(config: Config) -> Path:
+def _build_features(config: Config, names: Sequence[str]) -> Path:
     """``features-s<seed>``: the pictures of all filters' pairs as one training set, and those of the other splits."""
-    folder = inputs_of(config, next(iter(FILTERS))).features
-    corpus, drawn = _corpus(config), [inputs_of(config, name).triplets for name in drawn_filters(config)]
+    corpus, drawn = _corpus(config), [inputs_of(config, name).triplets for name in names]
 
     def build(folder: Path) -> None:
         pictures = sorted({row["image"] for pairs in drawn for row in artifacts.read_csv(pairs / "triplets.csv")})
@@ -107,7 +103,7 @@ def build_filter_features(config: Config) -> Path:
         features.extract(hub.path(config, config.components.encoder), config.features, sets, folder)
 
     return artifacts.run_step(
-        folder,
+        inputs_of(config, names[0]).features,
         settings={"encoder": config.components.encoder, **asdict(config.features)},
         inputs=[corpus, *drawn, *(paths.dataset_roots(config)[:1] if config.data.source == "mini" else ())],
         components=[config.components.encoder],
@@ -140,15 +136,13 @@ def summarise_filters(config: Config, first_seed: int) -> dict[str, Any]:
         runs = [comparisons.read_scores(config, name, seed) for seed in config.seeds(first_seed)]
         for split, metric in itertools.product(paper.SPLITS, comparisons.METRICS):
             if metric in runs[0].get(split, {}):
-                mean, std = (
-                    estimates.rounded(value)
-                    for value in comparisons.seed_mean_std([run[split][metric] for run in runs])
-                )
+                values = comparisons.seed_mean_std([run[split][metric] for run in runs])
+                mean, std = map(estimates.rounded, values)
                 same = {"filter": name, "threshold": threshold_of(name), "split": split, "metric": metric}
                 records.append({**same, "mean": mean, "std": std, "seeds": len(runs)})
-    splits = dict.fromkeys(record["split"] for record in records)
+    splits, twin = dict.fromkeys(record["split"] for record in records), twin_of_base(config)
     pairs: list[comparisons.Pair] = [(name, names[0], split) for name in names[1:] for split in splits]
-    twins: list[comparisons.Pair] = [(n, BASE, split) for n in names if n == twin_of_base(config) for split in splits]
+    twins: list[comparisons.Pair] = [(twin, BASE, split) for split in splits if twin]
     return {
         "pairs": [artifacts.read_json(inputs_of(config, name).triplets / "counts.json") for name in names],
         "scores": records,
@@ -159,12 +153,10 @@ def summarise_filters(config: Config, first_seed: int) -> dict[str, Any]:
 
 def twin_of_base(config: Config) -> str | None:
     """The filter whose pairs are those of the default corpus, line by line; None if there is none."""
-    default = inputs_of(config, BASE).triplets / "triplets.csv"
-    ids = [row["caption_id"] for row in artifacts.read_csv(default)]
-    for name in drawn_filters(config):
-        if [row["caption_id"] for row in artifacts.read_csv(inputs_of(config, name).triplets / "triplets.csv")] == ids:
-            return name
-    return None
+    names = (BASE, *drawn_filters(config))
+    tables = {name: artifacts.read_csv(inputs_of(config, name).triplets / "triplets.csv") for name in names}
+    ids = {name: [row["caption_id"] for row in table] for name, table in tables.items()}
+    return next((name for name in names[1:] if ids[name] == ids[BASE]), None)
 
 
 def write_filters(config: Config, content: dict[str, Any]) -> Path:

@@ -1,11 +1,10 @@
 """Grounding: the share of a noun's attention that lies in the boxes of its object, in the test pictures.
 
 A noun's map is the cross-attention (Eq. 8's A, mean over heads and the last K layers) of the steps that write it, mean
-over its pieces, in a generated caption or in a reference by teacher forcing.  A map gives each of S = side x side
-patches a share, row by row from the top left, and sums to 1.  A patch stands for the square of the picture under it,
-though its descriptor has also seen what is around.  Of each noun whose object has a box in what the encoder sees there
-are two measures, ``share``, the mass in the object's boxes, and ``pointing``, whether the greatest patch's centre lies
-in one; and both again of what they are compared with (:data:`AGAINST`).  The boxes are the miniature's own, or those of
+over its pieces.  It gives each of S = side x side patches a share, row by row from the top left, and sums to 1.  Of
+each noun whose object has a box in what the encoder sees there are two measures, ``share``, the mass in the object's
+boxes, and ``pointing``, whether the greatest patch's centre lies in one; and both again of what they are compared with
+(:data:`AGAINST`).  The boxes are the miniature's own, or those of
 COCO's 80 categories with :data:`bncap.data.readers.NOUN_LEXICON_BN`; Flickr30k has none.
 """
 
@@ -14,7 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,23 +94,15 @@ def build_grounding(config: Config, seed: int) -> Path:
     - ``splits.json``: ``images`` of each split that has boxes, and the splits ``without_boxes``.
     """
     runs = [run_dir(config, variant, seed) for variant in VARIANTS]
+    weights = [weights_dir(config, variant, seed) for variant in VARIANTS]
+    data = [inputs_of(config, MAIN).features, _pictures(config), *evaluate.objects_files(config).values()]
     lexicon = json.dumps(evaluate.noun_lexicon(config), sort_keys=True).encode()
+    settings = {"columns": [*WORD_COLUMNS, *MEASURE_COLUMNS], "lexicon_sha256": hashlib.sha256(lexicon).hexdigest()}
+    settings |= {"centre_spread": CENTRE_SPREAD, "max_tokens": config.model.max_tokens, "batch": config.decode.batch}
     return artifacts.run_step(
         paths.step_dir(config.profile, STEP, "grounding", seed),
-        settings={
-            "columns": [*WORD_COLUMNS, *MEASURE_COLUMNS],
-            "lexicon_sha256": hashlib.sha256(lexicon).hexdigest(),
-            "centre_spread": CENTRE_SPREAD,
-            "max_tokens": config.model.max_tokens,
-            "batch": config.decode.batch,
-        },
-        inputs=[
-            *runs,
-            *(weights_dir(config, variant, seed) for variant in VARIANTS),
-            inputs_of(config, MAIN).features,
-            _pictures(config),
-            *evaluate.objects_files(config).values(),
-        ],
+        settings=settings,
+        inputs=[*runs, *weights, *data],
         components=[config.components.encoder],
         build=functools.partial(_build, config, seed),
         config=config,
@@ -124,22 +115,23 @@ def _build(config: Config, seed: int, folder: Path) -> None:
     without = [split for split in found if split not in objects]
     for split in without:
         print(f"grounding: no boxes, or no words for them, for the pictures of the {split} split; it is left out")
-    known = list(objects)
     store = FeatureStore(inputs_of(config, MAIN).features)
     nouns = Nouns(evaluate.noun_lexicon(config), iso(config.data.lang))
-    view_of = _read_views(config)
+    transform = Encoder(hub.path(config, config.components.encoder)).transform
+    sizes = {picture.image: (picture.width, picture.height) for picture in read_pictures(_pictures(config))}
+    view_of = functools.cache(functools.partial(find_view, transform))
     rows, regions, images = [], {}, {}
     with workers.one_thread():
         for variant in VARIANTS:
             model = evaluate.load_run(config, variant, weights_dir(config, variant, seed)).to(default_device()).eval()
-            for split in known:
+            for split in objects:
                 captions = artifacts.read_csv(run_dir(config, variant, seed) / f"captions_{split}.csv")
                 images[split] = [row["image"] for row in captions]
                 features = store.take(split, store.rows(split, images[split]))
                 side = round(features.shape[1] ** 0.5)
                 if split not in regions:  # the runs of all variants have the same pictures
                     regions[split] = {
-                        image: cover_objects(evaluate.objects_in(objects[split], image), view_of(image), side)
+                        image: cover_objects(evaluate.objects_in(objects[split], image), view_of(sizes[image]), side)
                         for image in images[split]
                     }
                 for source, column in SOURCES.items():
@@ -149,14 +141,6 @@ def _build(config: Config, seed: int, folder: Path) -> None:
     artifacts.write_csv(folder / "words.csv", (*WORD_COLUMNS, *MEASURE_COLUMNS), rows)
     counts = {split: len(pictures) for split, pictures in images.items()}
     artifacts.write_json(folder / "splits.json", {"images": counts, "without_boxes": without})
-
-
-def _read_views(config: Config) -> Callable[[str], View]:
-    """A function from a picture to the part of it that the encoder sees."""
-    transform = Encoder(hub.path(config, config.components.encoder)).transform
-    sizes = {picture.image: (picture.width, picture.height) for picture in read_pictures(_pictures(config))}
-    view_of_size = functools.cache(functools.partial(find_view, transform))
-    return lambda image: view_of_size(sizes[image])
 
 
 def _word_rows(nouns: Sequence[NounAttention], regions: Mapping[str, Regions]) -> Iterator[list]:
@@ -211,30 +195,20 @@ def measure_nouns(nouns: Sequence[NounAttention], regions: Mapping[str, Regions]
     regions: picture -> its regions; a noun's own kind has to be among them.
     """
     maps = np.stack([noun.map for noun in nouns])  # (M, S)
-    patches = maps.shape[1]
-    own = _mean_regions([[regions[noun.image][noun.kind]] for noun in nouns], patches)
-    others = _mean_regions(
-        [[region for kind, region in regions[noun.image].items() if kind != noun.kind] for noun in nouns], patches
-    )
-    uniform = np.full_like(maps, 1 / patches)
-    centre = np.broadcast_to(centre_map(round(patches**0.5)), maps.shape)
+    unknown = np.full((2, maps.shape[1]), np.nan)
+    own, others = [], []  # (2, S) each; as both measures are linear in a region, that of a mean is their mean
+    for noun in nouns:
+        there = {kind: np.stack(region).astype(np.float64) for kind, region in regions[noun.image].items()}
+        own.append(there.pop(noun.kind))
+        others.append(np.mean(list(there.values()), axis=0) if there else unknown)
+    uniform = np.full_like(maps, 1 / maps.shape[1])
+    centre = np.broadcast_to(centre_map(round(maps.shape[1] ** 0.5)), maps.shape)
     mean_map = np.broadcast_to(maps.mean(axis=0), maps.shape)
-    pairs = ((maps, own), (uniform, own), (centre, own), (mean_map, own), (maps, others))
-    columns = [
-        measure
-        for shown, (covered, centres) in pairs
-        for measure in (mass_inside(shown, covered), pointing_game(shown, centres))
-    ]
+    columns = []
+    for shown, found in ((maps, own), (uniform, own), (centre, own), (mean_map, own), (maps, others)):
+        covered, centres = np.stack(found, axis=1)  # (M, S) each
+        columns += [mass_inside(shown, covered), pointing_game(shown, centres)]
     return np.stack(columns, axis=1)
-
-
-def _mean_regions(regions: Sequence[Sequence[Region]], patches: int) -> tuple[Array, Array]:
-    """The mean of each noun's regions, (M, S) both; as both measures are linear in a region, theirs is the mean too."""
-    unknown = np.full(patches, np.nan)
-    covered, centres = (
-        [np.mean([region[part] for region in own], axis=0) if own else unknown for own in regions] for part in (0, 1)
-    )
-    return np.stack(covered), np.stack(centres)
 
 
 @dataclass(frozen=True)
@@ -260,17 +234,15 @@ def find_view(transform: Any, size: tuple[int, int]) -> View:
             # the step itself is applied, as it has its own rounding
             scaled = seen = np.array(step(Image.new("1", size)).size, dtype=float)
         elif name in CROPPING:
-            height, width = (step.size, step.size) if isinstance(step.size, int) else step.size
-            window = np.array([width, height], dtype=float)
-            spare = scaled - window
-            corner, seen = np.where(spare < 0, -((-spare) // 2), np.round(spare / 2)), window
+            seen = np.broadcast_to(step.size, 2)[::-1].astype(float)  # (width, height); a step has (height, width)
+            spare = scaled - seen
+            corner = np.where(spare < 0, -((-spare) // 2), np.round(spare / 2))
         elif name not in NO_GEOMETRY:
             raise BncapError(
                 f"the encoder's transform has a step {name}, whose crop of a picture is not known; "
                 f"use an encoder with {', '.join(RESIZING + CROPPING)}"
             )
-    (left, top), (right, bottom) = corner * picture / scaled, (corner + seen) * picture / scaled
-    return View(float(left), float(top), float(right), float(bottom))
+    return View(*(corner * picture / scaled).tolist(), *((corner + seen) * picture / scaled).tolist())
 
 
 def crop_box(box: Box, view: View, size: tuple[int, int]) -> Box:
@@ -295,6 +267,13 @@ def cover_patches(boxes: Sequence[Box], view: View, side: int) -> Region:
     np.add.at(covered, np.ix_(y.astype(int), x.astype(int)), area)
     centres = lines[:-1] + 0.5
     return covered.ravel().clip(max=1), _inside(corners, centres, centres).ravel()
+
+
+def _inside(corners: Array, x: Array, y: Array) -> NDArray[np.bool_]:
+    """(len(y), len(x)): whether any of the boxes (N, 4) holds the point."""
+    x0, y0, x1, y1 = corners.T[:, :, None]  # each (N, 1)
+    columns, rows = (x0 <= x) & (x < x1), (y0 <= y) & (y < y1)
+    return (rows[:, :, None] & columns[:, None, :]).any(axis=0)
 
 
 def mass_inside(maps: Array, covered: Array) -> Array:
@@ -323,29 +302,20 @@ def centre_map(side: int) -> Array:
     return (grid / grid.sum()).ravel()
 
 
-def _inside(corners: Array, x: Array, y: Array) -> NDArray[np.bool_]:
-    """(len(y), len(x)): whether any of the boxes (N, 4) holds the point."""
-    x0, y0, x1, y1 = corners.T[:, :, None]  # each (N, 1)
-    columns, rows = (x0 <= x) & (x < x1), (y0 <= y) & (y < y1)
-    return (rows[:, :, None] & columns[:, None, :]).any(axis=0)
-
-
 def summarise_grounding(config: Config, first_seed: int) -> dict[str, Any]:
     """What the words of all seeds come to, for ``results.json``; numbers of per cent, rounded, None where not known.
 
     - ``rows``: the mean over nouns, then over seeds, of each measure and of what it is compared with, such as
       ``share_chance``, with its 95 % interval (crossed bootstrap over images and seeds); ``words``, those counted, of
-      the ``named`` ones, over all seeds; ``counted``, their share; ``images`` and ``seeds``;
-    - ``differences``: of each measure ``against`` each of :data:`AGAINST`, noun by noun, and the other variants'
-      against :data:`BASE`, whose captions name other nouns where they are generated;
+      the ``named`` ones, over all seeds; ``counted``, their share;
+    - ``differences``: of each measure ``against`` each of :data:`AGAINST`, noun by noun, and of other variants against
+      :data:`BASE`;
     - ``without_boxes``: the splits that are left out.
     """
     seeds = config.seeds(first_seed)
     folders = [artifacts.require(paths.step_dir(config.profile, STEP, "grounding", seed)) for seed in seeds]
     splits = artifacts.read_json(folders[0] / "splits.json")
-    words = pd.concat(
-        [pd.read_csv(folder / "words.csv").assign(seed=seed) for folder, seed in zip(folders, seeds, strict=True)]
-    )
+    words = pd.concat([pd.read_csv(f / "words.csv").assign(seed=s) for f, s in zip(folders, seeds, strict=True)])
     rows, differences = [], []
     for split in (split for split in evaluate.SPLITS if split in splits["images"]):
         images = splits["images"][split]
@@ -360,8 +330,8 @@ def summarise_grounding(config: Config, first_seed: int) -> dict[str, Any]:
                 own = in_split[(in_split["variant"] == variant) & (in_split["source"] == source)]
                 measured[variant] = _mean_over_nouns(own, images, seeds, samples)
                 counts: dict[str, Any] = {"words": int(own["counted"].sum()), "named": len(own)}
-                counts |= {"counted": estimates.rounded(100 * own["counted"].mean())}
-                counts |= {"images": images, "seeds": len(seeds)}
+                share = estimates.rounded(100 * own["counted"].mean())
+                counts |= {"counted": share, "images": images, "seeds": len(seeds)}
                 for name in MEASURE_COLUMNS:
                     estimate = estimates.bootstrap_estimate("value", *measured[variant][name])
                     rows.append({**same, "measure": name, **estimate, **counts})
@@ -398,10 +368,7 @@ def _mean_over_nouns(
 
 
 def write_grounding(config: Config, content: Mapping[str, Any]) -> Path:
-    """Write ``figures/<profile>/grounding.csv``: all that :func:`summarise_grounding` gives.
-
-    A difference stands in the column ``value``; ``against`` is empty for what is none.
-    """
+    """Write ``figures/<profile>/grounding.csv``; a difference stands in the column ``value``, with its ``against``."""
     differences = [{**record, "value": record["difference"]} for record in content["differences"]]
     path = paths.figures_dir(config.profile) / "grounding.csv"
     return estimates.write_csv(path, [*content["rows"], *differences], TABLE_COLUMNS)

@@ -3,10 +3,9 @@
 Readings are of :data:`bncap.config.READINGS`.  Each is compared, on the same seeds, with what it departs from: the main
 model, or for the rows with captions on synthetic images the same row without, and cross-entropy alone with them.
 
-A loss that is read otherwise is another quantity, so that its values alone cannot be compared.  Hence each run is
-measured three ways: as its log has it, with its saved weights under its own reading, and with the same weights under
-the default's.  The gap between real and synthetic patches is that of notebook 08: the same pairs, and patches of them
-that the seed's default main model keeps, whatever the run itself attends to.
+A loss that is read otherwise is another quantity: hence each run is measured as its log has it, with its saved weights
+under its own reading, and with these under the default's.  The gap between real and synthetic patches is that of
+notebook 08: the same pairs, and patches of them that the seed's default main model keeps.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from bncap.decoders.captioner import CaptionModel, Tap
 from bncap.device import default_device
 from bncap.encoders.features import FeatureStore, build_features
 from bncap.experiments import alignment, comparisons, estimates, paper
-from bncap.experiments.alignment import Array, PatchSample
+from bncap.experiments.alignment import PatchSample, Points
 from bncap.experiments.comparisons import last_epoch
 from bncap.experiments.estimates import Record
 from bncap.experiments.evaluate import load_run
@@ -60,7 +59,6 @@ TABLE_COLUMNS = (
 MEAN_ATTENTION: dict[str, Any] = {"tau": 1.0, "rho": 1.0, "domain": "log", "keep": "mass"}
 """With these, w of Eq. 8 is the mean attention itself."""
 
-Points = tuple[Array, Array]
 BySeed = Mapping[int, Mapping[tuple[str, str], float]]
 """Seed -> (variant, measure) -> value."""
 
@@ -121,18 +119,14 @@ def build_measures(config: Config, variants: Sequence[str], seed: int) -> Path:
     picture's patches to themselves.  The variant ``initial`` is the default before training.
     """
     configs = {name: override(config, ALL_VARIANTS[name].overrides) for name in (MAIN, *variants)}
-    images = inputs_of(config, MAIN).triplets
     features = dict.fromkeys(inputs_of(own, name).features for name, own in configs.items())
-    settings = {
-        "readings": {name: [asdict(own.loss), asdict(own.model)] for name, own in configs.items()},
-        "pairs": config.experiment.umap_pairs,
-        "patches": alignment.PATCHES,
-        "batch": config.train.batch,
-    }
+    weights = [weights_dir(config, name, seed) for name in configs]
+    read = {name: [asdict(own.loss), asdict(own.model)] for name, own in configs.items()}
+    drawn = {"pairs": config.experiment.umap_pairs, "patches": alignment.PATCHES, "batch": config.train.batch}
     return artifacts.run_step(
         paths.step_dir(config.profile, READING_STEP, "measured", seed),
-        settings=settings,
-        inputs=[images, *features, *(weights_dir(config, name, seed) for name in configs)],
+        settings={"readings": read, **drawn},
+        inputs=[inputs_of(config, MAIN).triplets, *features, *weights],
         components=[config.components.decoder],
         build=functools.partial(_build_measures, configs, seed),
         config=config,
@@ -140,48 +134,34 @@ def build_measures(config: Config, variants: Sequence[str], seed: int) -> Path:
     )
 
 
-@torch.no_grad()
-def mean_terms(model: CaptionModel, batches: Sequence[Batch], loss: Loss) -> dict[str, float]:
-    """Mean over ``batches`` of each raw alignment term that ``loss`` has a weight for."""
-    values = [objective.compute_terms(model, batch, loss) for batch in batches]
-    return {name: float(torch.stack([each[name] for each in values]).mean()) for name in TERMS if name in values[0]}
-
-
-def measure_gap(points: Points, before: Points, sample: PatchSample) -> dict[str, float]:
-    """``<set>/<metric>`` of real and synthetic points; ``before`` training they give the fixed kernel its width."""
-    measures: dict[str, float] = {}
-    for name, (members, _) in sample.sets().items():
-        width = alignment.median_distance(*(side[members] for side in before))
-        real, synthetic = points
-        distances = alignment.measure_distances(real[members], synthetic[members], width)
-        measures |= {f"{name}/{metric}": value for metric, value in distances.items()}
-    return measures
-
-
 def _build_measures(configs: Mapping[str, Config], seed: int, folder: Path) -> None:
     rows = []
     with one_thread():
         default, sample = configs[MAIN], alignment.sample_patches(configs[MAIN], seed)
         real, synthetic = sample.features(FeatureStore(inputs_of(default, MAIN).features))
-        main, initial = (
-            load_run(default, MAIN, weights_dir(default, MAIN, seed), moment) for moment in ("best", "initial")
-        )
-        sample = sample.weighted(main, real, default)
-        before = _bridge_points(initial, real, synthetic, sample)
-        rows += [[INITIAL, *row] for row in measure_gap(before, before, sample).items()]
+        trained = weights_dir(default, MAIN, seed)
+        sample = sample.weighted(load_run(default, MAIN, trained), real, default)
+        before = _bridge_points(load_run(default, MAIN, trained, "initial"), real, synthetic, sample)
+        rows += [[INITIAL, *row] for row in _measure_gap(before, before, sample).items()]
         for variant, own in configs.items():
             weights = weights_dir(default, variant, seed)
             model = load_run(own, variant, weights).to(default_device())
-            measures = _logged_terms(weights)
-            measures |= measure_gap(_bridge_points(model, real, synthetic, sample), before, sample)
+            last = last_epoch(pd.read_csv(weights / "steps.csv", float_precision="round_trip"))
+            measures = {f"logged/{term}": float(last[term].mean()) for term in TERMS if last[term].notna().any()}
+            measures |= _measure_gap(_bridge_points(model, real, synthetic, sample), before, sample)
             measures |= _measure_reading(model, sample, own, default, variant, seed)
             rows += [[variant, *row] for row in measures.items()]
     artifacts.write_csv(folder / "measures.csv", MEASURE_COLUMNS, ((*names, f"{value:.8f}") for *names, value in rows))
 
 
-def _logged_terms(weights: Path) -> dict[str, float]:
-    last = last_epoch(pd.read_csv(weights / "steps.csv", float_precision="round_trip"))
-    return {f"logged/{term}": float(last[term].mean()) for term in TERMS if last[term].notna().any()}
+def _measure_gap(points: Points, before: Points, sample: PatchSample) -> dict[str, float]:
+    """``<set>/<metric>`` of real and synthetic points; ``before`` training they give the fixed kernel its width."""
+    measures: dict[str, float] = {}
+    for name, (members, _) in sample.sets().items():
+        width = alignment.median_distance(*(side[members] for side in before))
+        distances = alignment.measure_distances(*(side[members] for side in points), width)
+        measures |= {f"{name}/{metric}": value for metric, value in distances.items()}
+    return measures
 
 
 @torch.no_grad()
@@ -197,16 +177,22 @@ def _measure_reading(
 ) -> dict[str, float]:
     """What depends on the reading: under ``own``, then of the same weights under ``default``."""
     batches = list(_batches(model, sample, own, variant, seed))
-    attention, w = _weights(model, batches, (replace(own.loss, **MEAN_ATTENTION), own.loss))
-    measures = {f"own/{name}": value for name, value in mean_terms(model, batches, own.loss).items()}
+    attention, w = (_weights(model, batches, loss) for loss in (replace(own.loss, **MEAN_ATTENTION), own.loss))
+    measures = {f"own/{name}": value for name, value in _mean_terms(model, batches, own.loss).items()}
     measures["attended_patches"] = float(torch.special.entr(attention).sum(1).exp().mean())
     measures["kept_patches"] = float(w.gt(0).sum(1).double().mean())
     model.penultimate_bridge = None
     model.tap = Tap([layer.encoder_attn for layer in model.layers[-default.model.last_k :]])
-    values = mean_terms(model, batches, default.loss)
-    above = mean_terms(model, batches, replace(default.loss, divergence=True))["ot"]
+    values = _mean_terms(model, batches, default.loss)
+    above = _mean_terms(model, batches, replace(default.loss, divergence=True))["ot"]
     measures |= {f"default/{name}": value for name, value in values.items()}
     return measures | {"ot_floor_share": 100 * (1 - above / values["ot"])}
+
+
+def _mean_terms(model: CaptionModel, batches: Sequence[Batch], loss: Loss) -> dict[str, float]:
+    """Mean over ``batches`` of each raw alignment term that ``loss`` has a weight for."""
+    values = [objective.compute_terms(model, batch, loss) for batch in batches]
+    return {name: float(torch.stack([each[name] for each in values]).mean()) for name in TERMS if name in values[0]}
 
 
 def _batches(model: CaptionModel, sample: PatchSample, own: Config, variant: str, seed: int) -> Iterator[Batch]:
@@ -230,15 +216,10 @@ def _batches(model: CaptionModel, sample: PatchSample, own: Config, variant: str
         yield everything.part(rows).to(model.bridge.projection.weight.device)
 
 
-def _weights(model: CaptionModel, batches: Sequence[Batch], losses: Sequence[Loss]) -> list[Tensor]:
-    """w (N, S) of Eq. 8 over all captions of ``batches``, read as each of ``losses`` says."""
-    attention = [model.states(model.bridge(batch.real), batch.labels)[1] for batch in batches]
-    return [
-        torch.cat(
-            [text_weights(model, a, b.labels, loss) for a, b in zip(attention, batches, strict=True) if a is not None]
-        )
-        for loss in losses
-    ]
+def _weights(model: CaptionModel, batches: Sequence[Batch], loss: Loss) -> Tensor:
+    """w (N, S) of Eq. 8 over all captions of ``batches``, read as ``loss`` says."""
+    attended = ((model.states(model.bridge(batch.real), batch.labels)[1], batch.labels) for batch in batches)
+    return torch.cat([text_weights(model, a, labels, loss) for a, labels in attended if a is not None])
 
 
 def summarise_readings(config: Config, first_seed: int) -> dict[str, Any]:
@@ -251,8 +232,8 @@ def summarise_readings(config: Config, first_seed: int) -> dict[str, Any]:
     - ``before``: the gap before training, mean over seeds;
     - ``flags``: readings of which some loss, as the run logs it, ends lower than the default's while the gap ends
       larger than the default's, both intervals leaving out 0: records of ``measures`` under ``terms`` and ``gap``;
-      each term with that of the same loss as the ``default`` reads it, and whether it is lower so too (``in_both``),
-      as what a reading logs is another quantity by construction; ``above_before``: whether the gap has grown.
+      each term with that of the same loss as the ``default`` reads it, and whether it is lower so too (``in_both``);
+      ``above_before``: whether the gap has grown.
     """
     seeds, equal = config.seeds(first_seed), find_equal_readings(config)
     by_seed = {seed: _read_measures(config, seed) for seed in seeds}
@@ -264,8 +245,13 @@ def summarise_readings(config: Config, first_seed: int) -> dict[str, Any]:
         for measure in MEASURES
         if (values := [v[INITIAL, measure] for v in by_seed.values() if (INITIAL, measure) in v])
     }
+    described = [
+        {"variant": name, "label": reading.label, "reason": reading.reason, "settings": list(reading.overrides),
+         "against": list(references_of(name)), "trained": name in trained}
+        for name, reading in READINGS.items()
+    ]  # fmt: skip
     return {
-        "readings": [_description(name, trained=name in trained) for name in READINGS],
+        "readings": described,
         "same": [{"variant": name, "label": READINGS[name].label, "why": why} for name, why in equal.items()],
         "scores": comparisons.compare_pairs(config, first_seed, pairs),
         "measures": measures,
@@ -275,10 +261,7 @@ def summarise_readings(config: Config, first_seed: int) -> dict[str, Any]:
 
 
 def write_readings(config: Config, content: Record) -> Path:
-    """Write ``figures/<profile>/readings.csv``: every difference of ``content``; returns its path.
-
-    ``measure`` is ``<split>/<metric>`` for scores, and else as in :func:`build_measures`.
-    """
+    """Write ``figures/<profile>/readings.csv``: every difference; ``measure`` is ``<split>/<metric>`` for scores."""
     scores = [{**record, "measure": f"{record['split']}/{record['metric']}"} for record in content["scores"]]
     path = paths.figures_dir(config.profile) / "readings.csv"
     return estimates.write_csv(path, [*scores, *content["measures"]], TABLE_COLUMNS)
@@ -288,12 +271,6 @@ def _read_measures(config: Config, seed: int) -> dict[tuple[str, str], float]:
     folder = artifacts.require(paths.step_dir(config.profile, READING_STEP, "measured", seed))
     rows = artifacts.read_csv(folder / "measures.csv")
     return {(row["variant"], row["measure"]): float(row["value"]) for row in rows}
-
-
-def _description(name: str, trained: bool) -> dict[str, Any]:
-    reading = READINGS[name]
-    changed = {"variant": name, "label": reading.label, "reason": reading.reason, "settings": list(reading.overrides)}
-    return {**changed, "against": list(references_of(name)), "trained": trained}
 
 
 def _differences(by_seed: BySeed, name: str, other: str) -> Iterator[dict[str, Any]]:

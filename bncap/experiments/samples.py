@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from bncap.config import MAIN
 from bncap.data.pairs import read_corpus
 from bncap.decoders import decode
 from bncap.decoders.captioner import CaptionModel
@@ -20,7 +21,7 @@ from bncap.encoders.features import Encoder, FeatureStore, open_picture
 from bncap.experiments import evaluate
 from bncap.experiments.alignment import caption_weights
 from bncap.experiments.evaluate import load_run
-from bncap.experiments.runs import TRAINING, run_dir, trainable
+from bncap.experiments.runs import TRAINING, inputs_of, run_dir, trainable, weights_dir
 from bncap.pipeline import artifacts, hub, paths
 from bncap.settings import Config
 from bncap.synthesis.shards import Member, PictureStore
@@ -28,7 +29,6 @@ from bncap.text import iso
 
 SHOWN = 8
 """Pictures in all, as many from each test split as from the other."""
-DIGITS = 6
 
 
 def build_samples(config: Config, seed: int) -> Path:
@@ -45,29 +45,23 @@ def build_samples(config: Config, seed: int) -> Path:
     - ``triplet``: a training triplet drawn by seed, with its similarity (None where nothing was translated), prompt
       ("" where the picture was not drawn) and w; None where there are no synthetic pictures.
 
-    ``pictures/`` has these pictures as the encoder sees them, under the file names that ``picture``, ``real`` and
-    ``synthetic`` give.
-
-    ``stages.npz`` has (H, W, 3) uint8 arrays: each stage's first three principal components as colours, and the same
-    for the last maps of the triplet's pictures, ``real`` and ``synthetic``, which share their components.
+    ``pictures/`` has these pictures as the encoder sees them.  ``stages.npz`` has (H, W, 3) uint8 arrays: each stage's
+    first three principal components as colours, and those of the triplet's ``real`` and ``synthetic`` picture together.
     """
     variant = list(trainable(config))[-1]
-    trained = paths.step_dir(config.profile, TRAINING, f"{variant}.weights", seed)
-    corpus = paths.step_dir(config.profile, "01_data_build", "corpus", config.data.seed)
-    images = paths.step_dir(config.profile, "02_synthesis", "images", config.data.seed)
-    features = paths.step_dir(config.profile, "02_synthesis", "features", config.data.seed)
+    data, made = inputs_of(config, variant), (weights_dir(config, variant, seed), run_dir(config, variant, seed))
     return artifacts.run_step(
         paths.step_dir(config.profile, TRAINING, "samples", seed),
         settings={"loss": asdict(config.loss), "max_tokens": config.model.max_tokens, "shown": SHOWN},
-        inputs=[trained, run_dir(config, variant, seed), corpus, images, features],
+        inputs=[*made, data.corpus, data.triplets, data.features],
         components=[config.components.encoder],
-        build=functools.partial(_build, config, seed, variant, FeatureStore(features)),
+        build=functools.partial(_build, config, seed, variant, FeatureStore(data.features)),
         config=config,
     )
 
 
 def _build(config: Config, seed: int, variant: str, store: FeatureStore, folder: Path) -> None:
-    model = load_run(config, variant, paths.step_dir(config.profile, TRAINING, f"{variant}.weights", seed))
+    model = load_run(config, variant, weights_dir(config, variant, seed))
     encoder = Encoder(hub.path(config, config.components.encoder))
     files = {split: run_dir(config, variant, seed) / f"captions_{split}.csv" for split in evaluate.SPLITS}
     tables = {split: artifacts.read_csv(path) for split, path in files.items() if path.is_file()}
@@ -80,10 +74,9 @@ def _build(config: Config, seed: int, variant: str, store: FeatureStore, folder:
             rank, meteor = ranks[row["image"]], float(row["meteor"])
             place = {"rank": rank, "of": len(table), "meteor": meteor, "picture": picture}
             captions.append(_caption(config, model, store, split, row) | place)
-    stages, maps = stage_maps(encoder, paths.data_path(config, captions[0]["image"]))
-    found = _triplet(config, seed, model, store)
+    stages, maps = _stage_maps(encoder, paths.data_path(config, captions[0]["image"]))
     triplet = None
-    if found is not None:
+    if found := _triplet(config, seed, model, store):
         triplet, sources, pair = found
         triplet |= {name: _save_seen(encoder, sources[name], folder, f"{name}.png") for name in sources}
         maps |= pair
@@ -118,12 +111,8 @@ def seen_picture(encoder: Encoder, picture: Image.Image) -> Image.Image:
 
 
 @torch.inference_mode()
-def stage_maps(encoder: Encoder, picture: Path) -> tuple[list[dict[str, Any]], dict[str, NDArray[np.uint8]]]:
-    """Every intermediate map of the encoder for one picture, as a table and as colours.
-
-    Returns for each map its name, ``side``, ``channels`` and ``window``, the side of an attention window (0 for a stage
-    without windows); and name -> (H, W, 3) uint8.
-    """
+def _stage_maps(encoder: Encoder, picture: Path) -> tuple[list[dict[str, Any]], dict[str, NDArray[np.uint8]]]:
+    """The encoder's intermediate maps of a picture: ``window`` is the side of an attention window, 0 where none is."""
     pixels = encoder.transform(open_picture(picture))[None].to(encoder.device)
     found = encoder.model.forward_intermediates(pixels, intermediates_only=True, output_fmt="NCHW")
     window = next((m.partition_size[0] for m in encoder.model.modules() if hasattr(m, "partition_size")), 0)
@@ -165,17 +154,15 @@ def _save_seen(encoder: Encoder, picture: Path | Member, folder: Path, name: str
 def _triplet(
     config: Config, seed: int, model: CaptionModel, store: FeatureStore
 ) -> tuple[dict[str, Any], dict[str, Path | Member], dict[str, NDArray[np.uint8]]] | None:
-    """A training triplet drawn by ``seed``, its ``real`` and ``synthetic`` picture and their last maps as colours.
-
-    None where no caption has a synthetic picture.
+    """A training triplet drawn by ``seed``, its ``real`` and ``synthetic`` picture and their last maps as colours; None
+    where no caption has a synthetic picture.
     """
-    corpus = paths.step_dir(config.profile, "01_data_build", "corpus", config.data.seed)
-    images = paths.step_dir(config.profile, "02_synthesis", "images", config.data.seed)
-    table = [row for row in artifacts.read_csv(images / "triplets.csv") if row["synthetic"]]
+    data = inputs_of(config, MAIN)
+    table = [row for row in artifacts.read_csv(data.triplets / "triplets.csv") if row["synthetic"]]
     if not table:
         return None
     row = table[np.random.default_rng(seed).integers(len(table))]
-    pairs = (p for p in read_corpus(corpus) if p.split == "train" and str(p.caption_id) == row["caption_id"])
+    pairs = (p for p in read_corpus(data.corpus) if p.split == "train" and str(p.caption_id) == row["caption_id"])
     real = store.take("train", store.rows("train", [row["image"]]))
     synthetic = store.take("synthetic", store.rows("synthetic", [row["caption_id"]]))
     w = caption_weights(model, real, [row["target"]], config.loss, config.model.max_tokens)
@@ -185,7 +172,7 @@ def _triplet(
     record = {
         **row,
         "similarity": next(pairs).similarity,
-        "threshold": artifacts.read_json(corpus / "counts.json")["threshold"],
+        "threshold": artifacts.read_json(data.corpus / "counts.json")["threshold"],
         "prompt": sidecar["prompt"] if sidecar else "",
         "weights": _rounded(w[0].numpy()),
     }
@@ -194,4 +181,4 @@ def _triplet(
 
 
 def _rounded(weights: NDArray[np.floating]) -> list[float]:
-    return [round(float(value), DIGITS) for value in weights]
+    return [round(float(value), 6) for value in weights]

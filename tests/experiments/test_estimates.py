@@ -31,12 +31,6 @@ def test_the_same_results_keep_the_date_of_the_first_time(artifacts_dir):
     assert estimates.read_extended("smoke", estimates.ERRORS)["made"]["date"] != "2020-02-02"
 
 
-def test_what_was_never_run_is_none_and_no_file(artifacts_dir):
-    assert estimates.read_extended("smoke", estimates.READINGS) is None and estimates.extended_files("smoke") == []
-    estimates.write_extended("smoke", estimates.READINGS, {})
-    assert [path.name for path in estimates.extended_files("smoke")] == ["readings.json"]
-
-
 def test_a_bootstrap_estimate_leaves_unknown_samples_out_and_is_decided_as_it_is_rounded():
     replicates = np.array([0.00004, *np.linspace(0, 1, 99), math.nan])
     estimate = estimates.bootstrap_estimate("value", 0.5, replicates)

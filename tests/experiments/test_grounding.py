@@ -148,16 +148,6 @@ def test_what_is_found_in_batches_is_what_each_caption_gives_alone(captioner, se
     assert found[2].map.sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_the_map_of_a_phrase_is_the_mean_of_its_words(captioner, monkeypatch):
-    maps = np.eye(4, dtype=np.float32)
-    said = [WordAttention(word, maps[i]) for i, word in enumerate(["লাল", "কাঁটা", "চামচটি,", "আছে।"])]
-    monkeypatch.setattr(decode, "word_attentions", lambda *args: [said])
-    nouns = Nouns({"কাঁটা চামচ": "fork", "চামচ": "spoon"})
-    (noun,) = grounding.attend_nouns(captioner, nouns, ["a"], torch.zeros(1, 4, 12), ["-"], get_config("mini"))
-    assert (noun.word, noun.kind) == ("কাঁটা চামচটি", "fork")
-    np.testing.assert_allclose(noun.map, [0, 0.5, 0.5, 0])
-
-
 def test_measures_agree_with_sums_over_a_mask_of_patches():
     rng = np.random.default_rng(1)
     there = {"cat": [(0, 0, 56, 40)], "dog": [(70, 70, 30, 30)], "bus": [(10, 60, 50, 50)]}
@@ -351,14 +341,6 @@ def test_shares_of_patches_are_those_of_a_pixel_mask():
         np.testing.assert_allclose(covered, expected, atol=0.08)  # the mask errs by a line of pixels on each edge
         assert covered.mean() == pytest.approx(expected.mean(), abs=0.01)
         np.testing.assert_array_equal(centres, mask_shares(boxes, view, GRID, pixels=1) == 1)
-
-
-def test_boxes_on_the_lines_of_the_grid_are_exact_and_overlaps_count_once():
-    covered, centres = cover_patches([(16, 0, 32, 16), (16, 0, 16, 32), (16, 0, 16, 16)], View(0, 0, 112, 112), GRID)
-    expected = np.zeros((GRID, GRID))
-    expected[0, 1:3] = expected[1, 1] = 1
-    np.testing.assert_array_equal(covered.reshape(GRID, GRID), expected)
-    np.testing.assert_array_equal(centres.reshape(GRID, GRID), expected == 1)
 
 
 def test_a_uniform_map_holds_exactly_chance_and_one_that_lies_inside_holds_all():

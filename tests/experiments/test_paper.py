@@ -40,11 +40,6 @@ def test_a_claim_is_judged_by_where_its_interval_lies(low, high, verdict):
     assert record["verdict"] == verdict and (record["low"], record["high"]) == (low, high) and record["paper"] == 4.39
 
 
-def test_of_a_claim_that_something_falls_the_sign_is_turned():
-    assert [r["verdict"] for r in check_claims(measured(0.5, 1.5), [FALLS])] == [FAILS]
-    assert [r["verdict"] for r in check_claims(measured(-1.5, -0.5), [FALLS])] == [HOLDS]
-
-
 def test_one_seed_settles_nothing_whatever_its_interval_over_images():
     [record] = check_claims({**measured(0.5, 1.5), "seeds": [42]}, [RISES])
     assert record["verdict"] == OPEN and record["low"] == 0.5

@@ -10,7 +10,6 @@ import torch
 
 from bncap.config import ALL_VARIANTS, MAIN, READINGS, get_config
 from bncap.encoders.features import FeatureStore
-from bncap.errors import BncapError
 from bncap.experiments import alignment, readings
 from bncap.experiments.runs import weights_dir
 from bncap.pipeline import artifacts, paths
@@ -148,16 +147,6 @@ def test_even_attention_is_over_all_patches_and_pairs_without_a_gap_cost_ot_its_
     assert found[MAIN, "all/centroid_distance"] == pytest.approx(0, abs=1e-7)
 
 
-def test_without_a_synthetic_picture_there_is_nothing_to_measure(artifacts_dir):
-    header = ("caption_id", "image_id", "image", "synthetic", "en", "target")
-    make_step(
-        paths.step_dir("smoke", "02_synthesis", "images", 42),
-        lambda f: artifacts.write_csv(f / "triplets.csv", header, [("a", 1, "p", "", "", "x")]),
-    )
-    with pytest.raises(BncapError, match="no synthetic picture"):
-        alignment.sample_patches(get_config("smoke"), SEED)
-
-
 # ---- what is made of the measures
 
 
@@ -236,13 +225,3 @@ def test_a_flag_tells_a_loss_that_the_default_reads_lower_too_and_a_gap_that_has
 def test_one_seed_flags_nothing_and_says_no_interval(content):
     _, found = content(SHIFTS, scores=0.5, seeds=1)
     assert not found["flags"] and all(record["low"] is None for record in found["measures"])
-
-
-def test_every_reading_is_compared_or_said_to_be_the_default(content):
-    config, found = content({})
-    equal = {record["variant"] for record in found["same"]}
-    assert equal == {"all_layers", "false_negatives"}
-    assert {record["variant"] for record in found["scores"]} == set(READINGS) - equal
-    assert {record["variant"] for record in found["measures"]} == set(READINGS) - equal
-    assert [r["variant"] for r in found["readings"] if not r["trained"]] == ["all_layers", "false_negatives"]
-    assert found["before"] == {"relevant/relative_centroid_distance": 0.3, GAP: 0.02}
