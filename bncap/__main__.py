@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
@@ -53,7 +55,7 @@ def _explain(error: BncapError | OSError) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """One line for wrong arguments instead of the whole usage."""
+    """Prints one line for wrong arguments instead of the whole usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
@@ -153,16 +155,16 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 def _shards(text: str) -> list[int]:
-    if not all(number.strip().isdecimal() for number in text.split(",")):
+    if not re.fullmatch(r"\d+(,\d+)*", text):
         raise BncapError(f"--shards {text}: write numbers with commas, such as 3,4")
     return [int(number) for number in text.split(",")]
 
 
 def _part(text: str) -> tuple[int, int]:
-    number, slash, count = text.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise BncapError(f"--shard {text}: write I/N with 1 <= I <= N, such as 1/4")
-    return int(number), int(count)
+    return int(match[1]), int(match[2])
 
 
 def _profile(options: argparse.Namespace) -> tuple[str, list[str]]:
@@ -273,19 +275,9 @@ def _kaggle(options: argparse.Namespace) -> None:
     from bncap.kaggle.kernels import Export, write_kernels
 
     profile, overrides = _profile(options)
-    export = Export(
-        user=options.user,
-        profile=profile,
-        overrides=tuple(overrides),
-        gpu=options.gpu,
-        internet=options.internet,
-        translation_kernels=options.translation_kernels,
-        synthesis_kernels=options.synthesis_kernels,
-        minutes=options.minutes,
-        data=tuple(options.data),
-        models=tuple(options.models),
-        resume=options.resume,
-    )
+    named = {field.name: getattr(options, field.name) for field in fields(Export) if hasattr(options, field.name)}
+    named |= {"overrides": tuple(overrides), "data": tuple(options.data), "models": tuple(options.models)}
+    export = Export(**named | {"profile": profile})
     out = options.out or paths.artifacts_root() / "kaggle_kernels"
     for folder in write_kernels(export, out):
         print(folder)

@@ -80,10 +80,7 @@ NEEDS: dict[str, Need] = {
 
 
 def check_requirements(config: Config, notebook: str | None = None) -> list[Requirement]:
-    """The state of what ``config`` requires: for all notebooks, or for the one with the two digits ``notebook``.
-
-    Raises :class:`BncapError` for an unknown notebook.
-    """
+    """The state of what ``config`` requires: for all notebooks, or for the one with the two digits ``notebook``."""
     need = find_need(notebook)
     data_need = need if config.data.check_images or notebook != "01" else replace(need, pictures=False)
     large = config.data.source == "coco" and config.data.triplets > LARGE and bool(real_components(config, need))
@@ -132,7 +129,7 @@ def require(config: Config, notebook: str | None = None, quiet: bool = False) ->
 
 
 def download(config: Config, notebook: str | None = None) -> None:
-    """Download each required model that is not here; :class:`BncapError` if one cannot be had."""
+    """Download each required model that is not here; :class:`BncapError` if one cannot be downloaded."""
     for name in real_components(config, find_need(notebook)):
         if hub.find_local(name) is None:
             print(f"{name}: {hub.path(config, name)}", flush=True)
@@ -157,7 +154,8 @@ def memory_here() -> float:
 def _packages() -> list[Requirement]:
     versions = {name: (locked, installed_version(name)) for name, locked in locked_versions().items()}
     missing = [f"{name}=={locked}" for name, (locked, here) in versions.items() if here is None]
-    other = [f"{n} {here} (locked {locked})" for n, (locked, here) in versions.items() if here not in (None, locked)]
+    different = {n: v for n, v in versions.items() if v[1] is not None and v[1].partition("+")[0] != v[0]}  # torch+cpu
+    other = [f"{name} {here} (locked {locked})" for name, (locked, here) in different.items()]
     if missing:
         rows = [Requirement("packages", f"missing: {', '.join(missing)}", MISSING, f"pip install {' '.join(missing)}")]
     else:
@@ -205,10 +203,9 @@ def _memory_and_disk(config: Config, need: Need, notebook: str | None) -> list[R
     here, free = memory_here(), shutil.disk_usage(existing).free / GB
     enough = here >= 0.95 * memory  # a machine sold as 16 GB reports a little less
     space = f"{free:.1f} GB free and {made:.1f} GB made of {disk:.1f} GB needed, {root}"
+    size = f"{here:.1f} GB of {memory:.0f} GB needed"
     return [
-        Requirement(
-            "memory", f"{here:.1f} GB of {memory:.0f} GB needed", OK if enough else MISSING, "use a larger machine"
-        ),
+        Requirement("memory", size, OK if enough else MISSING, "use a larger machine"),
         Requirement("disk", space, OK if free + made >= disk else MISSING, "free some, or set BNCAP_ARTIFACTS"),
     ]
 

@@ -38,9 +38,8 @@ WIDTHS = (1000, 700, 500)
 def publish(profile: str = "mini", folder: Path = PUBLISHED, root: Path = paths.ROOT) -> dict[str, str]:
     """Copy the results of the standard run of ``profile`` to ``folder``, and renew the numbers in ``root``'s documents.
 
-    Returns the numbers by name.  Raises :class:`BncapError` for profile ``own``, whose figures show a user's
-    photographs, for a notebook that has not run since its settings, code or inputs changed, and for a number that a
-    document quotes and the results lack.
+    Returns the numbers by name.  Raises :class:`BncapError` for profile ``own``, for a notebook that is not up to date,
+    and for a number that a document quotes and the results lack.
     """
     if profile == "own":
         raise BncapError(
@@ -63,9 +62,7 @@ def publish(profile: str = "mini", folder: Path = PUBLISHED, root: Path = paths.
             raise BncapError(f"{path.name} quotes {', '.join(unknown)}; {NUMBERS} has {', '.join(numbers)}")
     _copy_figures(figures, folder)
     commit = artifacts.git_commit().replace("+", " with changes")
-    kind = (
-        f"The published report: a run of profile {profile}, copied by <code>python -m bncap publish</code> at {commit}."
-    )
+    kind = f"The published report: a run of profile {profile}, copied by <code>bncap publish</code> at {commit}."
     report = (folder / "report.html").read_text("utf-8")
     artifacts.write_text(folder / "report.html", fill(report, {"kind": kind}))
     executed = [runner.executed_path(request, notebook) for notebook in notebooks]
@@ -139,14 +136,11 @@ def _write_notebooks(executed: Iterable[Path], figures: Path, folder: Path) -> N
 
 
 def _shrink(book: dict[str, Any], width: int, figures: Path) -> str:
-    cells = []
-    for cell in book["cells"]:
-        metadata = {key: value for key, value in cell["metadata"].items() if key == "tags"}
-        cell = {**cell, "metadata": metadata}
+    cells = [{**c, "metadata": {k: v for k, v in c["metadata"].items() if k == "tags"}} for c in book["cells"]]
+    for cell in cells:
         if "outputs" in cell:
-            cell["outputs"] = [{**out, "data": _scaled(out["data"], width)} if "data" in out else out
-                               for out in cell["outputs"]]  # fmt: skip
-        cells.append(cell)
+            outputs = cell["outputs"]
+            cell["outputs"] = [out | {"data": _scaled(out["data"], width)} if "data" in out else out for out in outputs]
     places = {paths.artifacts_root(): "artifacts", figures: "figures", paths.ROOT: ".", sys.prefix: "python"}
     kept = {**book, "cells": cells, "metadata": {"kernelspec": book["metadata"]["kernelspec"]}}
     text = json.dumps(kept, indent=1, ensure_ascii=False) + "\n"

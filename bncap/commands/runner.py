@@ -21,8 +21,7 @@ from bncap.commands import check
 from bncap.config import EXTENDED_NOTEBOOKS, OWN_NOTEBOOKS, get_config
 from bncap.errors import BncapError, OutOfTime
 from bncap.experiments import estimates
-from bncap.pipeline import artifacts, deadline, files, paths, workers
-from bncap.pipeline.code import code_hash, imported_names
+from bncap.pipeline import artifacts, code, deadline, files, paths, workers
 
 if TYPE_CHECKING:
     from papermill import PapermillExecutionError
@@ -44,19 +43,16 @@ class Request:
         return ["--profile", self.profile, *seed, *(part for o in self.overrides for part in ("--set", o))]
 
     def key(self, notebook: Path) -> str:
-        """Hash of what the outputs depend on besides the inputs: settings, the notebook, the code that it imports.
-
-        After a change of code the notebook runs again, and skips the steps that do not depend on it.
-        """
-        return self._digest(notebook, code_hash(_imports(notebook)))
+        """Hash of what the outputs depend on besides the inputs: settings, the notebook, the code that it imports."""
+        return self._digest(notebook, code.SOURCES.code_hash(_imports(notebook)))
 
     def quick_key(self, notebook: Path) -> str:
         """As :meth:`key`, of every byte of the package: the same only if the key is, and known in no time."""
         return self._digest(notebook, _package_hash())
 
-    def _digest(self, notebook: Path, code: dict[str, str] | str) -> str:
+    def _digest(self, notebook: Path, hashes: dict[str, str] | str) -> str:
         settings = get_config(self.profile, self.overrides).as_dict()
-        parts = [settings, self.seed, artifacts.file_hash(notebook), code]
+        parts = [settings, self.seed, artifacts.file_hash(notebook), hashes]
         if notebook.name.startswith(REPORT):  # which shows the last results of the extended notebooks
             parts += [artifacts.file_hash(path) for path in estimates.extended_files(self.profile)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -71,8 +67,8 @@ def select(
 ) -> list[Path]:
     """Notebooks whose two-digit numbers lie between ``first`` and ``last``, or are in ``only`` ("04,06").
 
-    With ``own`` data those of :data:`bncap.config.OWN_NOTEBOOKS` alone.  Those of
-    :data:`bncap.config.EXTENDED_NOTEBOOKS` run before the report, and only on request.
+    With ``own`` data those of ``OWN_NOTEBOOKS`` alone.  Those of ``EXTENDED_NOTEBOOKS`` run before the report, and only
+    on request.
     """
     notebooks = {path.name[:2]: path for path in sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"), key=_position)}
     if not notebooks:
@@ -100,10 +96,8 @@ def run(request: Request, notebooks: Sequence[Path], *, force: bool = False) -> 
     """Execute ``notebooks`` in order, without those that are up to date.
 
     ``force`` executes them all and makes the steps of their numbers again, once: the same forced run, started again
-    after an interruption, continues.  Two runs over the same executed notebooks or figures wait for each other.
-
-    Raises :class:`BncapError` for the first notebook that fails: which line, which error, and how to continue; and
-    :class:`OutOfTime` when the minutes of the run are used up, between notebooks or within one.
+    after an interruption, continues.  Two runs over the same folders wait for each other.  Raises :class:`BncapError`
+    for the first notebook that fails: which line, which error, and how to continue; and :class:`OutOfTime`.
     """
     config = get_config(request.profile, request.overrides)  # a wrong setting stops here, not within a notebook
     artifacts.select_folders(config, request.seed)
@@ -175,30 +169,24 @@ def _execute(request: Request, notebook: Path, rest: str) -> None:
     )
     parameters = {"PROFILE": request.profile, "SEED": request.seed, "OVERRIDES": list(request.overrides)}
     options = ["--IPKernelApp.log_level=CRITICAL"]  # errors are reported below
-    if workers.__name__ in code_hash(_imports(notebook)):  # the workers' libraries load while the kernel loads its own
+    if workers.__name__ in code.SOURCES.code_hash(
+        _imports(notebook)
+    ):  # the workers' libraries load while the kernel loads its own
         options.append(f"--IPKernelApp.exec_lines=__import__({workers.__name__!r}, fromlist=['preload']).preload()")
     try:
         papermill.execute_notebook(
-            str(notebook),
-            str(output),
-            parameters=parameters,
-            kernel_name="python3",
-            cwd=str(notebook.parent),
-            progress_bar=sys.stderr.isatty(),
-            log_output=False,
-            extra_arguments=options,
+            str(notebook), str(output), parameters, kernel_name="python3", cwd=str(notebook.parent),
+            progress_bar=sys.stderr.isatty(), extra_arguments=options,
             shutdown_kernel="immediate",  # when asked politely one with torch in it takes seconds
-        )
+        )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         if error.ename == OutOfTime.__name__:
             raise OutOfTime(f"{notebook.stem}: {error.evalue.strip()}") from None
         message = error.evalue.strip() or "(no message)"
         if error.ename != BncapError.__name__:
             message = message.splitlines()[0]
-        cell = error.exec_count - 1  # papermill adds one
-        raise BncapError(
-            f"{notebook.name} failed in code cell {cell}: {_failing_line(error)}\n{error.ename}: {message}\n{remedy}"
-        ) from None
+        place = f"code cell {error.exec_count - 1}: {_failing_line(error)}"  # papermill adds one
+        raise BncapError(f"{notebook.name} failed in {place}\n{error.ename}: {message}\n{remedy}") from None
     except DeadKernelError:
         raise BncapError(
             f"{notebook.name}: its Python process ended abruptly, most likely for lack of memory\n{remedy} --jobs 1"
@@ -218,23 +206,15 @@ def _record(request: Request, notebook: Path, figures: Sequence[str], token: str
     """Write which steps the notebook could read and which figures it wrote, for :func:`is_current`."""
     steps = {str(f.relative_to(_root(request))): artifacts.fingerprint(f) for f in _steps_up_to(request, notebook)}
     folder = paths.figures_dir(request.profile)
-    artifacts.write_json(
-        _record_path(request, notebook),
-        {
-            "key": request.key(notebook),
-            "quick_key": request.quick_key(notebook),
-            "forced": token,
-            "steps": steps,
-            "figures": {name: artifacts.file_hash(folder / name) for name in sorted(figures)},
-        },
-    )
+    record = {"key": request.key(notebook), "quick_key": request.quick_key(notebook), "forced": token, "steps": steps}
+    record["figures"] = {name: artifacts.file_hash(folder / name) for name in sorted(figures)}
+    artifacts.write_json(_record_path(request, notebook), record)
 
 
 def is_current(request: Request, notebook: Path, checked: dict[Path, str], token: str = "") -> bool:
     """Whether the notebook has run with these settings, code and inputs, and its outputs are as it left them.
 
-    ``checked`` remembers the fingerprints of step folders between calls.  Under ``token``, that of a forced run, it
-    must have run in that run.
+    ``checked`` keeps fingerprints of step folders between calls; ``token`` is that of the forced run it must be from.
     """
     path = _record_path(request, notebook)
     if not path.is_file() or not executed_path(request, notebook).is_file():
@@ -248,11 +228,9 @@ def is_current(request: Request, notebook: Path, checked: dict[Path, str], token
         return False
     for name, fingerprint in record["steps"].items():
         folder = _root(request) / name
-        if not artifacts.is_finished(folder):
-            return False
-        if folder not in checked:
+        if folder not in checked and artifacts.is_finished(folder):
             checked[folder] = artifacts.fingerprint(folder)
-        if checked[folder] != fingerprint:
+        if checked.get(folder) != fingerprint:
             return False
     figures = paths.figures_dir(request.profile)
     return all(
@@ -274,7 +252,7 @@ def _imports(notebook: Path) -> set[str]:
         if cell["cell_type"] == "code":
             source = re.sub(r"^\s*[%!].*$", "", "".join(cell["source"]), flags=re.M)  # IPython's own commands
             with suppress(SyntaxError):  # reported when the cell is executed
-                names |= imported_names(source)
+                names |= code.imported_names(source)
     return names
 
 
@@ -310,24 +288,22 @@ def status_table(profile: str) -> str:
     folders = sorted(f for f in root.glob("[0-9][0-9]_*/*") if f.is_dir() and not f.name.startswith("."))
     if not folders:
         raise BncapError(f"nothing has been run in profile {profile}; start with: ./run_all.sh --profile {profile}")
-    lines = [f"{'step':<52} {'state':<12} {'seconds':>8} {'MB':>8} {'peak MB':>8}"]
-    lines += [_status_line(root, folder) for folder in folders]
-    return "\n".join(lines)
+    header = f"{'step':<52} {'state':<12} {'seconds':>8} {'MB':>8} {'peak MB':>8}"
+    return "\n".join([header, *(_status_line(root, folder) for folder in folders)])
 
 
 def _status_line(root: Path, folder: Path) -> str:
     name = folder.relative_to(root).as_posix()
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
-    if not artifacts.is_finished(folder):
-        return f"{name:<52} {'unfinished':<12} {'':>8} {size:>8.1f}"
-    try:
-        manifest = artifacts.read_manifest(folder)
-    except BncapError:
-        return f"{name:<52} {'unreadable':<12} {'':>8} {size:>8.1f}"
-    try:
-        artifacts.check_outputs(folder)
-        state = "finished"
-    except BncapError:
-        state = "changed"
+    state, manifest = "unfinished", {}
+    if artifacts.is_finished(folder):
+        with suppress(BncapError):
+            state = "unreadable"
+            manifest = artifacts.read_manifest(folder)
+            state = "changed"
+            artifacts.check_outputs(folder)
+            state = "finished"
+    if not manifest:
+        return f"{name:<52} {state:<12} {'':>8} {size:>8.1f}"
     seconds, peak = manifest.get("seconds", 0.0), manifest.get("peak_memory_bytes", 0) / 1e6
     return f"{name:<52} {state:<12} {seconds:>8.1f} {size:>8.1f} {peak:>8.0f}"

@@ -57,17 +57,9 @@ A kernel that prints *Time is up* keeps what it made in its output. To continue,
 
 @dataclass(frozen=True)
 class Export:
-    """Options of the kernels.
+    """Options of the kernels, as ``python -m bncap kaggle --help`` explains them.
 
-    Args:
-        user: Kaggle user name, as in the address of the profile page.
-        overrides: settings such as "train.epochs=2", for every kernel.
-        gpu: Kaggle's name of the machine; "NvidiaTeslaT4" is the one with two T4.
-        internet: whether the kernels may download packages and models.
-        translation_kernels, synthesis_kernels: further kernels that share the work of notebooks 01 and 02.
-        minutes: after which a kernel stops cleanly, fewer than 720.
-        data, models: further inputs, datasets "owner/slug"; models also "owner/model/framework/variation/version".
-        resume: attach each kernel's own output, which Kaggle knows only once the kernel has run.
+    ``data`` and ``models`` name datasets "owner/slug", models also "owner/model/framework/variation/version".
     """
 
     user: str
@@ -116,8 +108,9 @@ def write_kernels(export: Export, out: Path) -> list[Path]:
         artifacts.write_json(folder / "kernel-metadata.json", _metadata(export, kernel))
         artifacts.write_json(folder / f"{kernel.slug}.ipynb", _notebook(export, kernel))
         folders.append(folder)
-    no_world = "00" not in {kernel.notebook for kernel in kernels}
-    note = f" There is no kernel for notebook 00: profile {export.profile} needs no mini world." if no_world else ""
+    note = ""
+    if "00" not in {kernel.notebook for kernel in kernels}:
+        note = f" There is no kernel for notebook 00: profile {export.profile} needs no mini world."
     artifacts.write_text(readme, README.format(commands=_commands(kernels), note=note))
     return folders
 
@@ -150,15 +143,14 @@ def _check(export: Export, config: Config) -> None:
 
 def _plan(export: Export, config: Config) -> list[Kernel]:
     """The kernels in the order in which they can run; 00 is left out where no mini world is needed."""
-    needs_world = config.data.source == "mini" or any(
-        str(component).startswith("mini:") for component in vars(config.components).values()
-    )
+    components = vars(config.components).values()
+    needs_world = config.data.source == "mini" or any(str(each).startswith("mini:") for each in components)
     slugs = {
         path.name[:2]: f"bncap-{path.stem.replace('_', '-')}"
         for path in runner.select(own=config.data.source == "own")
         if needs_world or path.name[:2] != "00"
     }
-    count, shards = export.translation_kernels, config.data.shards
+    count, shards, parts = export.translation_kernels, config.data.shards, export.synthesis_kernels
     bounds = [shards * i // count for i in range(count + 1)] if count else []
     helpers = {
         "01": {
@@ -166,12 +158,9 @@ def _plan(export: Export, config: Config) -> list[Kernel]:
             for i, (first, end) in enumerate(pairwise(bounds), 1)
         },
         "02": {
-            f"bncap-02-synthesis-{i}-of-{export.synthesis_kernels}": (
-                "synthesise", "--shard", f"{i}/{export.synthesis_kernels}",
-            )
-            for i in range(1, export.synthesis_kernels + 1)
+            f"bncap-02-synthesis-{i}-of-{parts}": ("synthesise", "--shard", f"{i}/{parts}") for i in range(1, parts + 1)
         },
-    }  # fmt: skip
+    }
     kernels: list[Kernel] = []
     for number, slug in slugs.items():
         reads = tuple(slugs[n] for n in READS.get(number, ()) if n in slugs)
@@ -238,12 +227,9 @@ def _write_package(user: str, out: Path) -> Path:
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns(".*", "__pycache__"))
         else:
             shutil.copy(source, folder / name)
-    metadata = {
-        "id": f"{user}/{PACKAGE_SLUG}",
-        "title": PACKAGE_SLUG.replace("-", " "),
-        "description": "The package and the notebooks of bncap. MIT licence, in the file LICENSE.",
-        "licenses": [{"name": "other"}],  # MIT is not among those that Kaggle names
-    }
+    metadata: dict[str, Any] = {"id": f"{user}/{PACKAGE_SLUG}", "title": PACKAGE_SLUG.replace("-", " ")}
+    metadata["description"] = "The package and the notebooks of bncap. MIT licence, in the file LICENSE."
+    metadata["licenses"] = [{"name": "other"}]  # MIT is not among those that Kaggle names
     artifacts.write_json(folder / "dataset-metadata.json", metadata)
     return folder
 

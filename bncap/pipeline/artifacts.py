@@ -1,23 +1,8 @@
 """Steps and their folders: what is finished is reused, what is interrupted continues, what has changed is made again.
 
 A step writes only its own folder, ``artifacts/<profile>/<NN_step>/<variant>-s<seed>``.  ``manifest.json`` is written
-last and atomically, so that its presence means complete.  ``unfinished.json`` stands in a folder under construction,
-with the key of the work.  The manifest holds
-
-================================  =====================================================================================
-``key``                           SHA-256 over ``settings``, ``inputs``, the components' files and ``code``
-``settings``                      the configuration values that the result depends on
-``inputs``                        step folder or file -> SHA-256 of its content
-``components``                    pretrained part -> ``source``, ``revision`` and ``files`` (path -> SHA-256)
-``code``                          module of bncap -> hash of the code that computed the result (:mod:`.code`)
-``config``, ``config_sha256``     the whole configuration; not part of the key
-``profile step variant seed``     what the folder's path says
-``outputs``                       file -> ``sha256``, ``bytes`` and ``mtime_ns``
-``seconds peak_memory_bytes``     what it cost
-``commit python packages``        versions of the repository, of Python and of the main libraries
-``finished``                      local time, ISO 8601
-``forced``                        only of a step made under ``run --force``: the token of that run
-================================  =====================================================================================
+last and atomically, so that its presence means complete; its fields are listed in ``figures/README.md``.
+``unfinished.json`` holds the key of work under way.
 
 A run with other settings or seeds than those of its profile is a trial: it writes ``artifacts/trial-<key>/<profile>/``
 and ``figures/<profile>/trial-<key>/``, and reads what the standard run has made already with the same settings.
@@ -51,7 +36,7 @@ from bncap.pipeline.files import (  # noqa: F401  steps read and write their fil
     write_csv,
     write_json,
     write_text,
-)
+)  # fmt: skip
 from bncap.pipeline.paths import MANIFEST, TRIAL, artifacts_root, figures_dir, input_roots, relative_step, short_name
 from bncap.settings import Config
 
@@ -76,23 +61,20 @@ def run_step(
 ) -> Path:
     """Make ``folder`` by ``build(folder)`` unless a matching, intact manifest says that it is there already.
 
-    ``settings`` are the configuration values that the step depends on; the whole ``config`` that it was made with is
-    only recorded.  ``inputs`` are finished step folders or plain files, ``components`` names of pretrained parts, whose
-    bytes count.  The code that counts is found from ``build``, see :mod:`bncap.pipeline.code`.  Work interrupted under
-    the same key is left for ``build`` to continue; anything else is put aside in ``.<folder>.previous`` until the new
-    one is complete.  Two runs on one folder wait for each other.  ``quiet`` leaves out all but the reason for which a
-    finished step is made again.
+    ``settings`` are the values that the step depends on; ``config`` is only recorded.  ``inputs`` are finished step
+    folders or plain files, ``components`` names of pretrained parts: their bytes count, and so does the code of
+    ``build``, see :mod:`bncap.pipeline.code`.  Work interrupted under the same key is left for ``build`` to continue;
+    anything else is put aside in ``.<folder>.previous`` until the new one is complete.  Two runs on one folder wait for
+    each other.  ``quiet`` prints only why a finished step is made again.
 
-    Returns the finished folder: ``folder``, or if that lies in a read-only input root and does not match, or was left
-    unfinished there, its counterpart in the artefact root.
-
-    Raises :class:`BncapError` for a missing input, an input or output that changed under its manifest, a full disk, and
-    a folder that cannot be written.
+    Returns ``folder``, or its counterpart in the artefact root if it does not match in a read-only input root.  Raises
+    :class:`BncapError` for a missing input, an input or output that changed, a full disk, a folder that is read-only.
     """
     step = Step(settings, inputs, components, config, build=build)
     if not folder.is_relative_to(artifacts_root()) and step.is_current(folder):
-        return _up_to_date(folder, quiet)  # no lock: an input root cannot be written
-    folder = _writable(folder)
+        return _up_to_date(folder, quiet)
+    relative = relative_step(folder)
+    folder = artifacts_root() / relative if relative else folder  # an input root cannot be written
     with full_disk_named(folder), locked(folder):
         if step.is_current(folder):
             return _up_to_date(folder, quiet)
@@ -103,27 +85,19 @@ def run_step(
         seconds = time.monotonic() - start
         _write_manifest(folder, step.record(folder) | {"seconds": round(seconds, 3)})
         (folder / WORKING).unlink(missing_ok=True)
-        shutil.rmtree(_previous(folder), ignore_errors=True)
+        shutil.rmtree(folder.with_name(f".{folder.name}.previous"), ignore_errors=True)
     if not quiet:
         print(f"{short_name(folder)}: made in {time.monotonic() - start:.1f} s")
     return folder
 
 
 class Step:
-    """What a step is made from, and the key that stands for it.
-
-    Arguments as those of :func:`run_step`, of which ``build`` is not called; naming components needs ``config``.
-    """
+    """What a step is made from, and the key that stands for it; arguments as those of :func:`run_step`."""
 
     def __init__(
-        self,
-        settings: dict[str, Any],
-        inputs: Sequence[Path] = (),
-        components: Sequence[str] = (),
-        config: Config | None = None,
-        *,
-        build: Callable[..., None],
-    ) -> None:
+        self, settings: dict[str, Any], inputs: Sequence[Path] = (), components: Sequence[str] = (),
+        config: Config | None = None, *, build: Callable[..., None],
+    ) -> None:  # fmt: skip
         named: dict[str, hub.Component] = {}
         for name in sorted(set(components) - set(hub.BUILT_IN)):
             assert config is not None, f"the component {name} needs the configuration that names it"
@@ -159,8 +133,7 @@ class Step:
 
     def record(self, folder: Path) -> dict[str, Any]:
         """For the manifest of ``folder``."""
-        record = {"key": self.key, "settings": self.settings, "inputs": self.inputs}
-        record |= {"components": self.components, "code": self.code}
+        record = {name: getattr(self, name) for name in ("key", "settings", "inputs", "components", "code")}
         if self.config is not None:
             record |= {"config": self.config.as_dict(), "config_sha256": _digest(self.config.as_dict())}
         token = _force_token(folder)
@@ -168,10 +141,7 @@ class Step:
 
 
 def require_step(folder: Path, step: Step, what: str) -> Path:
-    """``folder``, if it is finished and was made from what ``step`` says; else a :class:`BncapError`.
-
-    ``what`` names it for the user, such as "shard 3 of the translations".
-    """
+    """``folder``, if it was made from ``step``; else a :class:`BncapError` that calls it ``what``."""
     manifest = read_manifest(require(folder))
     if manifest["key"] != step.key:
         raise BncapError(
@@ -188,7 +158,7 @@ def is_finished(folder: Path) -> bool:
 def require(folder: Path) -> Path:
     """``folder``, if it is finished and as it was then; else a :class:`BncapError` with the command that makes it."""
     if not is_finished(folder):
-        profile, step = folder.parts[-3], folder.parts[-2]
+        profile, step, _ = folder.parts[-3:]
         which = "--captions FILE" if profile == "own" else f"--profile {profile}"
         raise BncapError(
             f"{short_name(folder)} is missing or unfinished; make it with: "
@@ -231,14 +201,9 @@ def check_outputs(folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished step folder; :class:`BncapError` if it is not what :func:`run_step` wrote."""
+    """The manifest of a finished step folder; :class:`BncapError` if it is none."""
     manifest = read_json(folder / MANIFEST)
-    parts = ("key", "settings", "outputs")
-    kinds = tuple(type(manifest.get(part)) for part in parts) if isinstance(manifest, dict) else ()
-    if kinds != (str, dict, dict) or not all(
-        isinstance(record, dict) and {"sha256", "bytes", "mtime_ns"} <= set(record)
-        for record in manifest["outputs"].values()
-    ):
+    if not isinstance(manifest, dict) or not {"key", "settings", "outputs"} <= set(manifest):
         raise BncapError(f"{short_name(folder / MANIFEST)} is no manifest; delete {short_name(folder)} and start again")
     return manifest
 
@@ -248,12 +213,6 @@ def _up_to_date(folder: Path, quiet: bool) -> Path:
     if not quiet:
         print(f"{short_name(folder)}: up to date")
     return folder
-
-
-def _writable(folder: Path) -> Path:
-    """The counterpart of ``folder`` in the artefact root, if it lies in an input root."""
-    relative = relative_step(folder)
-    return artifacts_root() / relative if relative is not None else folder
 
 
 def _take_over(folder: Path, step: Step) -> None:
@@ -274,15 +233,16 @@ def _take_over(folder: Path, step: Step) -> None:
 
 def _prepare(folder: Path, step: Step) -> None:
     """Leave in ``folder`` only unfinished work for ``step``; the rest goes to ``.previous``."""
+    previous = folder.with_name(f".{folder.name}.previous")
     if folder.exists() and not _can_continue(folder, step, folder):
         if is_finished(folder):
             changes = step.changes(read_manifest(folder))
             reason = f"{changes} changed" if changes else "--force asks for it"
             print(f"{short_name(folder)}: made again because {reason}")
         # an unfinished leftover must not push out the last complete result
-        if is_finished(folder) or not _previous(folder).exists():
-            shutil.rmtree(_previous(folder), ignore_errors=True)
-            folder.rename(_previous(folder))
+        if is_finished(folder) or not previous.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+            folder.rename(previous)
         else:
             shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -295,10 +255,8 @@ def _can_continue(left: Path, step: Step, folder: Path) -> bool:
     if is_finished(left) or not note.is_file():
         return False
     content = read_json(note)
-    if not isinstance(content, dict) or not isinstance(content.get("key"), str):
-        raise BncapError(
-            f"{short_name(note)} is not what was written there; delete {short_name(left)} to start from nothing"
-        )
+    if not isinstance(content, dict) or "key" not in content:
+        raise BncapError(f"{short_name(note)} is no note of unfinished work; delete {short_name(left)} to start again")
     return content["key"] == step.key and _force_token(folder) in (None, content.get("forced"))
 
 
@@ -309,31 +267,18 @@ def _force_token(folder: Path) -> str | None:
 
 
 def _write_manifest(folder: Path, record: dict[str, Any]) -> None:
-    profile, step = folder.parts[-3], folder.parts[-2]
-    variant, _, seed = folder.name.rpartition("-s")
+    profile, step, name = folder.parts[-3:]
+    variant, _, seed = name.rpartition("-s")
     outputs = {}
-    made = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".") and p != folder / WORKING]
-    for path in sorted(made):
+    written = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".") and p != folder / WORKING]
+    for path in sorted(written):
         stat = path.stat()
-        outputs[path.relative_to(folder).as_posix()] = {
-            "sha256": file_hash(path),
-            "bytes": stat.st_size,
-            "mtime_ns": stat.st_mtime_ns,
-        }
-    manifest = {
-        **record,
-        "profile": profile,
-        "step": step,
-        "variant": variant,
-        "seed": int(seed),
-        "outputs": outputs,
-        "peak_memory_bytes": _peak_memory(),
-        "commit": git_commit(),
-        "python": platform.python_version(),
-        "packages": package_versions(),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-    write_json(folder / MANIFEST, manifest)
+        made = {"sha256": file_hash(path), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        outputs[path.relative_to(folder).as_posix()] = made
+    record |= {"profile": profile, "step": step, "variant": variant, "seed": int(seed), "outputs": outputs}
+    record |= {"commit": git_commit(), "python": platform.python_version(), "packages": package_versions()}
+    record |= {"peak_memory_bytes": _peak_memory(), "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    write_json(folder / MANIFEST, record)
 
 
 def _peak_memory() -> int:
@@ -342,10 +287,6 @@ def _peak_memory() -> int:
 
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _previous(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.previous")
 
 
 def _digest(value: Any) -> str:
@@ -368,12 +309,10 @@ def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def select_folders(config: Config, seed: int = SEED) -> None:
     """Choose the folders that this process, and those that it starts, write: the standard ones or those of a trial.
 
-    Every notebook and command calls it once, right after its configuration is resolved.  A trial prints where its
-    figures go.  The choice is kept in the environment variable ``BNCAP_TRIAL``.
+    Notebooks and commands call it once their configuration is resolved.  ``BNCAP_TRIAL`` keeps the choice.
     """
-    changes = differences(config, seed)
-    text = json.dumps([config.profile, changes], sort_keys=True, ensure_ascii=False)
-    os.environ[TRIAL] = f"trial-{hashlib.sha256(text.encode()).hexdigest()[:6]}" if changes else ""
+    changes = _differences(config, seed)
+    os.environ[TRIAL] = f"trial-{_digest([config.profile, changes])[:6]}" if changes else ""
     if changes:
         folder = figures_dir(config.profile)
         write_json(folder / "trial.json", {"profile": config.profile, "differs": changes})
@@ -382,22 +321,16 @@ def select_folders(config: Config, seed: int = SEED) -> None:
         print(f"trial of profile {config.profile} ({listed}{more}): figures go to {folder}", flush=True)
 
 
-def differences(config: Config, seed: int = SEED) -> dict[str, Any]:
+def _differences(config: Config, seed: int) -> dict[str, Any]:
     """``{"section.field": value}`` of what differs from the profile's standard run; also ``SEED`` and ``seeds``."""
     standard = get_config(config.profile)
     if config.profile == "own":
         standard = get_config("own", [f"data.{name}={getattr(config.data, name)}" for name in OWN_DATA])
-    ours, theirs = (_flat(each) for each in (config, standard))
-    changes = {name: value for name, value in ours.items() if value != theirs[name]}
+    ours, theirs = (_flatten(each.as_dict()) for each in (config, standard))
+    seeds = ("experiment.seeds", "experiment.n_seeds")  # compared below, as what they amount to
+    changes = {name: value for name, value in ours.items() if value != theirs[name] and name not in seeds}
     if config.seeds(seed) != standard.seeds(SEED):
         changes["seeds"] = list(config.seeds(seed))
     if seed != SEED and seed not in config.seeds(seed)[:1]:
         changes["SEED"] = seed
     return changes
-
-
-def _flat(config: Config) -> dict[str, Any]:
-    """``{"section.field": value}``, without the fields that only say which seeds there are."""
-    sections = {name: section for name, section in config.as_dict().items() if isinstance(section, dict)}
-    flat = {f"{name}.{field}": value for name, section in sections.items() for field, value in section.items()}
-    return {name: value for name, value in flat.items() if name not in ("experiment.seeds", "experiment.n_seeds")}

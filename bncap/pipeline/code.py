@@ -29,8 +29,6 @@ from bncap.pipeline.paths import PACKAGE, ROOT
 
 NEUTRAL = ("bncap.pipeline", "bncap.config", "bncap.settings", "bncap.errors", "bncap.commands", "bncap.__main__")
 """Modules that cannot change a step's result: what runs the steps, and the settings, whose values are in the key."""
-
-
 RECORDED_PACKAGES = (
     "torch", "torchvision", "timm", "transformers", "diffusers", "sentence-transformers", "bert-score", "sacrebleu",
     "nltk", "scikit-learn", "umap-learn", "numpy", "matplotlib",
@@ -40,7 +38,7 @@ RECORDED_PACKAGES = (
 class SourceTree:
     """The modules of the package in ``folder``, read once: a later edit is not what this process runs.
 
-    ``neutral`` are names of modules and packages that are left out of the code of a step.
+    The modules and packages ``neutral`` are left out of the code of a step.
     """
 
     def __init__(self, folder: Path, neutral: Sequence[str] = NEUTRAL) -> None:
@@ -51,9 +49,8 @@ class SourceTree:
             name = ".".join(path.relative_to(folder.parent).with_suffix("").parts)
             if path.name == "__init__.py":
                 name = name.removesuffix(".__init__")
-                self._data[name] = sorted(
-                    p for p in path.parent.iterdir() if p.is_file() and p.suffix not in (".py", ".md")
-                )
+                files = (p for p in path.parent.iterdir() if p.is_file() and p.suffix not in (".py", ".md"))
+                self._data[name] = sorted(files)
             self._sources[name] = path.read_text("utf-8")
         self._statements: dict[str, list[ast.stmt]] = {}
         self._modules: dict[str, tuple[str, frozenset[str]]] = {}
@@ -66,7 +63,8 @@ class SourceTree:
         waiting, hashes = list(modules), {}
         while waiting:
             module = waiting.pop()
-            if module in hashes or module not in self._sources or _is_within(module, neutral):
+            left_out = any(f"{module}.".startswith(f"{package}.") for package in neutral)
+            if module in hashes or module not in self._sources or left_out:
                 continue
             hashes[module], imported = self._module(module)
             waiting += [*imported, module.rpartition(".")[0]]
@@ -122,14 +120,6 @@ class SourceTree:
 SOURCES = SourceTree(PACKAGE)  # when imported, so that a result is not recorded under code which is edited meanwhile
 
 
-def code_hash(modules: Iterable[str]) -> dict[str, str]:
-    """Module -> hash, of the named modules of bncap and of all modules of it that they import, neutral ones too.
-
-    For notebooks: :func:`imported_names` gives what their cells import.
-    """
-    return SOURCES.code_hash(modules)
-
-
 def imported_names(source: str) -> set[str]:
     """What Python ``source`` imports: names of modules, and ``module.name`` for ``from module import name``."""
     return {name for statement in ast.parse(source).body for name in _imported(statement, "")}
@@ -168,7 +158,8 @@ def _split_imports(statements: Sequence[ast.stmt]) -> list[ast.stmt]:
 
 def _bound(statement: ast.stmt) -> set[str]:
     """The names that a top-level statement gives a value to."""
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+    definitions = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    if isinstance(statement, definitions):
         return {statement.name}
     names = set()
     for node in ast.walk(statement):
@@ -176,7 +167,7 @@ def _bound(statement: ast.stmt) -> set[str]:
             names.add(node.id)
         elif isinstance(node, ast.alias):
             names.add(node.asname or node.name.partition(".")[0])
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+        elif isinstance(node, definitions):
             names.add(node.name)
     return names
 
@@ -197,10 +188,6 @@ def _canonical(value: Any) -> str:
     return repr(value)
 
 
-def _is_within(module: str, packages: Sequence[str]) -> bool:
-    return any(module == package or module.startswith(f"{package}.") for package in packages)
-
-
 @functools.cache
 def git_commit() -> str:
     """The commit of the working tree, with ``+`` if files of it are changed; "unknown" outside a checkout."""
@@ -215,13 +202,7 @@ def git_commit() -> str:
 @functools.cache
 def package_versions() -> dict[str, str]:
     """Package -> version of :data:`RECORDED_PACKAGES`; "missing" where it is not installed."""
-    versions = {}
-    for name in RECORDED_PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "missing"
-    return versions
+    return {name: installed_version(name) or "missing" for name in RECORDED_PACKAGES}
 
 
 def locked_versions() -> dict[str, str]:
@@ -236,8 +217,8 @@ def locked_versions() -> dict[str, str]:
 
 
 def installed_version(name: str) -> str | None:
-    """The version without its local part, such as "2.14.1" for "2.14.1+cpu"; None if the package is not installed."""
+    """The version, such as "2.14.1+cpu"; None if the package is not installed."""
     try:
-        return importlib.metadata.version(name).partition("+")[0]
+        return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None

@@ -26,9 +26,6 @@ def reached() -> bool:
 
 
 def check(done: str) -> None:
-    """Raise :class:`OutOfTime` if the time is up.
-
-    ``done`` is how far the caller is, such as "shard 3: 1,280 of 41,412 captions", all of which is on disk.
-    """
+    """Raise :class:`OutOfTime` if the time is up; ``done`` is what is on disk, "shard 3: 1,280 of 41,412 captions"."""
     if reached():
         raise OutOfTime(f"time is up at {done}; everything so far is kept, start the same command again to go on")

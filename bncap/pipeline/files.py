@@ -76,10 +76,7 @@ def file_hash(path: Path) -> str:
 
 
 def remembered_hash(path: Path) -> str:
-    """As :func:`file_hash`; this process reads a file again only if its size or time of change differ.
-
-    The hub's cache names a large file by its hash, which is used as it is.
-    """
+    """As :func:`file_hash`, cached while size and time of change are the same; the hub names large files by it."""
     real = path.resolve()
     if real.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", real.name):
         return real.name
@@ -115,9 +112,8 @@ def locked(folder: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     except OSError as error:
-        raise BncapError(
-            f"{path.parent} cannot be written ({error.strerror}); set BNCAP_ARTIFACTS to a folder that can be"
-        ) from error
+        remedy = "set BNCAP_ARTIFACTS to a folder that can be"
+        raise BncapError(f"{path.parent} cannot be written ({error.strerror}); {remedy}") from error
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)

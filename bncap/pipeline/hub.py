@@ -1,9 +1,8 @@
-"""Pretrained components by name: the folder of each, its revision and its files.
+"""Pretrained components by name: find the folder of each, and load checkpoints with clear errors.
 
-The first of these that applies gives the folder: ``mini:<part>`` is made by notebook 00 or ships with the package; a
-path, absolute or beginning with ``./`` or ``../``, is used as it is; ``<folder>/<name>`` of each folder of
-``BNCAP_MODELS`` and, on Kaggle, of each input; the hub, or its cache where the hub cannot be reached.  Only safetensors
-are fetched where a repository offers them, and no code from a repository is ever run.
+The first of these gives the folder: ``mini:<part>`` is made by notebook 00 or ships with the package; a path (absolute,
+``./``, ``../``) is used as it is; ``<folder>/<name>`` in the folders of ``BNCAP_MODELS`` and Kaggle's inputs; the hub,
+or its cache where the hub cannot be reached.  Safetensors are preferred, and no code of a repository is ever run.
 """
 
 from __future__ import annotations
@@ -29,10 +28,7 @@ MINI_PARTS = ("encoder", "decoder", "verifier", "bertscore", "vit", "gpt2", "cnn
 """The parts of ``mini:<part>`` that have files."""
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 """Suffixes of weights that are loaded only where their folder has no safetensors."""
-NEVER_LOADED = (
-    ".h5", ".msgpack", ".ot", ".onnx", ".onnx_data", ".tflite", ".mlmodel",
-    ".md", ".png", ".jpg", ".jpeg", ".gif", ".pdf",
-)  # fmt: skip
+NEVER_LOADED = tuple(".h5 .msgpack .ot .onnx .onnx_data .tflite .mlmodel .md .png .jpg .jpeg .gif .pdf".split())
 NO_MODEL_FOLDERS = ("onnx", "openvino", "coreml")
 
 
@@ -49,21 +45,18 @@ class Component:
         """Whether a step of this project made it, whose manifest has its files."""
         return self.source == "mini" and not self.folder.is_relative_to(PACKAGE)
 
-    def files(self) -> dict[str, str]:
-        """Relative path -> SHA-256 of each file that may be loaded, sorted."""
+    def record(self) -> dict[str, Any]:
+        """For a manifest: ``source``, ``revision``, and ``files`` that may be loaded: relative path -> SHA-256."""
         names = [p.relative_to(self.folder).as_posix() for p in self.folder.rglob("*") if p.is_file()]
-        return {name: remembered_hash(self.folder / name) for name in loaded_files(names)}
+        files = {name: remembered_hash(self.folder / name) for name in loaded_files(names)}
+        return {"source": self.source, "revision": self._revision(), "files": files}
 
-    def revision(self) -> str:
+    def _revision(self) -> str:
         """The hub's commit; "" if it is not known."""
         if self.folder.parent.name == "snapshots":
             return self.folder.name
         notes = sorted((self.folder / ".cache" / "huggingface" / "download").rglob("*.metadata"))
         return notes[0].read_text("utf-8").splitlines()[0] if notes else ""
-
-    def record(self) -> dict[str, Any]:
-        """For a manifest: ``source``, ``revision`` and ``files``."""
-        return {"source": self.source, "revision": self.revision(), "files": self.files()}
 
 
 def find(config: Config, name: str) -> Component:
@@ -108,10 +101,7 @@ def path(config: Config, name: str) -> str:
 
 @functools.cache
 def _fetch(name: str) -> Path:
-    """The hub's snapshot of ``name``, from the cache where the hub cannot be reached.
-
-    A revision that is in the cache stays in use: with a newer one every step that used it would be made again.
-    """
+    """The hub's snapshot of ``name``; a revision in the cache stays in use, else its steps would be made again."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
     from huggingface_hub.utils import logging
@@ -136,9 +126,8 @@ def _fetch(name: str) -> Path:
 
 
 def _not_fetched(name: str, error: Exception) -> BncapError:
-    first = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return BncapError(
-        f"{name} is not on this machine and cannot be fetched ({first}); put the model in the folder "
+        f"{name} is not on this machine and cannot be fetched ({_first_line(error)}); put the model in the folder "
         f"$BNCAP_MODELS/{name}, or with internet: hf download {name}"
     )
 
@@ -177,8 +166,7 @@ def quiet_loading() -> Iterator[None]:
 def loading(what: str, path: str, kind: str | None = None) -> Iterator[None]:
     """Turn what the libraries raise while ``what`` is loaded from the folder ``path`` into one line with a remedy.
 
-    ``kind`` is the ``model_type`` that its ``config.json`` must have: the libraries would load another model with
-    random weights.
+    ``kind`` is its ``model_type`` in ``config.json``: the libraries would load another model with random weights.
     """
     remedy = "make or fetch it again"
     if not Path(path).is_dir():
@@ -189,32 +177,26 @@ def loading(what: str, path: str, kind: str | None = None) -> Iterator[None]:
 
             found = PreTrainedConfig.get_config_dict(path)[0].get("model_type")
             if found != kind:
-                raise BncapError(
-                    f"{path}: holds a model of type {found}, where the {what} should be of type {kind}; {remedy}"
-                )
+                raise BncapError(f"{path}: holds a model of type {found}, not {kind} for the {what}; {remedy}")
         with quiet_loading():
             yield
     except (BncapError, MemoryError):
         raise
     except Exception as error:  # the tokenizers library raises nothing narrower for a damaged file
-        raise BncapError(f"{path}: the {what} cannot be loaded ({_reason(error)}); {remedy}") from error
+        reason = f"it has no {error}" if isinstance(error, KeyError) else _first_line(error)
+        if "`tiktoken`" in str(error):  # transformers takes a damaged sentencepiece file for tiktoken's format
+            reason = "its vocabulary file is damaged"
+        raise BncapError(f"{path}: the {what} cannot be loaded ({reason}); {remedy}") from error
 
 
-def _reason(error: Exception) -> str:
-    """The first line of the error's message, or what it means."""
-    text = str(error).strip()
-    if isinstance(error, KeyError):
-        return f"it has no {text}"
-    if "`tiktoken`" in text:  # transformers takes a damaged sentencepiece file for tiktoken's format
-        return "its vocabulary file is damaged"
-    return text.splitlines()[0] if text else type(error).__name__
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def require_weights(path: str, found: dict, fresh: tuple[str, ...] = ()) -> None:
     """Raise :class:`BncapError` if the checkpoint in ``path`` lacks weights or has them in other shapes.
 
-    ``found`` is the loading information of ``from_pretrained`` with ``ignore_mismatched_sizes=True``; weights with one
-    of ``fresh`` in their names may be missing.
+    ``found`` is the loading information of ``from_pretrained``; weights with ``fresh`` in their names may be missing.
     """
     missing = sorted(name for name in found["missing_keys"] if not any(part in name for part in fresh))
     wrong = sorted(str(key[0]) for key in found["mismatched_keys"])
@@ -225,8 +207,5 @@ def require_weights(path: str, found: dict, fresh: tuple[str, ...] = ()) -> None
 
 
 def has_words(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer has tokens other than the special ones.
-
-    transformers 5 makes a tokenizer without its vocabulary file all the same, and every text is unknown to it.
-    """
+    """Whether a tokenizer has more than special tokens: transformers 5 makes one without its vocabulary file, too."""
     return bool(tokenizer.get_vocab().keys() - {*tokenizer.all_special_tokens, "▁"})

@@ -9,7 +9,7 @@
 ==================  =======================================================================
 
 Several folders stand in one variable with ":" between them, as in PATH.  An empty variable counts as not set.
-Relative paths are made absolute when this module is imported, for notebooks and workers, which work elsewhere.
+Relative paths are made absolute on import, as notebooks and workers run in other folders.
 """
 
 from __future__ import annotations
@@ -65,8 +65,7 @@ def _standard_root() -> Path:
 def kaggle_inputs() -> list[Path]:
     """The folders of what is attached to a Kaggle kernel, sorted; none elsewhere.
 
-    Both layouts: ``/kaggle/input/<slug>`` and ``/kaggle/input/<kind>/<owner>/<slug>``; a model lies three levels deeper
-    (framework, variation, version).
+    In both layouts, ``<slug>`` and ``<kind>/<owner>/<slug>``; a model adds framework, variation and version.
     """
     if not KAGGLE_INPUT.is_dir():
         return []
@@ -112,39 +111,30 @@ def short_name(path: Path) -> str:
 
 
 def step_dir(profile: str, step: str, variant: str, seed: int) -> Path:
-    """``artifacts/<profile>/<NN_step>/<variant>-s<seed>``, made by :func:`bncap.pipeline.artifacts.run_step`.
-
-    If it is not there, a finished one in one of :func:`input_roots`.
-    """
+    """``artifacts/<profile>/<NN_step>/<variant>-s<seed>``; if it is not there, a finished one in an input root."""
     relative = Path(profile, step, f"{variant}-s{seed}")
     own = artifacts_root() / relative
-    if not own.exists():
-        for root in input_roots():
-            if (root / relative / MANIFEST).is_file():
-                return root / relative
-    return own
+    if own.exists():
+        return own
+    return next((root / relative for root in input_roots() if (root / relative / MANIFEST).is_file()), own)
 
 
 def figures_dir(profile: str) -> Path:
-    """``figures/<profile>``, or ``figures/<profile>/trial-<key>`` of a trial, created; :class:`BncapError` if that
-    cannot be.
-    """
+    """``figures/<profile>``, or ``figures/<profile>/trial-<key>`` of a trial, which is created here."""
     folder = Path(os.environ.get("BNCAP_FIGURES") or ROOT / "figures") / profile / os.environ.get(TRIAL, "")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BncapError(
-            f"{folder} cannot be made ({error.strerror}); set BNCAP_FIGURES to a folder that can be written"
-        ) from error
+        remedy = "set BNCAP_FIGURES to a folder that can be written"
+        raise BncapError(f"{folder} cannot be made ({error.strerror}); {remedy}") from error
     return folder
 
 
 def dataset_roots(config: Config) -> list[Path]:
-    """Folders that the files of the data sets are looked for in, in this order.
+    """Folders with the files of the data sets, in the order of the search.
 
-    ``data.source`` "mini": the mini world; "own": the folder of the pictures and that of the
-    captions file; "coco": the folders of ``BNCAP_DATA``,
-    or on Kaggle the inputs and the folders in them, which have ``annotations/``, ``train2014/``, ``flickr30k/`` ...
+    ``data.source`` "mini": the mini world; "own": the folders of the pictures and of the captions file; "coco": those
+    of ``BNCAP_DATA``, or Kaggle's inputs and the folders in them.
     """
     if config.data.source == "mini":
         return [step_dir(config.profile, "00_mini_world", "world", config.data.seed)]
@@ -159,15 +149,15 @@ def dataset_roots(config: Config) -> list[Path]:
 
 
 def data_path(config: Config, name: str) -> Path:
-    """The file ``name`` of the data sets, such as "train2014/COCO_train2014_000000000009.jpg"; the first that exists.
+    """The first file ``name`` of the data sets, such as "train2014/COCO_train2014_000000000009.jpg".
 
     If there is none: where it would be, in the first of :func:`dataset_roots` that has its uppermost folder.
     """
-    return _locate(tuple(dataset_roots(config)), name)
+    return data_paths(config, [name])[name]
 
 
 def data_paths(config: Config, names: Iterable[str]) -> dict[str, Path]:
-    """:func:`data_path` of each of ``names``; the roots, for which folders are listed on Kaggle, are found once."""
+    """:func:`data_path` of each of ``names``; the roots are listed once."""
     roots = tuple(dataset_roots(config))
     return {name: _locate(roots, name) for name in names}
 

@@ -1,11 +1,8 @@
-"""Independent jobs side by side, each in a worker process with one pinned thread.
+"""Independent jobs in parallel, each in a worker process with one pinned thread.
 
-On two CPU cores two such workers are about twice as fast as one process with two threads; and as every job has one
-thread whatever the number of workers, its floating-point results do not depend on that number.
-
-On Linux the workers of a process are forked from a server that imports the heavy libraries once, so that starting them
-takes no time after the first.  A fork must not inherit a state of the GPU: where there is one, and on other systems,
-each worker imports for itself.
+As every job has one thread, its floating-point results do not depend on the number of workers.  On Linux the workers
+are forked from a server that imports the heavy libraries once.  A fork must not inherit a state of the GPU: where there
+is one, and on other systems, each worker imports for itself.
 """
 
 from __future__ import annotations
@@ -35,7 +32,7 @@ WORKER_ENVIRONMENT = dict.fromkeys(THREAD_VARIABLES, "1") | {
     "TQDM_DISABLE": "1",  # bars of several workers would overwrite each other
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
-"""Set before a worker imports anything, as the libraries read it when they are loaded."""
+"""Set before a worker imports the libraries, which read it."""
 PRELOADED = (
     "torch", "transformers.models.mbart.modeling_mbart", "transformers.models.mbart50.tokenization_mbart50",
     "bert_score.utils", "sacrebleu", "nltk.translate.meteor_score",
@@ -64,9 +61,9 @@ def run_parallel(
 ) -> list[Any]:
     """``[function(*a) for a in arguments]``, by at most ``jobs`` worker processes; results in order.
 
-    ``function`` and its arguments must pickle.  Jobs begin in order.  The first exception of a job is raised here,
-    after the jobs under way have ended, so that what they made is kept; if a worker is killed, the others end at once
-    and it is a :class:`BncapError`.  An interrupt ends all workers, and so does the end of this process.
+    ``function`` and its arguments must pickle.  The first exception of a job is raised after the jobs under way have
+    ended, so that what they made is kept; a killed worker ends the others and is a :class:`BncapError`.  An interrupt,
+    or the end of this process, ends all workers.
     """
     if not arguments:
         return []
@@ -119,10 +116,7 @@ def one_thread() -> Iterator[None]:
 
 
 def preload() -> BaseContext:
-    """Start the server that workers are forked from, where they can be; it imports while this process continues.
-
-    :func:`run_parallel` does so itself; called early it takes less time.  Returns the way to start processes here.
-    """
+    """Start the server that workers are forked from, where they can be; :func:`run_parallel` then starts sooner."""
     if sys.platform != "linux" or any(driver.exists() for driver in GPU_DRIVERS):
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -139,13 +133,10 @@ def preload() -> BaseContext:
 
 def _start_pool(jobs: int) -> ProcessPoolExecutor:
     context = preload()
-    turns = None
-    if jobs > 1:  # a worker without others is not pinned
-        turns = context.SimpleQueue()
-        for turn in range(jobs):
-            turns.put(turn)
-    environment = {**os.environ, **WORKER_ENVIRONMENT}
-    return ProcessPoolExecutor(jobs, context, _prepare_worker, (environment, turns))
+    turns = context.SimpleQueue() if jobs > 1 else None  # a worker without others is not pinned
+    for turn in range(jobs if turns else 0):
+        turns.put(turn)
+    return ProcessPoolExecutor(jobs, context, _prepare_worker, ({**os.environ, **WORKER_ENVIRONMENT}, turns))
 
 
 def _prepare_worker(environment: dict[str, str], turns: SimpleQueue | None) -> None:

@@ -141,10 +141,6 @@ def test_what_a_cell_imports():
     assert {"numpy", "bncap.losses", "bncap.config", "bncap.config.get_config"} <= code.imported_names(cell)
 
 
-def test_a_function_from_elsewhere_has_no_code_of_the_package():
-    assert code.SOURCES.step_code(lambda folder: None) == {}
-
-
 def test_training_depends_on_the_losses_and_neither_on_the_metrics_nor_on_figures_and_settings():
     from bncap.experiments import runs
 
@@ -159,11 +155,5 @@ def test_training_depends_on_the_losses_and_neither_on_the_metrics_nor_on_figure
 
 def test_direct_dependencies_are_locked_and_test_tools_are_none_of_them():
     locked = code.locked_versions()
-    assert {"torch", "numpy", "pydantic"} <= set(locked) and not {"pytest", "ruff", "pot", "triton"} & set(locked)
-
-
-def test_the_local_part_of_a_version_does_not_count(monkeypatch):
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "2.14.1+cpu")
-    assert code.installed_version("torch") == "2.14.1"
-    monkeypatch.undo()
     assert code.installed_version("no-such-package") is None
+    assert {"torch", "numpy", "pydantic"} <= set(locked) and not {"pytest", "ruff", "pot", "triton"} & set(locked)

@@ -101,17 +101,6 @@ def test_a_copy_of_unfinished_work_that_is_cut_short_is_not_gone_on_from(roots, 
     assert seen == ["half"] and [p.name for p in folder.parent.iterdir() if p.is_dir()] == ["run-s1"]
 
 
-def test_unfinished_work_from_other_settings_is_left_alone(roots, monkeypatch):
-    work, old = roots
-    (old / "kaggle/04/run-s1").mkdir(parents=True)
-    artifacts.write_json(old / "kaggle/04/run-s1" / artifacts.WORKING, {"key": "other"})
-    artifacts.write_text(old / "kaggle/04/run-s1/half.txt", "half")
-    seen = []
-    folder = paths.step_dir("kaggle", "04", "run", 1)
-    artifacts.run_step(folder, settings={"a": 1}, build=lambda where: seen.append((where / "half.txt").exists()))
-    assert seen == [False]
-
-
 def test_pictures_are_found_below_the_first_root_that_has_them(tmp_path, monkeypatch):
     a, b = tmp_path / "a", tmp_path / "b"
     monkeypatch.setenv("BNCAP_DATA", f"{a}:{b}")
@@ -136,27 +125,12 @@ def test_both_layouts_of_kaggles_inputs_are_searched(where, tmp_path, monkeypatc
     (step / "manifest.json").write_text("{}")
     assert paths.input_roots() == [folder / "artifacts"]
     assert paths.step_dir("kaggle", "01_data_build", "corpus", 42) == step
+    (folder / "coco2014" / "train2014").mkdir(parents=True)
+    monkeypatch.delenv("BNCAP_DATA", raising=False)
+    assert paths.data_path(get_config("kaggle"), "train2014") == folder / "coco2014" / "train2014"
     version = tmp_path / "input" / "models" / "someone" / "mbart" / "transformers" / "default" / "1"
     version.mkdir(parents=True)
     assert {folder, version} <= set(paths.model_folders())
-
-
-def test_files_of_the_data_sets_are_found_in_the_first_folder_that_has_them(tmp_path, monkeypatch):
-    config = get_config("kaggle")
-    for name in ("coco/annotations/a.json", "flickr/flickr30k/results.csv"):
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).touch()
-    monkeypatch.setenv("BNCAP_DATA", os.pathsep.join(str(tmp_path / n) for n in ("coco", "flickr")))
-    assert paths.data_path(config, "flickr30k/results.csv") == tmp_path / "flickr/flickr30k/results.csv"
-    assert paths.data_path(config, "train2014/x.jpg") == tmp_path / "coco/train2014/x.jpg"
-
-
-def test_on_kaggle_the_data_sets_are_found_a_level_below_the_inputs_too(tmp_path, monkeypatch):
-    monkeypatch.delenv("BNCAP_DATA", raising=False)
-    monkeypatch.setattr(paths, "KAGGLE_INPUT", tmp_path)
-    (tmp_path / "coco-2014" / "coco2014" / "train2014").mkdir(parents=True)
-    found = paths.data_path(get_config("kaggle"), "train2014")
-    assert found == tmp_path / "coco-2014" / "coco2014" / "train2014"
 
 
 def test_without_any_data_folder_the_remedy_is_named(monkeypatch, tmp_path):
@@ -166,13 +140,6 @@ def test_without_any_data_folder_the_remedy_is_named(monkeypatch, tmp_path):
         paths.dataset_roots(get_config("kaggle"))
     with pytest.raises(BncapError, match="--captions"):
         paths.dataset_roots(get_config("own"))
-
-
-def test_own_pictures_lie_beside_the_captions_file_or_in_a_folder_images_there(tmp_path):
-    config = get_config("own", [f"data.captions={tmp_path / 'mine.csv'}"])
-    assert paths.dataset_roots(config) == [tmp_path]
-    (tmp_path / "Images").mkdir()
-    assert paths.dataset_roots(config) == [tmp_path / "Images", tmp_path]
 
 
 def test_own_pictures_may_be_named_from_their_folder_or_from_the_captions_file(tmp_path):

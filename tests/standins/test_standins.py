@@ -78,7 +78,7 @@ def test_every_component_of_the_profile_kaggle_is_there_with_finite_weights(stan
     for name in (*names, *TRANSLATORS):
         found = hub.find(kaggle(), name)
         assert (found.source, found.folder) == ("BNCAP_MODELS", standins / name)
-        assert any(file.endswith(".json") for file in found.files())
+        assert any(file.endswith(".json") for file in found.record()["files"])
     for file in sorted(standins.rglob("*.safetensors")):
         assert all(tensor.isfinite().all() for tensor in load_file(file).values()), file
 
