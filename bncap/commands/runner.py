@@ -175,7 +175,7 @@ def _execute(request: Request, notebook: Path, rest: str) -> None:
         options.append(f"--IPKernelApp.exec_lines=__import__({workers.__name__!r}, fromlist=['preload']).preload()")
     try:
         papermill.execute_notebook(
-            str(notebook), str(output), parameters, kernel_name="python3", cwd=str(notebook.parent),
+            str(notebook), str(output), parameters=parameters, kernel_name="python3", cwd=str(notebook.parent),
             progress_bar=sys.stderr.isatty(), extra_arguments=options,
             shutdown_kernel="immediate",  # when asked politely one with torch in it takes seconds
         )  # fmt: skip
