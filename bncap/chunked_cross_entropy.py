@@ -1,7 +1,7 @@
 """The output layer and the cross-entropy in one, a chunk of tokens at a time: logits are never whole nor twice.
 
-For V = 250,054 the logits of a batch and their gradient are the largest tensors of a training step.  Both are made here
-in the forward pass, in one buffer of a fixed size, and only the gradients of what goes in are kept.
+For V = 250,054 the logits of a batch and their gradient are the largest tensors of a training step.  Both are computed
+in the forward pass, in one buffer of a fixed size, and only the gradients of the inputs are kept.
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ def chunked_cross_entropy(
 ) -> Tensor:
     """Negative log-likelihood of ``labels`` under softmax(W h + b), as :func:`bncap.losses.caption_nll` has it.
 
-    Matrix products are taken in the autocast type, where there is one, and everything else in float32 (float64 for
-    float64 states).  The gradients are computed in the forward pass, those alone that are asked for, and given out
-    once: a second ``backward`` through the same result is a RuntimeError.
+    Matrix products run in the autocast type, everything else in float32 (float64 for float64 states).  A second
+    ``backward`` through the same result is a RuntimeError, as the gradients are given out once.
 
     Args:
         states: (N, D) h, one row a token.
@@ -67,7 +66,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         wide = torch.promote_types(weight.dtype, torch.float32)
         wanted = [differentiable and needed for needed in ctx.needs_input_grad[:3]]
         ctx.dtypes = states.dtype, weight.dtype
-        ctx.gradients = _gradient_buffers(states, weight, bias, wanted, wide)
+        gathered = zip((states, weight, bias), wanted, strict=True)
+        ctx.gradients = [torch.zeros_like(t, dtype=wide) if t is not None and use else None for t, use in gathered]
         with torch.autocast(kind, enabled=False):
             h, w = states.to(dtype), weight.to(dtype)
             nats = states.new_zeros((), dtype=wide)
@@ -85,25 +85,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError("the gradients of chunked_cross_entropy were given out before; compute it again")
-        # Let go of here, so that autograd can make them the parameters' .grad without a copy.
-        states, weight, bias = ctx.gradients
-        ctx.gradients = None
+        (states, weight, bias), ctx.gradients = ctx.gradients, None  # released, so that .grad needs no copy
         states = None if states is None else states.mul_(scale).to(ctx.dtypes[0])
         weight = None if weight is None else weight.mul_(scale).to(ctx.dtypes[1])
         bias = None if bias is None else bias.mul_(scale)
         return states, weight, bias, None, None, None
-
-
-def _gradient_buffers(
-    states: Tensor, weight: Tensor, bias: Tensor | None, wanted: list[bool], dtype: torch.dtype
-) -> tuple[Tensor | None, ...]:
-    """Where the gradients of states, weight and bias are gathered; None for what needs none."""
-    inputs = (states, weight, bias)
-    empty = [
-        torch.zeros_like(t, dtype=dtype) if needed and t is not None else None
-        for t, needed in zip(inputs, wanted, strict=True)
-    ]
-    return tuple(empty)
 
 
 def _nll_and_gradient(logits: Tensor, labels: Tensor, differentiable: bool) -> Tensor:
@@ -117,7 +103,7 @@ def _nll_and_gradient(logits: Tensor, labels: Tensor, differentiable: bool) -> T
     return nats
 
 
-def _accumulate(gradients: tuple[Tensor | None, ...], part: slice, error: Tensor, h: Tensor, w: Tensor) -> None:
+def _accumulate(gradients: list[Tensor | None], part: slice, error: Tensor, h: Tensor, w: Tensor) -> None:
     """Add the share of the tokens ``part``, whose logits have the gradient ``error`` (rows, V)."""
     states, weight, bias = gradients
     if bias is not None:

@@ -27,8 +27,7 @@ def default_device() -> torch.device:
 def keep_freed_memory() -> None:
     """Let glibc keep what a step frees for the next one, up to tensors of 32 MB; elsewhere nothing happens.
 
-    By itself it returns them to the system, which has to clear every page again: a tenth of a step at full size on a
-    CPU.  Whoever has set glibc's own variables has decided already.
+    Clearing returned pages again takes a tenth of a step at full size on a CPU.  glibc's own variables have precedence.
     """
     if {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"} & set(os.environ):
         return
@@ -45,9 +44,8 @@ def has_kernels(capability: tuple[int, int], architectures: Sequence[str]) -> bo
     newer GPU; those with a letter, such as sm_90a, are for one GPU alone.
     """
     for architecture in architectures:
-        match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", architecture)
-        if match is None:
-            return True  # another maker's GPU, on which nothing is known here
+        if (match := re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", architecture)) is None:
+            return True  # another maker's GPU, of which nothing is known here
         built, letter = (int(match[2]), int(match[3])), match[4]
         older = not letter and built < capability and (match[1] == "compute" or built[0] == capability[0])
         if older or built == capability:
@@ -61,9 +59,9 @@ def compute_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
     ``"auto"``: on CUDA bfloat16 where the card computes in it (Ampere and newer), else float16; float32 on a CPU, where
     few processors gain by less.  Raises :class:`BncapError` for float16 on a CPU, which has no use for a scaler.
     """
+    if precision == "fp16" and device.type == "cpu":
+        raise BncapError("train.precision=fp16 is for a GPU; on a CPU take fp32, or bf16 where it is fast")
     if precision != "auto":
-        if precision == "fp16" and device.type == "cpu":
-            raise BncapError("train.precision=fp16 is for a GPU; on a CPU take fp32, or bf16 where it is fast")
         return DTYPES[precision]
     if device.type != "cuda":
         return torch.float32

@@ -49,6 +49,7 @@ class Captioner(CaptionModel):
         super().__init__(decoder, tokenizer, Bridge(channels, width).to(decoder.dtype), vocabulary)
         self.language_id = language_row(tokenizer, vocabulary, decoder.config.vocab_size)
         self.tap_attention([layer.encoder_attn for layer in self.layers], last_k)
+        self.fields["lang"] = tokenizer.tgt_lang
         if penultimate_channels:
             self.penultimate_bridge = Bridge(penultimate_channels, width).to(decoder.dtype)
 
@@ -91,24 +92,16 @@ class Captioner(CaptionModel):
             layer.requires_grad_(True)
         self.decoder.model.decoder.layer_norm.requires_grad_(True)
 
-    def save_bridges(self, folder: Path, record: dict[str, Any]) -> None:
-        super().save_bridges(folder, {"last_k": self.last_k, "lang": self.tokenizer.tgt_lang, **record})
-
     def save_initial(self, folder: Path, record: dict[str, Any]) -> None:
-        """Write what an untrained captioner has beside its pretrained decoder: the bridges and the vocabulary.
-
-        :func:`load_initial` makes the same captioner again from it and the pretrained checkpoint, whose weights
-        ``captioner.json`` identifies.
-        """
+        """Write what an untrained captioner has beside its pretrained decoder, whose weights ``captioner.json``
+        identifies: the bridges and the vocabulary."""
         folder.mkdir(parents=True, exist_ok=True)
         self.save_bridges(folder, {"decoder_sha256": hash_weights(self.decoder), **record})
 
     def export(self, folder: Path, original: str) -> None:
-        """Write a plain mBART-50 checkpoint with its whole vocabulary, as transformers' own classes load it, and the
-        bridges.
+        """Write a plain mBART-50 checkpoint with its whole vocabulary and no encoder layers, and the bridges.
 
-        Pieces that were trimmed get the rows back that they have in ``original``, the checkpoint that training began
-        with.  The text encoder, which the captioner does not use, has no layers.
+        Trimmed pieces get the rows that they have in ``original``, the checkpoint that training began with.
         """
         decoder = self.decoder
         if self.vocabulary is not None:
@@ -127,12 +120,9 @@ def build_captioner(
     penultimate_channels: int | None = None,
     captions: Sequence[str] | None = None,
 ) -> Captioner:
-    """An untrained captioner over the pretrained decoder of ``path``.
+    """An untrained captioner over the pretrained decoder of ``path``, its vocabulary trimmed to what ``captions`` need.
 
     The bridges are drawn from torch's global generator, so seed it first.
-
-    Args:
-        captions: trim the vocabulary to what these need (:meth:`Vocabulary.of`); None leaves it whole.
     """
     decoder, tokenizer = load_decoder(path), load_tokenizer(path, lang)
     vocabulary = None if captions is None else Vocabulary.of(captions, tokenizer)
@@ -141,49 +131,29 @@ def build_captioner(
     return Captioner(decoder, tokenizer, channels, last_k, penultimate_channels, vocabulary)
 
 
-def load_captioner(folder: Path) -> tuple[Captioner, dict[str, Any]]:
-    """What :meth:`Captioner.save` wrote: the model in evaluation mode and its record.
+def load_captioner(folder: Path, pretrained: str | None = None) -> tuple[Captioner, dict[str, Any]]:
+    """What :meth:`Captioner.save` wrote, or, on the ``pretrained`` decoder, what :meth:`Captioner.save_initial` wrote:
+    the model in evaluation mode and its record.
 
-    Raises :class:`BncapError` if there is no captioner in ``folder`` or one of another architecture (a baseline).
+    Raises :class:`BncapError` if there is no captioner in ``folder``, if it is one of another architecture (a
+    baseline), or if ``pretrained`` is not the checkpoint that the run began with.
     """
     record, bridges = read_captioner(folder, last_k=int, lang=str)
-    path = str(folder / "decoder")
-    return _assemble(folder, load_decoder(path), record, bridges, path), record
-
-
-def load_initial(folder: Path, path: str) -> tuple[Captioner, dict[str, Any]]:
-    """What :meth:`Captioner.save_initial` wrote, on the pretrained decoder of ``path``: the model in evaluation mode
-    and its record; :class:`BncapError` if that is not the checkpoint that the run began with."""
-    record, bridges = read_captioner(folder, last_k=int, lang=str)
+    path = pretrained or str(folder / "decoder")
     decoder, vocabulary = load_decoder(path), Vocabulary.load(folder)
-    if vocabulary is not None:
+    if pretrained and vocabulary is not None:
         trim(decoder, vocabulary)
-    if hash_weights(decoder) != record.get("decoder_sha256"):
+    if pretrained and hash_weights(decoder) != record.get("decoder_sha256"):
         raise BncapError(
             f"{path} does not hold the weights that the run of {folder} began with; put that checkpoint back, or make "
             "the run again"
         )
-    return _assemble(folder, decoder, record, bridges, path), record
-
-
-def _assemble(
-    folder: Path,
-    decoder: MBartForConditionalGeneration,
-    record: dict[str, Any],
-    bridges: dict[str, Tensor],
-    tokenizer_path: str,
-) -> Captioner:
     channels = {name: weight.shape[1] for name, weight in bridges.items() if name.endswith("projection.weight")}
-    model = Captioner(
-        decoder,
-        load_tokenizer(tokenizer_path, record["lang"]),
-        channels=channels.get("bridge.projection.weight", 1),
-        last_k=record["last_k"],
-        penultimate_channels=channels.get("penultimate_bridge.projection.weight"),
-        vocabulary=Vocabulary.load(folder),
-    )
+    main, penultimate = (channels.get(f"{name}.projection.weight") for name in ("bridge", "penultimate_bridge"))
+    tokenizer = load_tokenizer(path, record["lang"])
+    model = Captioner(decoder, tokenizer, main or 1, record["last_k"], penultimate, vocabulary)
     model.load_bridges(folder, bridges)
-    return model.eval()
+    return model.eval(), record
 
 
 def hash_weights(model: nn.Module) -> str:

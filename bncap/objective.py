@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -40,10 +38,8 @@ def compute_cross_entropy(
     model: CaptionModel, batch: Batch, loss: Loss, memory: Tensor, extra: Batch | None = None
 ) -> tuple[Tensor, list[Tensor]]:
     """The part of the objective that needs the decoder: the cross-entropy, and the masses w of the triplets with a
-    pair, followed by w~ for ``loss.synthetic_masses``.
-
-    The masses are empty if no alignment term has a weight, no triplet has a synthetic picture, or the cross-entropy is
-    not finite.
+    pair, followed by w~ for ``loss.synthetic_masses``.  There are no masses if no alignment term has a weight, no
+    triplet has a synthetic picture, or the cross-entropy is not finite.
     """
     states, attention = model.states(memory, batch.labels)
     captioned = [(states, batch.labels)]
@@ -54,29 +50,22 @@ def compute_cross_entropy(
         captioned.append((model.states(model.bridge(batch.synthetic[pairs]), labels)[0], labels))
     if extra is not None:
         captioned.append((model.states(model.bridge(extra.real), extra.labels)[0], extra.labels))
-    ce = _mean_nll(model, captioned)
+    joined = torch.cat([part.flatten(0, 1) for part, _ in captioned])  # (N, D), through the output layer once
+    ce = chunked_cross_entropy(joined, *model.head, torch.cat([labels.flatten() for _, labels in captioned]))
     if len(term_weights(loss)) == 1 or pairs is None:
         return ce, []
-    assert attention is not None  # the tap is open where an alignment term has a weight
+    assert attention is not None and batch.synthetic is not None  # the tap is open, and there are pairs
+    labels = batch.labels[pairs]
     try:
-        return ce, list(_masses(model, batch, loss, attention, pairs))
+        masses = [text_weights(model, attention[pairs], labels, loss)]
+        if loss.synthetic_masses:
+            attention_syn = model.states(model.bridge(batch.synthetic[pairs]), labels)[1]
+            masses.append(text_weights(model, attention_syn, labels, loss))
+        return ce, masses
     except ValueError:
         if ce.isfinite():
             raise
         return ce, []  # the attention is not finite either; the caller reports the cross-entropy
-
-
-def _masses(
-    model: CaptionModel, batch: Batch, loss: Loss, attention: Tensor, pairs: Tensor | slice
-) -> Iterator[Tensor]:
-    """w (B, S) of the captions ``pairs`` and, for ``loss.synthetic_masses``, w~."""
-    labels = batch.labels[pairs]
-    yield text_weights(model, attention[pairs], labels, loss)
-    if loss.synthetic_masses:
-        assert batch.synthetic is not None  # as there are pairs
-        seen = model.states(model.bridge(batch.synthetic[pairs]), labels)[1]
-        assert seen is not None
-        yield text_weights(model, seen, labels, loss)
 
 
 def _pairs(batch: Batch) -> Tensor | slice | None:
@@ -152,9 +141,3 @@ def _add_penultimate(
         found["pal"] = (found["pal"] + pal(pool(x, spread), pool(x_syn, spread))) / 2
     if "ot" in found:
         found["ot"] = (found["ot"] + _transport(x, x_syn, spread, loss)) / 2
-
-
-def _mean_nll(model: CaptionModel, captioned: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Mean of Eq. 7 over all real tokens of all (states, labels), which pass the output layer once."""
-    states = torch.cat([part.flatten(0, 1) for part, _ in captioned])  # (N, D)
-    return chunked_cross_entropy(states, *model.head, torch.cat([labels.flatten() for _, labels in captioned]))

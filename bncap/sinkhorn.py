@@ -22,12 +22,8 @@ def full_precision(function: Callable) -> Callable:
     @functools.wraps(function)
     def wide(*args: Any, **kwargs: Any) -> Any:
         floats = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.is_floating_point()]
-        if not floats:
-            return function(*args, **kwargs)
-        dtype = widest(*floats)
+        dtype = functools.reduce(torch.promote_types, (v.dtype for v in floats), torch.float32)
         device = floats[0].device.type
-        if all(v.dtype == dtype for v in floats) and not torch.is_autocast_enabled(device):
-            return function(*args, **kwargs)
 
         def widen(v: Any) -> Any:
             return v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v
@@ -36,11 +32,6 @@ def full_precision(function: Callable) -> Callable:
             return function(*map(widen, args), **{name: widen(v) for name, v in kwargs.items()})
 
     return wide
-
-
-def widest(*tensors: Tensor) -> torch.dtype:
-    """The dtype that holds every one of the floating tensors, float32 at least."""
-    return functools.reduce(torch.promote_types, (v.dtype for v in tensors), torch.float32)
 
 
 def safe_log(x: Tensor) -> Tensor:

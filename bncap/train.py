@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-import shutil
+import pickle
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from bncap.settings import Config
 TERMS = ("ce", "pal", "infonce", "ot")
 STEP_COLUMNS = ("step", "epoch", *TERMS, *(f"weighted_{t}" for t in TERMS), "total", "grad_norm", "learning_rate")
 VALIDATION_COLUMNS = ("epoch", "step", "ce")
-LAST, BEST, STATE = "last", "best.safetensors", "state.json"
+LAST, BEST = "last.pt", "best.safetensors"
 """What a run goes on from: the state of training, and the weights of the best epoch so far."""
 
 
@@ -57,7 +57,7 @@ def train(
 ) -> dict[str, float]:
     """Train ``model`` in place and leave it with the weights of the epoch of lowest validation cross-entropy.
 
-    ``steps.csv`` and ``validation.csv`` in ``folder`` grow as it runs; ``last/`` holds the state after the last whole
+    ``steps.csv`` and ``validation.csv`` in ``folder`` grow as it runs; ``last.pt`` holds the state after the last whole
     epoch, or after the step at which the time was up, from which an interrupted run goes on to the same bytes.
 
     Returns:
@@ -75,9 +75,8 @@ def train(
     optimizer, scheduler = build_optimizer(model, config, steps)
     scaler = gradient_scaler(device, settings.precision)
     torch.manual_seed(seed)
-    state = (model, optimizer, scheduler, scaler)
-    record = load_state(folder / LAST, *state)
-    record = record or {"epoch": 0, "step": 0, "best_epoch": 0, "validation_ce": math.inf}
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
+    record = load_state(folder / LAST, parts) or {"epoch": 0, "step": 0, "best_epoch": 0, "validation_ce": math.inf}
     _cut(folder / "steps.csv", STEP_COLUMNS, record["step"])
     _cut(folder / "validation.csv", VALIDATION_COLUMNS, record["epoch"])
 
@@ -100,7 +99,7 @@ def train(
             _log_step(folder / "steps.csv", record["step"], epoch + 1, raw, config, norm, rate)
             bar.update()
             if deadline.reached():
-                save_state(folder / LAST, *state, record)
+                save_state(folder / LAST, parts, record)
                 deadline.check(f"{label}: step {record['step']} of {steps}")
         ce = validation_ce(model, validation, settings.batch, settings.precision)
         _append(folder / "validation.csv", [epoch + 1, record["step"], f"{ce:.6f}"])
@@ -109,78 +108,38 @@ def train(
             with artifacts.atomic(folder / BEST) as temporary:
                 save_weights(temporary, model)
         record["epoch"] = epoch + 1
-        save_state(folder / LAST, *state, record)
+        save_state(folder / LAST, parts, record)
     bar.close()
     put_weights(model, read_tensors(folder / BEST))
     model.eval()
     return {"best_epoch": record["best_epoch"], "validation_ce": record["validation_ce"]}
 
 
-def save_state(
-    folder: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    scaler: torch.amp.GradScaler,
-    record: dict[str, Any],
-) -> None:
-    """Write weights, optimiser moments, random-number states and ``record`` so that a stop at any moment leaves a
-    complete checkpoint: the new one is written beside the old one and takes its place at the end."""
-    fresh = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    save_weights(fresh / "model.safetensors", model)
-    tensors = {"rng.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
-    save_file(tensors, fresh / "training.safetensors")
-    artifacts.write_json(
-        fresh / STATE,
-        {
-            "record": record,
-            "groups": optimizer.state_dict()["param_groups"],
-            "scheduler": {
-                k: v for k, v in scheduler.state_dict().items() if not k.startswith("_") and k != "optimizer"
-            },
-            "scaler": scaler.state_dict(),
-        },
-    )
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
+def save_state(path: Path, parts: dict[str, Any], record: dict[str, Any]) -> None:
+    """Write ``record``, the state of each of ``parts`` (model, optimiser, ...) and the random-number states."""
+    rng = {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+    state = {name: part.state_dict() for name, part in parts.items()}
+    with artifacts.atomic(path) as temporary:
+        torch.save({**state, "rng": rng, "record": record}, temporary)
 
 
-def load_state(
-    folder: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    scaler: torch.amp.GradScaler,
-) -> dict[str, Any] | None:
-    """Restore what :func:`save` wrote and return its record; None if there is no checkpoint."""
-    fresh = folder.with_name(f".{folder.name}.new")
-    if (fresh / STATE).is_file():  # whole: stopped before it took the place of the old one, which may be half removed
-        shutil.rmtree(folder, ignore_errors=True)
-        fresh.rename(folder)
-    if not folder.is_dir():
+def load_state(path: Path, parts: dict[str, Any]) -> dict[str, Any] | None:
+    """Restore what :func:`save_state` wrote and return its record; None if there is no checkpoint.
+
+    Raises :class:`BncapError` with the file's name if it is damaged or something else.
+    """
+    if not path.is_file():
         return None
-    saved = artifacts.read_json(folder / STATE)
-    if not isinstance(saved, dict) or not {"record", "groups", "scheduler", "scaler"} <= set(saved):
-        raise BncapError(f"{folder / STATE} is no state of a training; delete {folder} and start again")
-    weights, tensors = (read_tensors(folder / f"{name}.safetensors") for name in ("model", "training"))
-    put_weights(model, weights)
-    torch.set_rng_state(tensors.pop("rng.cpu"))
-    if "rng.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors.pop("rng.cuda"))
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        _, index, key = name.split(".")
-        state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": saved["groups"]})
-    scheduler.load_state_dict(saved["scheduler"])
-    scaler.load_state_dict(saved["scaler"])
-    return saved["record"]
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        torch.set_rng_state(saved["rng"]["cpu"])
+        if "cuda" in saved["rng"]:
+            torch.cuda.set_rng_state(saved["rng"]["cuda"])
+        return saved["record"]
+    except (OSError, EOFError, RuntimeError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        raise BncapError(f"{path} is no whole state of a training ({error}); delete it and start again") from error
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
@@ -197,8 +156,8 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 def remove_checkpoints(folder: Path) -> None:
     """Remove what only an unfinished run needs: at full size about four fifths of the folder."""
-    shutil.rmtree(folder / LAST, ignore_errors=True)
-    (folder / BEST).unlink(missing_ok=True)
+    for name in (LAST, BEST):
+        (folder / name).unlink(missing_ok=True)
 
 
 def build_optimizer(
@@ -209,11 +168,8 @@ def build_optimizer(
     bridge = [p for name, p in model.named_parameters() if not name.startswith("decoder.")]
     decoder = [p for name, p in model.named_parameters() if name.startswith("decoder.")]
     rates = [settings.bridge_learning_rate, settings.learning_rate]
-    optimizer = torch.optim.AdamW(
-        [{"params": bridge, "lr": rates[0]}, {"params": decoder, "lr": rates[1]}],
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    groups = [{"params": bridge, "lr": rates[0]}, {"params": decoder, "lr": rates[1]}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
     warmup = min(1.0, max(settings.warmup, 2 / (steps + 1)))  # OneCycleLR divides by zero on a shorter one
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, rates, total_steps=steps + 1, pct_start=warmup, cycle_momentum=False
@@ -261,7 +217,7 @@ def training_step(
     except torch.OutOfMemoryError as error:
         raise BncapError(
             f"the GPU's memory does not hold {config.train.batch} captions: set train.accumulation (now "
-            f"{config.train.accumulation}) higher, or model.checkpointing=True; the last epoch is kept in {LAST}/"
+            f"{config.train.accumulation}) higher, or model.checkpointing=True; the last epoch is kept in {LAST}"
         ) from error
     optimizer.zero_grad(set_to_none=True)
     *numbers, norm = torch.stack([*raw.values(), norm]).tolist()  # the step's one wait for a GPU
@@ -272,7 +228,7 @@ def training_step(
     if broken:
         raise BncapError(
             f"the loss is not finite (terms {', '.join(broken)}); lower train.learning_rate, or check "
-            f"the features; what was trained until the last epoch is kept in {LAST}/"
+            f"the features; what was trained until the last epoch is kept in {LAST}"
         )
     return values, norm
 

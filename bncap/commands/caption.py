@@ -8,12 +8,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from bncap.config import BASE, MAIN, get_config
-from bncap.decoders.decode import Caption, WordAttention, caption, word_attention
+from bncap.decoders.decode import WordAttention, caption, word_attention
 from bncap.encoders.features import Encoder, open_picture
 from bncap.errors import BncapError
 from bncap.experiments.runs import TRAINING
@@ -73,7 +71,11 @@ def caption_pictures(
     captioned: list[Captioned] = []
     for start in range(0, len(files), config.features.batch):  # opened a batch at a time: a folder may be larger
         opened = [(file, open_picture(file)) for file in files[start : start + config.features.batch]]
-        captioned += _caption_batch(model, encoder, opened, config)
+        features = encoder([image for _, image in opened])[-1]  # (B, S, C)
+        captions = caption(model, features, config.decode, config.model.max_tokens)
+        for (file, _), f, c in zip(opened, features, captions, strict=True):
+            words = word_attention(model, f, c.text, config.model.max_tokens)
+            captioned.append(Captioned(file, c.text, c.score, c.log_probability, tuple(words)))
     if attention_png is not None:
         from bncap.report.attention import draw_examples  # heavy, and not needed for captions alone
 
@@ -111,7 +113,8 @@ def export(folder: Path, profile: str | None = None, run: Path | None = None) ->
 
 
 def _load(profile: str | None, run: Path | None) -> tuple[Captioner, dict, Config]:
-    """The captioner of ``run``, or else the newest, whose name goes to stderr; its record, and the run's settings."""
+    """The captioner of ``run``, or else the newest, whose name goes to stderr; its record, and the settings that the
+    run was made with: its manifest's, or the profile's for weights that were copied without it."""
     if profile is not None:
         get_config(profile)  # names the profiles there are
     weights = _weights_folder(run) if run else newest_run(profile)
@@ -119,18 +122,11 @@ def _load(profile: str | None, run: Path | None) -> tuple[Captioner, dict, Confi
         print(f"model: {paths.short_name(weights.parent)}", file=sys.stderr)
     model, record = load_captioner(weights)
     if not all(isinstance(record.get(name), str) for name in ("profile", "encoder", "pretrained")):
-        raise BncapError(
-            f"{weights / 'captioner.json'} lacks profile, encoder or pretrained, so the encoder of the "
-            "model is unknown; train it again"
-        )
-    return model, record, _settings_of(weights, record["profile"])
-
-
-def _settings_of(weights: Path, profile: str) -> Config:
-    """What the run was made with, as its manifest says; of weights that were copied without it, the profile's."""
+        lacks = f"{weights / 'captioner.json'} lacks profile, encoder or pretrained"
+        raise BncapError(f"{lacks}: it does not say which encoder the model has; train it again")
     manifest = weights.parent / artifacts.MANIFEST
     made_with = artifacts.read_json(manifest).get("config") if manifest.is_file() else None
-    return Config.from_dict(made_with) if made_with else get_config(profile)
+    return model, record, Config.from_dict(made_with) if made_with else get_config(record["profile"])
 
 
 def newest_run(profile: str | None = None) -> Path:
@@ -162,25 +158,19 @@ def _finished(manifest: Path) -> str:
 def report_lines(captioned: Sequence[Captioned], as_json: bool) -> list[str]:
     """A line with picture, log-probability and caption for each, and one with each word's strongest patch; or one JSON
     object."""
-    if as_json:
-        return [json.dumps(_record(f), ensure_ascii=False) for f in captioned]
     lines = []
     for f in captioned:
+        if as_json:
+            words = [{"word": w.word, "weights": [round(float(v), 6) for v in w.weights]} for w in f.words]
+            numbers = {"score": round(f.score, 6), "log_probability": round(f.log_probability, 6)}
+            record = {"picture": str(f.picture), "caption": f.text, **numbers, "words": words}
+            lines.append(json.dumps(record, ensure_ascii=False))
+            continue
         lines.append(f"{f.picture}  {f.log_probability:.2f}  {f.text}")
         if f.words:
             patches = ", ".join("{} {}-{}".format(word.word, *word.strongest_patch()) for word in f.words)
             lines.append(f"  strongest patch of each word (row-column): {patches}")
     return lines
-
-
-def _record(captioned: Captioned) -> dict[str, Any]:
-    return {
-        "picture": str(captioned.picture),
-        "caption": captioned.text,
-        "score": round(captioned.score, 6),
-        "log_probability": round(captioned.log_probability, 6),
-        "words": [{"word": w.word, "weights": [round(float(v), 6) for v in w.weights]} for w in captioned.words],
-    }
 
 
 def _picture_files(path: Path) -> list[Path]:
@@ -226,16 +216,3 @@ def _weights_folder(run: Path) -> Path:
         if (folder / "captioner.json").is_file():
             return folder
     raise BncapError(f"{run} holds no trained captioner (captioner.json); name a folder such as {MAIN}.weights-s42")
-
-
-def _caption_batch(
-    model: Captioner, encoder: Encoder, opened: list[tuple[Path, Image.Image]], config: Config
-) -> list[Captioned]:
-    features = encoder([image for _, image in opened])[-1]  # (B, S, C)
-    captions: list[Caption] = caption(model, features, config.decode, config.model.max_tokens)
-    return [
-        Captioned(
-            path, c.text, c.score, c.log_probability, tuple(word_attention(model, f, c.text, config.model.max_tokens))
-        )
-        for (path, _), f, c in zip(opened, features, captions, strict=True)
-    ]

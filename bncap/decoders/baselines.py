@@ -39,15 +39,10 @@ LSTM_MAX_WIDTH = 512
 
 
 class VitGpt2Captioner(CaptionModel):
-    """Bridge and GPT-2; the cross-attentions are new, everything else of the decoder is pretrained.
+    """Bridge and GPT-2; the cross-attentions are new, everything else of the decoder is pretrained (:func:`load_gpt2`).
 
-    A monolingual decoder with a vocabulary of its own: no language token, nothing trimmed.
-
-    Args:
-        decoder: a GPT-2 with cross-attention (:func:`load_gpt2`).
-        tokenizer: the decoder's own, with BOS, EOS and PAD.
-        channels: C of the vision transformer.
-        last_k: number of last decoder layers whose cross-attention is averaged; 0: of all.
+    A monolingual decoder with a vocabulary of its own: no language token, nothing trimmed.  ``channels``: C of the
+    vision transformer; ``last_k``: as :class:`bncap.model.Captioner` has it.
     """
 
     decoder: GPT2LMHeadModel
@@ -55,7 +50,7 @@ class VitGpt2Captioner(CaptionModel):
     def __init__(
         self, decoder: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, channels: int, last_k: int = 2
     ) -> None:
-        super().__init__(decoder, tokenizer, Bridge(channels, decoder.config.n_embd))
+        super().__init__(decoder, tokenizer, Bridge(channels, decoder.config.n_embd), None)
         self.tap_attention([block.crossattention for block in self.layers], last_k)
 
     @property
@@ -78,11 +73,9 @@ class VitGpt2Captioner(CaptionModel):
 
     def states(self, memory: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
         begin = torch.full_like(labels[:, :1], self.start_id)
-        inputs = torch.cat([begin, labels[:, :-1]], dim=1).masked_fill(
-            labels.eq(IGNORED), self.tokenizer.pad_token_id
-        )  # (B, T)
-        # All ones, as for mBART; the library warns where no mask is given.
-        mask = torch.ones_like(inputs)
+        inputs = torch.cat([begin, labels[:, :-1]], dim=1)  # (B, T)
+        inputs = inputs.masked_fill(labels.eq(IGNORED), self.tokenizer.pad_token_id)
+        mask = torch.ones_like(inputs)  # the library warns where no mask is given
         output = self.decoder.transformer(inputs, attention_mask=mask, encoder_hidden_states=memory, use_cache=False)
         return output.last_hidden_state, None if self.tap is None else self.tap.take()
 
@@ -99,9 +92,6 @@ class VitGpt2Captioner(CaptionModel):
         for block in self.layers[len(self.layers) - min(count, len(self.layers)) :]:
             block.requires_grad_(True)
         self.decoder.transformer.ln_f.requires_grad_(True)
-
-    def save_bridges(self, folder: Path, record: dict[str, Any]) -> None:
-        super().save_bridges(folder, {"last_k": self.last_k, **record})
 
     @classmethod
     def load(cls, folder: Path) -> VitGpt2Captioner:
@@ -169,11 +159,7 @@ class AttentionLstm(PreTrainedModel, GenerationMixin):
             nn.init.normal_(module.weight, std=self.config.width**-0.5)
 
     def forward(
-        self,
-        input_ids: Tensor,
-        encoder_hidden_states: Tensor,
-        past_key_values: State | None = None,
-        **unused: Any,
+        self, input_ids: Tensor, encoder_hidden_states: Tensor, past_key_values: State | None = None, **unused: Any
     ) -> CausalLMOutputWithCrossAttentions:
         """One step for each of the (B, T) ``input_ids`` from ``past_key_values``, or from the start.
 
@@ -225,11 +211,7 @@ class AttentionLstm(PreTrainedModel, GenerationMixin):
     ) -> dict:
         """The last word alone once there is a state; called by ``generate``."""
         words = input_ids if past_key_values is None else input_ids[:, -1:]
-        return {
-            "input_ids": words,
-            "encoder_hidden_states": encoder_hidden_states,
-            "past_key_values": past_key_values,
-        }
+        return {"input_ids": words, "encoder_hidden_states": encoder_hidden_states, "past_key_values": past_key_values}
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
@@ -239,28 +221,19 @@ class AttentionLstm(PreTrainedModel, GenerationMixin):
 class CnnLstmCaptioner(CaptionModel):
     """Bridge and an LSTM with additive attention over the patches, trained from nothing (Show, Attend and Tell).
 
-    The attention is part of the recurrence, so that there is nothing to tap.  Vocabulary and labels are the main
-    model's.
-
-    Args:
-        decoder: the LSTM.
-        tokenizer: the main decoder's, set to the target language.
-        channels: C of the convolutional network.
-        vocabulary: what the main decoder's vocabulary was trimmed to; None for all of it.
+    The attention is part of the recurrence, so that there is nothing to tap.  ``tokenizer`` and ``vocabulary`` are the
+    main model's; ``channels``: C of the convolutional network.
     """
 
     decoder: AttentionLstm
     tokenizer: MBart50Tokenizer
 
     def __init__(
-        self,
-        decoder: AttentionLstm,
-        tokenizer: MBart50Tokenizer,
-        channels: int,
-        vocabulary: Vocabulary | None = None,
+        self, decoder: AttentionLstm, tokenizer: MBart50Tokenizer, channels: int, vocabulary: Vocabulary | None = None
     ) -> None:
         super().__init__(decoder, tokenizer, Bridge(channels, decoder.config.width), vocabulary)
         self.language_id = language_row(tokenizer, vocabulary, decoder.config.vocab_size)
+        self.fields["lang"] = tokenizer.tgt_lang
 
     @property
     def layers(self) -> Sequence[nn.Module]:
@@ -287,16 +260,16 @@ class CnnLstmCaptioner(CaptionModel):
         """Train everything whatever ``count`` is: no part is pretrained, so none is held back."""
         self.requires_grad_(True)
 
-    def save_bridges(self, folder: Path, record: dict[str, Any]) -> None:
-        super().save_bridges(folder, {"lang": self.tokenizer.tgt_lang, **record})
-
     @classmethod
     def load(cls, folder: Path) -> CnnLstmCaptioner:
         """What :meth:`save` wrote, in evaluation mode."""
         record, bridges = read_captioner(folder, lang=str)
         path = str(folder / "decoder")
         tokenizer = load_tokenizer(path, record["lang"])
-        model = cls(load_lstm(path), tokenizer, _channels(bridges), Vocabulary.load(folder))
+        with loading("LSTM", path, AttentionLstmConfig.model_type):
+            lstm, found = AttentionLstm.from_pretrained(path, ignore_mismatched_sizes=True, output_loading_info=True)
+        require_weights(path, found)
+        model = cls(lstm, tokenizer, _channels(bridges), Vocabulary.load(folder))
         model.load_bridges(folder, bridges)
         return model.eval()
 
@@ -304,9 +277,8 @@ class CnnLstmCaptioner(CaptionModel):
 def load_gpt2(path: str) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerBase]:
     """A GPT-2 with cross-attention, freshly drawn where the checkpoint has none, and its tokenizer.
 
-    BOS and PAD fall back on EOS, as GPT-2 tokenizers often have no other mark; a mark that the checkpoint's embedding
-    does not reach gets a row.  Raises :class:`BncapError` if the folder cannot be read or holds another model, if there
-    is no EOS, or if weights other than those are missing.
+    BOS and PAD fall back on EOS, as GPT-2 tokenizers often have no other mark; a mark beyond the checkpoint's embedding
+    gets a row.  Raises :class:`BncapError` for another model, a missing EOS, and other missing weights.
     """
     from transformers import AutoTokenizer
 
@@ -332,14 +304,6 @@ def load_gpt2(path: str) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerBase]:
         with quiet_loading():  # else the library explains how it draws the new rows
             decoder.resize_token_embeddings(len(tokenizer))
     return decoder, tokenizer
-
-
-def load_lstm(path: str) -> AttentionLstm:
-    """The LSTM that ``save_pretrained`` wrote; :class:`BncapError` if it is damaged, incomplete or another model."""
-    with loading("LSTM", path, AttentionLstmConfig.model_type):
-        model, found = AttentionLstm.from_pretrained(path, ignore_mismatched_sizes=True, output_loading_info=True)
-    require_weights(path, found)
-    return model
 
 
 def build_baseline(

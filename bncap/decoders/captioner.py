@@ -1,4 +1,4 @@
-"""What every captioner offers to training, decoding and evaluation, and the parts that all captioners share.
+"""Base class of all captioners, with the bridge, the tap of the cross-attention and beam search.
 
 :class:`bncap.model.Captioner` is the main one; :mod:`bncap.decoders.baselines` has those that Table 1 compares with.
 Shapes: B batch, T caption tokens, S patches, C channels of the encoder, D decoder width, V vocabulary.
@@ -99,10 +99,11 @@ AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
 
 
 class Tap:
-    """Keeps the latest weights of ``modules``, the cross-attention of some decoder layers.
+    """Keeps the latest weights of ``modules``, the cross-attention of some decoder layers, as means over heads.
 
-    The modules stay tapped after the forward pass, because activation checkpointing computes it a second time and must
-    find the same operations.
+    All other attention runs through PyTorch's fused kernel.  (``output_attentions=True`` returns nothing under SDPA,
+    and the eager path keeps all maps of all layers, after dropout.)  The modules stay tapped after the forward pass, as
+    activation checkpointing computes it a second time and must find the same operations.
     """
 
     def __init__(self, modules: Sequence[Any]) -> None:
@@ -112,18 +113,17 @@ class Tap:
             module.tap = self
 
     def take(self) -> Tensor | None:
-        """Mean over the tapped layers and their heads, (B, T, S) float32, rows on the simplex; forgets the weights.
+        """Mean over the tapped layers and their heads, (B, T, S) float32, rows on the simplex; None while closed.
 
-        To be called before ``backward()``, whose recomputation fills the store again.  None if the tap is closed.
+        Forgets the weights; to be called before ``backward()``, whose recomputation stores them again.
         """
         if not self.open:
             return None
-        layers = [self.weights.pop(index) for index in sorted(self.weights)]
-        return torch.stack(layers).mean(0)
+        return torch.stack([self.weights.pop(index) for index in sorted(self.weights)]).mean(0)
 
     @contextmanager
     def closed(self) -> Iterator[None]:
-        """Run the modules fused meanwhile, where nobody asks for their weights; ``backward()`` belongs inside."""
+        """Run the modules fused meanwhile, as their weights are not needed; ``backward()`` belongs inside."""
         before, self.open = self.open, False
         try:
             yield
@@ -155,6 +155,7 @@ class CaptionModel(nn.Module):
         language_id: the target language's token, forced as the first generated one; :data:`IGNORED` for none.
         tap: where the cross-attention of Eq. 8 is kept; None if the decoder returns it in any case.
         penultimate_bridge: a second projection E^(p) (Sec. 4.1); None for none.
+        fields: what ``captioner.json`` has to say of a captioner of this class.
     """
 
     def __init__(
@@ -162,16 +163,14 @@ class CaptionModel(nn.Module):
         decoder: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         bridge: Bridge,
-        vocabulary: Vocabulary | None = None,
+        vocabulary: Vocabulary | None,
     ) -> None:
         super().__init__()
-        self.decoder = decoder
-        self.tokenizer = tokenizer
-        self.bridge = bridge
-        self.vocabulary = vocabulary
+        self.decoder, self.tokenizer, self.bridge, self.vocabulary = decoder, tokenizer, bridge, vocabulary
         self.language_id: int = IGNORED
         self.tap: Tap | None = None
         self.penultimate_bridge: Bridge | None = None
+        self.fields: dict[str, Any] = {}
 
     @property
     def layers(self) -> Sequence[Any]:
@@ -189,8 +188,7 @@ class CaptionModel(nn.Module):
         raise NotImplementedError
 
     def labels(self, captions: Sequence[str], max_tokens: int) -> Tensor:
-        """(N, T) int64 token ids of ``captions`` up to the end token, cut to ``max_tokens``, padded with
-        :data:`IGNORED`."""
+        """(N, T) int64 token ids up to the end token, cut to ``max_tokens``, padded with :data:`IGNORED`."""
         raise NotImplementedError
 
     def states(self, memory: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -202,7 +200,7 @@ class CaptionModel(nn.Module):
 
         Returns:
             states (B, T, D); attention (B, T, S) float32, mean over the last K layers and their heads, or None while
-            the tap is closed.  The values at padded positions have no meaning.
+            the tap is closed.  Values at padded positions have no meaning.
         """
         raise NotImplementedError
 
@@ -225,9 +223,7 @@ class CaptionModel(nn.Module):
         """Beam search over (B, S, D) ``memory`` with the language token forced (Sec. 4.5), by transformers.
 
         Args:
-            decode: beams, length penalty and the size of n-grams that may not repeat.
-            max_tokens: the greatest length without the start token.  If the decoder's ``generation_config`` forces its
-                end, the last of so many tokens is that.
+            max_tokens: the greatest length without the start token.
 
         Returns:
             token ids (B, T) padded; log-probability in nats of each caption over its length ** ``length_penalty`` (B,),
@@ -266,7 +262,7 @@ class CaptionModel(nn.Module):
         """Keep the weights of the last ``last_k`` cross-attentions ``modules``, one a layer; of all of them for 0."""
         if not 0 <= last_k <= len(modules):
             raise BncapError(f"model.last_k={last_k}: the decoder has {len(modules)} layers")
-        self.last_k = last_k
+        self.fields["last_k"] = last_k
         self.tap = Tap(modules[-last_k:])
 
     def untapped(self) -> AbstractContextManager[None]:
@@ -288,26 +284,20 @@ class CaptionModel(nn.Module):
         save_file(self.bridges(), folder / "bridge.safetensors")
         if self.vocabulary is not None:
             self.vocabulary.save(folder)
-        write_json(folder / "captioner.json", record)
+        write_json(folder / "captioner.json", {**self.fields, **record})
 
     def load_bridges(self, folder: Path, bridges: dict[str, Tensor]) -> None:
         """Take over the ``bridges`` that :meth:`save_bridges` wrote to ``folder``."""
-        own = {name: value.shape for name, value in self.bridges().items()}
-        if own != {name: value.shape for name, value in bridges.items()}:
-            raise BncapError(
-                f"{folder / 'bridge.safetensors'} does not fit the decoder of {folder}; make the run again"
-            )
+        if {n: v.shape for n, v in self.bridges().items()} != {n: v.shape for n, v in bridges.items()}:
+            path = folder / "bridge.safetensors"
+            raise BncapError(f"{path} does not fit the decoder of {folder}; make the run again")
         self.load_state_dict(bridges, strict=False)
 
 
 def read_captioner(folder: Path, **fields: type) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """``captioner.json`` and the tensors of ``bridge.safetensors``.
+    """``captioner.json``, which must have the ``fields``, and the tensors of ``bridge.safetensors``.
 
-    Args:
-        fields: names that the record must have, with their types.
-
-    Raises :class:`BncapError` if there is no captioner or its record lacks a field, as that of another architecture
-    does.
+    Raises :class:`BncapError` if there is no captioner, or one of another architecture, whose record lacks a field.
     """
     path = folder / "captioner.json"
     if not path.is_file():
@@ -316,10 +306,8 @@ def read_captioner(folder: Path, **fields: type) -> tuple[dict[str, Any], dict[s
     if not isinstance(record, dict):
         raise BncapError(f"{path} is no record of a captioner; name the folder of a finished run")
     if not all(isinstance(record.get(name), kind) for name, kind in fields.items()):
-        raise BncapError(
-            f"{path} lacks {' or '.join(fields)}, so that {folder} holds a captioner of another architecture; name "
-            "the folder of a finished run of this one"
-        )
+        lacks = f"{path} lacks {' or '.join(fields)}: a captioner of another architecture"
+        raise BncapError(f"{lacks}; name the folder of a finished run of this one")
     return record, read_tensors(folder / "bridge.safetensors")
 
 

@@ -43,9 +43,8 @@ def caption(
 ) -> list[Caption]:
     """Eq. (1): y = arg max p(y | x), by beam search, for each of the (N, S, C) ``features``, in their order.
 
-    ``decode.batch`` pictures at a time, or half as many, and so on, if a GPU's memory cannot hold them.  Nothing is
-    sorted, as the length of a caption is not known beforehand.  On a GPU matrix products are in half precision,
-    log-probabilities in float32.
+    ``decode.batch`` pictures at a time, or half as many, and so on, if a GPU's memory cannot hold them.  On a GPU
+    matrix products are in half precision, log-probabilities in float32.
     """
     device = model.bridge.projection.weight.device
     captions: list[Caption] = []
@@ -59,10 +58,8 @@ def caption(
                 if batch == 1:
                     raise
                 batch = (len(chosen) + 1) // 2
-                print(
-                    f"{label}: {len(chosen)} at a time need more memory than there is, {batch} from here on",
-                    file=sys.stderr,
-                )
+                note = f"{label}: {len(chosen)} at a time need more memory than there is, {batch} from here on"
+                print(note, file=sys.stderr)
                 continue
             bar.update(len(chosen))
     return captions

@@ -42,8 +42,7 @@ TOKENIZED_AT_ONCE = 10_000
 def load_decoder(path: str) -> MBartForConditionalGeneration:
     """An mBART-50 model without the layers of its text encoder (152 M of 611 M), its attention ready to be tapped.
 
-    Raises :class:`BncapError` if the checkpoint cannot be read, is of another model, or lacks any weight of the rest,
-    which would otherwise be left random.
+    Raises :class:`BncapError` if the checkpoint cannot be read, is of another model, or lacks a weight.
     """
     with loading("decoder", path, "mbart"):
         model, found = MBartForConditionalGeneration.from_pretrained(
@@ -129,17 +128,11 @@ class Vocabulary:
         saved = read_json(folder / FILE)
         try:
             kept, whole = torch.tensor(saved["kept"]), int(saved["whole"])
-            right = (
-                kept.dtype == torch.int64
-                and len(kept) == saved["pieces"]
-                and tuple(kept[: len(SPECIALS)].tolist()) == SPECIALS
-                and bool((kept.diff() > 0).all())
-                and kept[-1] < whole
-            )
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise BncapError(f"{folder / FILE} is no vocabulary of this project; make the run again") from error
-        if not right:
-            raise BncapError(f"{folder / FILE} is damaged: its pieces are not those it was saved with; make it again")
+            same = kept.dtype == torch.int64 and len(kept) == saved["pieces"] and bool((kept.diff() > 0).all())
+        except (KeyError, TypeError, ValueError, RuntimeError):
+            same = False
+        if not same or tuple(kept[: len(SPECIALS)].tolist()) != SPECIALS or kept[-1] >= whole:
+            raise BncapError(f"{folder / FILE} is damaged or no vocabulary of this project; make the run again")
         return cls(kept, whole)
 
     @functools.cached_property
@@ -199,7 +192,8 @@ def encode_labels(
 def trim(model: MBartForConditionalGeneration, vocabulary: Vocabulary) -> None:
     """Keep only the rows of ``vocabulary`` in the embedding, the tied output layer and its bias, in place.
 
-    Also renumbers the ids in the model's settings.  :class:`BncapError` if the embedding is not the tokenizer's.
+    Also renumbers the ids in the model's settings; None for one that is not kept, such as another language's token.
+    :class:`BncapError` if the embedding is not the tokenizer's.
     """
     shared = model.model.shared
     if shared.num_embeddings < vocabulary.whole:

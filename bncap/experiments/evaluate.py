@@ -22,7 +22,7 @@ from bncap.device import default_device
 from bncap.encoders.features import FeatureStore
 from bncap.errors import BncapError
 from bncap.mini import grammar
-from bncap.model import load_captioner, load_initial
+from bncap.model import load_captioner
 from bncap.pipeline import artifacts, hub, paths
 from bncap.settings import Config
 from bncap.text import iso
@@ -48,7 +48,7 @@ def load_run(config: Config, variant: str, trained: Path, moment: str = "best") 
     if variant in BASELINES:
         return baselines.load_baseline(variant, folder)
     if moment == "initial":
-        return load_initial(folder, hub.path(config, config.components.decoder))[0]
+        return load_captioner(folder, hub.path(config, config.components.decoder))[0]
     return load_captioner(folder)[0]
 
 

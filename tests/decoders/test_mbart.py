@@ -14,7 +14,7 @@ from bncap.chunked_cross_entropy import IGNORED
 from bncap.decoders import decode
 from bncap.decoders.mbart import SPECIALS, UNKNOWN, Vocabulary, load_decoder, load_tokenizer, trim
 from bncap.errors import BncapError
-from bncap.model import Captioner, build_captioner, load_captioner, load_initial, shift_right
+from bncap.model import Captioner, build_captioner, load_captioner, shift_right
 from bncap.settings import Decode
 
 CHANNELS, PATCHES = 12, 5
@@ -214,7 +214,7 @@ def test_an_initial_state_needs_no_copy_of_the_pretrained_weights(which, request
     model.save_initial(tmp_path, {"variant": "x"})
     assert not (tmp_path / "decoder").exists()
     assert sum(p.stat().st_size for p in tmp_path.iterdir()) < 10_000
-    again, record = load_initial(tmp_path, str(mbart_folder))
+    again, record = load_captioner(tmp_path, str(mbart_folder))
     assert record["variant"] == "x" and not again.training
     expected, found = model.state_dict(), again.state_dict()
     assert found.keys() == expected.keys() and all(torch.equal(found[k], expected[k]) for k in expected)
@@ -225,7 +225,7 @@ def test_an_initial_state_needs_no_copy_of_the_pretrained_weights(which, request
     changed.save_pretrained(tmp_path / "changed")
     load_tokenizer(str(mbart_folder), "bn_IN").save_pretrained(tmp_path / "changed")
     with pytest.raises(BncapError, match="does not hold the weights that the run .* began with"):
-        load_initial(tmp_path, str(tmp_path / "changed"))
+        load_captioner(tmp_path, str(tmp_path / "changed"))
 
 
 def test_a_lost_or_damaged_vocabulary_is_an_error_of_one_line(trimmed, tmp_path):

@@ -55,7 +55,7 @@ def world(artifacts_dir, captioner, mbart_folder, sentences):
         for variant in (MAIN, *variants):
 
             def files(folder, variant=variant):
-                captioner.last_k = override(config, ALL_VARIANTS[variant].overrides).model.last_k
+                captioner.fields["last_k"] = override(config, ALL_VARIANTS[variant].overrides).model.last_k
                 pristine.save_initial(folder / "initial", {})
                 captioner.save(folder / "best", {})
                 artifacts.write_csv(folder / "steps.csv", ("step", "epoch", "ce", "pal", "infonce", "ot"),
