@@ -14,8 +14,6 @@ from bncap.batches import Batch
 from bncap.bertscore import load_bertscore
 from bncap.chunked_cross_entropy import IGNORED
 from bncap.config import get_config
-from bncap.data.translate import load_translator
-from bncap.data.verify import Verifier
 from bncap.decoders.baselines import BASELINES, build_baseline
 from bncap.encoders.features import Encoder
 from bncap.mini.grammar import draw_parallel_captions
@@ -23,7 +21,6 @@ from bncap.model import build_captioner, load_captioner
 from bncap.objective import compute_terms, term_weights
 from bncap.pipeline import hub
 from bncap.settings import Decode, override
-from bncap.synthesis.generate import load_synthesiser
 from bncap.text import normalise
 from standins import build_standins
 
@@ -48,10 +45,6 @@ def kaggle(*overrides):
 
 def path_of(name, config=None):
     return hub.path(config or kaggle(), name)
-
-
-def translator(name, *overrides):
-    return load_translator(kaggle(f"components.translator={name}", *overrides))
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_weights(standins, tmp_path):
@@ -81,54 +74,6 @@ def test_every_component_of_the_profile_kaggle_is_there_with_finite_weights(stan
         assert any(file.endswith(".json") for file in found.record()["files"])
     for file in sorted(standins.rglob("*.safetensors")):
         assert all(tensor.isfinite().all() for tensor in load_file(file).values()), file
-
-
-def test_marian_translates_64_captions_in_batches_into_the_language_of_its_token():
-    made = translator(TRANSLATORS[0], "data.translation_batch=24")
-    assert made.prefix == ">>ben<< "
-    assert made.tokenizer.convert_ids_to_tokens(made.tokenizer(">>ben<< A cat.").input_ids)[0] == ">>ben<<"
-    together = made.translate(ENGLISH)
-    assert len(together) == 64 and all(together) and len(set(together)) > 32
-    alone = translator(TRANSLATORS[0], "data.translation_batch=1").translate(ENGLISH[:8])
-    assert alone == together[:8]
-    assert translator(TRANSLATORS[0], "data.lang=hi_IN").translate(ENGLISH) != together
-
-
-def test_verification_takes_the_first_token_through_a_dense_layer():
-    from transformers import AutoModel, AutoTokenizer
-
-    verifier = Verifier(path_of("sentence-transformers/LaBSE"))
-    tokenizer, bert = (
-        cls.from_pretrained(path_of("sentence-transformers/LaBSE")) for cls in (AutoTokenizer, AutoModel)
-    )
-    dense = verifier.encoder[2].linear
-    with torch.no_grad():
-        state = bert.eval()(**tokenizer(ENGLISH[:1], return_tensors="pt")).last_hidden_state[0, 0]
-        expected = torch.nn.functional.normalize(torch.tanh(dense(state)), dim=0)
-    np.testing.assert_allclose(verifier.encoder.encode(ENGLISH[:1])[0], expected, atol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def synthesiser(standins):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("BNCAP_MODELS", str(standins))
-    yield load_synthesiser(kaggle("synthesis.side=64", "synthesis.prior_steps=2", "synthesis.steps=2"))
-    patch.undo()
-
-
-def draw(synthesiser, prompts, seeds, negative="low quality, bad anatomy, watermark"):
-    return [np.asarray(picture) for picture in synthesiser.draw(prompts, negative, seeds)]
-
-
-def test_kandinsky_draws_pictures_that_depend_on_prompt_negative_prompt_and_seed(synthesiser):
-    prompts = [f"In English: {en}. In Bengali: {bn}" for en, bn in zip(ENGLISH[:2], BENGALI[:2], strict=True)]
-    first = draw(synthesiser, prompts, [1, 2])
-    assert [(p.shape, p.dtype) for p in first] == [((64, 64, 3), np.uint8)] * 2 and min(p.std() for p in first) > 10
-    assert all((a == b).all() for a, b in zip(first, draw(synthesiser, prompts, [1, 2]), strict=True))
-    other_seed = draw(synthesiser, prompts, [7, 2])
-    assert (other_seed[1] == first[1]).all() and (other_seed[0] != first[0]).any()
-    assert (draw(synthesiser, prompts[::-1], [1, 2])[0] != first[0]).any()
-    assert (draw(synthesiser, prompts, [1, 2], "watermark")[0] != first[0]).any()
 
 
 def pictures(count):
