@@ -41,26 +41,13 @@ class Dialect:
     tails: Sequence[str]
 
 
-_FILE = Path(__file__).with_name("dialects.json")
-_DIALECTS = {name: Dialect(**tables) for name, tables in json.loads(_FILE.read_text("utf-8")).items()}
-ENGLISH, ENGLISH_OOD = _DIALECTS["english"], _DIALECTS["english_ood"]
-BENGALI, BENGALI_OOD = _DIALECTS["bengali"], _DIALECTS["bengali_ood"]
-
-COLOURS_BN = {
-    "red": "লাল", "blue": "নীল", "green": "সবুজ", "yellow": "হলুদ",
-    "purple": "বেগুনি", "orange": "কমলা", "white": "সাদা", "black": "কালো",
-}  # fmt: skip
-
-BACKGROUND_WORDS_EN = {
-    "grass": "grass", "lawn": "grass", "sand": "sand", "sandy": "sand", "beach": "sand", "water": "water",
-    "snow": "snow", "snowy": "snow", "brick": "brick", "bricks": "brick", "wooden": "wood", "night": "night",
-    "carpet": "carpet", "rug": "carpet",
-}  # fmt: skip
-
-RELATION_WORDS_EN = {
-    "left": "left", "right": "right", "above": "above", "over": "above",
-    "below": "below", "under": "below", "beneath": "below", "underneath": "below",
-}  # fmt: skip
+_TABLES = json.loads(Path(__file__).with_name("dialects.json").read_text("utf-8"))
+ENGLISH, ENGLISH_OOD, BENGALI, BENGALI_OOD = (
+    Dialect(**_TABLES[name]) for name in ("english", "english_ood", "bengali", "bengali_ood")
+)
+COLOURS_BN: dict[str, str] = _TABLES["colours_bengali"]
+BACKGROUND_WORDS_EN: dict[str, str] = _TABLES["background_words_english"]
+RELATION_WORDS_EN: dict[str, str] = _TABLES["relation_words_english"]
 
 
 def genitive_bn(noun: str) -> str:
