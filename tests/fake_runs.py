@@ -156,14 +156,14 @@ def make_readings() -> dict[str, Any]:
         for split in SPLITS
         for metric in ("B4", "METEOR", "noun_precision")
     ]
-    terms = [f"{way}/{term}" for way in ("logged", "default") for term in ("pal", "infonce", "ot")]
+    terms = [f"{way}/{term}" for way in ("logged", "default", "own") for term in ("pal", "infonce", "ot")]
     others = ("relevant/mmd_rbf", "relevant/relative_centroid_distance", "attended_patches")
     measures = [
         {"variant": v, "against": a, "measure": m, "first": 1.0, "second": 2.0, **make_estimate("difference", -1.5)}
         for v, a in compared
         for m in (*terms, *others)
     ]
-    flag = {"variant": "tau_on_probabilities", "against": MAIN, "terms": measures[:1], "gap": measures[6]}
+    flag = {"variant": "tau_on_probabilities", "against": MAIN, "terms": measures[:1], "gap": measures[9]}
     same = [{"variant": "all_layers", "label": READINGS["all_layers"].label, "why": "The decoder has 2 layers."}]
     return {
         "readings": readings, "same": same, "scores": scores, "measures": measures, "before": {},

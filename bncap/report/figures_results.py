@@ -160,7 +160,7 @@ def draw_reading_losses(content: Mapping[str, Any], path: Path) -> Path:
     fig, axes = plt.subplots(1, len(names), figsize=(7.6, 0.9 + 0.3 * len(lines)), sharey=True)
     flagged = {_name_reading(flag["variant"], flag["against"]) for flag in content["flags"]}
     for axis, (term, name) in zip(axes, names.items(), strict=True):
-        chosen = frame[frame["term"] == term]
+        chosen = frame[(frame["term"] == term) & frame["series"].isin(list(WAYS))]
         colours = {way: colour for way, (_, colour) in WAYS.items() if (way == "gap") == (term == "gap")}
         draw_intervals(axis, chosen, lines, colours)
         axis.set_xlabel(f"{name}, difference in %")
