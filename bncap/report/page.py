@@ -23,10 +23,7 @@ from bncap.settings import Config
 from bncap.text import iso, language_name
 
 REPORT_NOTEBOOK = "09_report"
-TABLE_NOTEBOOKS = {
-    "table1_baselines": "05_baselines", "table2_main": "04_training", "table3_ablations": "06_ablations",
-    "table4_sensitivity": "07_sensitivity",
-}  # fmt: skip
+TABLE_NOTEBOOKS = {1: "05_baselines", 2: "04_training", 3: "06_ablations", 4: "07_sensitivity"}
 TEMPLATE = paths.PACKAGE / "report" / "template.html"
 
 FIGURES = {
@@ -56,9 +53,8 @@ def write_report(config: Config, first_seed: int) -> Path:
     Raises BncapError, with the command that makes it, for whatever else is missing, and for a ``results.json`` of other
     seeds.
     """
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    strict = jinja2.StrictUndefined
+    environment = jinja2.Environment(autoescape=True, undefined=strict, trim_blocks=True, lstrip_blocks=True)
     results = read_results(config, first_seed)
     run = describe_run(config, first_seed)
     verdicts = pd.Series([claim["verdict"] for claim in results["claims"]]).value_counts().to_dict()
@@ -94,10 +90,8 @@ def read_results(config: Config, first_seed: int) -> dict[str, Any]:
     """``results.json`` of the profile; BncapError if it is missing or of other seeds."""
     results = artifacts.read_json(_require_figure(config, "results.json", REPORT_NOTEBOOK))
     if results["seeds"] != list(config.seeds(first_seed)):
-        raise BncapError(
-            f"results.json holds seeds {results['seeds']}, not {list(config.seeds(first_seed))}; "
-            f"{_name_command(config, REPORT_NOTEBOOK)}"
-        )
+        seeds = f"seeds {results['seeds']}, not {list(config.seeds(first_seed))}"
+        raise BncapError(f"results.json holds {seeds}; {_name_command(config, REPORT_NOTEBOOK)}")
     return results
 
 
@@ -148,8 +142,8 @@ def describe_run(config: Config, first_seed: int) -> dict[str, str]:
 
 
 def _read_table(config: Config, name: str) -> list[FormattedTable]:
-    frame = pd.read_csv(_require_figure(config, f"{name}.csv", TABLE_NOTEBOOKS[name]))
-    _require_figure(config, f"{name}_differences.csv", TABLE_NOTEBOOKS[name])
+    frame = pd.read_csv(_require_figure(config, f"{name}.csv", TABLE_NOTEBOOKS[runs.TABLES[name].number]))
+    _require_figure(config, f"{name}_differences.csv", TABLE_NOTEBOOKS[runs.TABLES[name].number])
     return tables.format_table(frame, name, config, comparisons.read_differences(config, name))
 
 

@@ -17,6 +17,8 @@ from bncap.pipeline import artifacts, paths
 from bncap.settings import Config
 
 NOUNS = ("noun_precision", "noun_recall")
+FIG3 = {"centroid_distance": paper.CENTROID_DISTANCE, "mmd": paper.MMD}
+"""What the paper prints of Fig. 3."""
 VARIETY = ("distinct", "vocabulary", "mean_length", "most_frequent_share")
 
 
@@ -36,10 +38,7 @@ def write_results(config: Config, first_seed: int) -> Path:
     Raises BncapError, with the command that makes it, for a run that is not finished.
     """
     seeds = config.seeds(first_seed)
-    records = []
-    for variant in COMPARED:
-        for seed in seeds:
-            records += _records(config, variant, seed)
+    records = [record for variant in COMPARED for seed in seeds for record in _records(config, variant, seed)]
     records.sort(key=lambda r: (r["variant"], r["split"], r["metric"], r["seed"]))
     content = {
         "profile": config.profile,
@@ -47,31 +46,20 @@ def write_results(config: Config, first_seed: int) -> Path:
         "results": records,
         "summary": _summary(records),
         "differences": [record for name in TABLES for record in comparisons.compare_table(config, first_seed, name)],
-        "pairs": comparisons.compare_with_base(config, first_seed) + _claimed(config, first_seed),
+        "pairs": comparisons.compare_with_base(config, first_seed)
+        + comparisons.compare_pairs(config, first_seed, [pair for pair in paper.score_pairs() if pair[1] != BASE]),
         "grounding": grounding.summarise_grounding(config, first_seed),
         "alignment": alignment.summarise_alignment(config, first_seed),
         "convergence": comparisons.summarise_convergence(config, first_seed),
         "diversity": comparisons.summarise_diversity(config, first_seed),
         **{name: estimates.read_extended(config.profile, name) for name in estimates.EXTENDED},
         "encoders": comparisons.encoder_accuracy(config) if config.data.source == "mini" else None,
-        "paper": _of_paper(),
+        "paper": {name: {**asdict(change), "change": round(change.relative, DIGITS)} for name, change in FIG3.items()},
     }
     content["claims"] = paper.check_claims(content)
     path = paths.figures_dir(config.profile) / "results.json"
     artifacts.write_json(path, content)
     return path
-
-
-def _claimed(config: Config, first_seed: int) -> list[dict[str, Any]]:
-    """The comparisons of the claims that are not with cross-entropy alone."""
-    pairs = [pair for pair in paper.score_pairs() if pair[1] != BASE]
-    return comparisons.compare_pairs(config, first_seed, pairs)
-
-
-def _of_paper() -> dict[str, Any]:
-    """What the paper prints of Fig. 3, with the relative changes."""
-    printed = {"centroid_distance": paper.CENTROID_DISTANCE, "mmd": paper.MMD}
-    return {name: {**asdict(change), "change": round(change.relative, DIGITS)} for name, change in printed.items()}
 
 
 def _records(config: Config, variant: str, seed: int) -> list[dict[str, Any]]:

@@ -128,18 +128,6 @@ def test_heat_is_0_at_an_even_share_and_1_at_the_strongest_patch_of_three_shares
     assert attention.compute_heat([0.5, 0.25, 0.25, 0]).tolist() == pytest.approx([0.5, 0, 0, -0.5])  # diffuse
 
 
-def test_attention_heats_its_own_patch_and_an_even_share_heats_none():
-    import matplotlib.pyplot as plt
-
-    for weights in (make_shares(p26=1.0), np.full(49, 1 / 49)):
-        _, axis = plt.subplots()
-        attention.show_attention(axis, Image.new("RGB", (56, 56), "white"), weights)
-        rows, columns = np.nonzero(np.asarray(axis.images[-1].get_array()) > 0.6)
-        assert (rows.size > 100) == (weights[26] == 1)
-        assert set(rows // 32) <= {3} and set(columns // 32) <= {5}
-        plt.close("all")
-
-
 def test_no_picture_and_too_many_are_refused(tmp_path):
     for examples in ([], [make_example()] * (attention.MAX_PICTURES + 1)):
         with pytest.raises(BncapError, match="1 to 20"):

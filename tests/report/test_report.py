@@ -13,7 +13,7 @@ from fake_runs import make_rest, make_runs, patch_evidence, varied
 
 from bncap.config import get_config
 from bncap.errors import BncapError
-from bncap.experiments import comparisons, paper
+from bncap.experiments import paper
 from bncap.experiments.runs import TABLES
 from bncap.pipeline import paths
 from bncap.report import page, summaries, tables
@@ -185,12 +185,3 @@ def test_sections_of_the_extended_notebooks_name_date_and_commit_and_whether_it_
     make_all(config)
     expected = "Measured on 2026-01-02 at commit 0123abc, another commit than that of the runs above."
     assert render(config).count(expected) == 2
-
-
-def test_the_report_shows_the_accuracy_of_each_captioners_encoder(config):
-    results = make_all(config)
-    accuracy = comparisons.encoder_accuracy(config)
-    assert accuracy["ViT + Bangla GPT-2"] == pytest.approx({"real": 45.0, "ood": 15.0, "synthetic": 45.0})
-    assert accuracy == results["encoders"]
-    cells = summaries.encoder_accuracy(accuracy).cells.set_index("Encoder of")
-    assert list(cells.loc["CNN + LSTM"]) == ["67.5", "22.5"]

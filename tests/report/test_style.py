@@ -51,6 +51,12 @@ def test_arabic_hebrew_georgian_cyrillic_and_latin_letters_need_no_other_font(te
     assert not [w for w in recwarn if "missing from font" in str(w.message)]
 
 
+def test_letters_that_no_font_has_are_one_line_with_their_script_and_the_remedy(tmp_path, capsys):
+    style.save(draw_text("க ᠮᠣᠩ", size=8), tmp_path / "a", pdf=True)
+    [line] = capsys.readouterr().err.splitlines()
+    assert "a.png" in line and "Mongolian" in line and "pip install fontpkg-noto-sans-" in line
+
+
 def test_the_same_data_give_the_same_bytes_without_dates(tmp_path):
     first, second = (style.save(draw_text(), tmp_path / name, pdf=True) for name in ("a", "b"))
     for suffix in (".png", ".pdf"):
@@ -78,10 +84,6 @@ def test_a_contact_sheet_shows_every_picture_and_has_room_for_its_captions(tmp_p
 def test_a_contact_sheet_with_a_caption_too_few_is_an_error():
     with pytest.raises(ValueError, match="2 images, 1 captions"):
         style.image_grid([Image.new("L", (2, 2))] * 2, ["one"], "unused")
-
-
-def test_wrapping_keeps_line_breaks_and_words():
-    assert style.wrap("aaa bbb ccc\nd", 7) == "aaa bbb\nccc\nd"
 
 
 def test_pictures_side_by_side_have_one_height():

@@ -7,7 +7,7 @@ import re
 
 import pandas as pd
 import pytest
-from fake_runs import ALL, make_runs, scores_of, varied
+from fake_runs import ALL, make_runs, varied
 
 from bncap.config import SENSITIVITY, VARIANTS, get_config
 from bncap.errors import BncapError
@@ -72,15 +72,6 @@ def test_without_known_objects_the_columns_are_exactly_the_papers(config):
     assert csv.read_text("utf-8").splitlines()[0] == "method,split,seed,B1,B2,B3,B4,METEOR,BERT-F1"
 
 
-def test_tables_one_and_three_hold_their_variants_out_of_domain_and_table_two_both_splits(config):
-    make_runs(config)
-    one, two, three = (tables.read_table(name, config, 42) for name in list(tables.TABLES)[:3])
-    assert list(dict.fromkeys(one["method"])) == ["pal_infonce_ot", "vit_gpt2", "cnn_lstm"]
-    assert set(one["split"]) == set(three["split"]) == {"ood"}
-    assert list(dict.fromkeys(three["method"])) == list(VARIANTS)
-    assert set(two["method"]) == {"pal_infonce_ot"} and set(two["split"]) == {"test", "ood"}
-
-
 def test_mean_and_deviation_over_seeds_stand_above_both_rows_that_the_paper_prints(config):
     make_runs(config, lambda v, seed, split, metric: 10.0 if seed == 42 else 12.0)
     _, md, tex = write(config, "table1_baselines")
@@ -109,12 +100,6 @@ def test_table_four_shows_three_metrics_of_the_paper_and_a_dash_for_the_others(c
     assert "| λ | τ | ρ | From |" in text
     assert "| paper, Table 4 | – | – | – | 2.50 | 17.50 | 63.70 | – |" in text
     assert "| 0.5 | 1.3 | 0.5 | here |" in text
-
-
-def test_the_compute_matched_row_is_said_to_be_none_of_the_papers(config):
-    make_runs(config)
-    _, md, _ = write(config, "table3_ablations")
-    assert "CE (Real-only, compute-matched) has no counterpart in the paper: as many captioned" in md.read_text("utf-8")
 
 
 def test_latex_escapes_what_latex_would_read_and_needs_only_booktabs(config):
@@ -238,8 +223,3 @@ def test_the_same_runs_give_the_same_bytes_and_the_csv_reads_back(config):
         assert content == first, f"turn {turn}"
     frame = tables.read_table("table4_sensitivity", config, 42)
     pd.testing.assert_frame_equal(pd.read_csv(paths.figures_dir("smoke") / "table4_sensitivity.csv"), frame)
-
-
-def test_the_fake_scores_have_the_shape_of_an_evaluation():
-    made = scores_of("pal", 42, "ood", varied, 10.0, nouns=True)
-    assert {*SCORES, "signature", "images", "diversity", "noun_precision", "noun_recall"} == set(made)
