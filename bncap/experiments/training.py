@@ -36,21 +36,32 @@ def train_run(
         store = FeatureStore(features)
         torch.manual_seed(origin["seed"])
         model = build_model(config, origin["variant"], store, corpus, triplets)
-        batches = Triplets(
-            triplets,
-            store,
-            lambda captions: model.labels(captions, config.model.max_tokens),
-            share=share,
-            share_seed=config.data.seed,
-            penultimate=config.model.multi_scale,
-            paired=len(term_weights(config.loss)) > 1 or config.loss.ce_on == "real+synthetic",
-        )
+        batches = load_triplets(config, model, store, triplets, share)
         if isinstance(model, Captioner):  # notebook 08 compares the paper's captioners with their state before training
             model.save_initial(folder / "initial", origin)
         validation = validation_set(model, store, corpus, config.model.max_tokens)
         record = train(model, batches, validation, config, origin["seed"], folder)
         model.save(folder / "best", {**origin, **record})
     remove_checkpoints(folder)
+
+
+def load_triplets(
+    config: Config, model: CaptionModel, store: FeatureStore, folder: Path, share: float = 1.0
+) -> Triplets:
+    """The training triplets of the step ``folder`` with their features in ``store`` and the labels of ``model``.
+
+    share: the part of the triplets that is used, in (0, 1].  Synthetic pictures are read only if the objective of
+    ``config`` uses them.  Notebook 04 takes its first batch from here.
+    """
+    return Triplets(
+        folder,
+        store,
+        lambda captions: model.labels(captions, config.model.max_tokens),
+        share=share,
+        share_seed=config.data.seed,
+        penultimate=config.model.multi_scale,
+        paired=len(term_weights(config.loss)) > 1 or config.loss.ce_on == "real+synthetic",
+    )
 
 
 def build_model(config: Config, variant: str, store: FeatureStore, corpus: Path, triplets: Path) -> CaptionModel:
