@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist, pdist
+from sklearn.neighbors import NearestNeighbors
 
 Points = Any  # numpy array or torch tensor, (N, D)
 
@@ -24,8 +26,7 @@ def centroid_distance(x: Points, y: Points) -> float:
 def centroid_distance_chance(x: Points, y: Points) -> float:
     """Root mean square of :func:`centroid_distance` over all ways to part the pooled points into N and M.
 
-    The distance that remains where the two sets differ by chance alone, sqrt((1/N + 1/M) S^2) with S^2 the trace of
-    the pooled points' covariance (divisor N + M - 1).  Points of one picture count as if they were independent.
+    sqrt((1/N + 1/M) S^2) with S^2 the trace of the pooled points' covariance (divisor N + M - 1).
     x: (N, D), y: (M, D), N and M at least 1.
     """
     x, y = _points(x, y)
@@ -40,13 +41,10 @@ def mmd_rbf(x: Points, y: Points, bandwidth: float | None = None) -> float:
         MMD^2 = mean k(x_i, x_j) + mean k(y_i, y_j) - 2 mean k(x_i, y_j),   k(p, q) = exp(-|p - q|^2 / (2 sigma^2))
 
     The means run over all pairs, i = j included (the biased estimate, never negative). sigma is `bandwidth`, by
-    default the median distance over the pairs i < j of the pooled set of x and y. Where all points are equal the
-    result is 0 for any sigma and is returned as such.
+    default the median distance over the pairs i < j of the pooled set; equal points give 0.
     x: (N, D), y: (M, D). Needs about 8 (N + M)^2 bytes.
     Raises ValueError for wrong shapes, a bandwidth <= 0, and a median of 0 between points that are not all equal.
     """
-    from scipy.spatial.distance import cdist, pdist
-
     x, y = _points(x, y)
     if bandwidth is not None and not bandwidth > 0:
         raise ValueError(f"bandwidth must be positive, got {bandwidth}")
@@ -75,8 +73,6 @@ def mmd_rbf_chance(x: Points, y: Points) -> float:
     (1/N + 1/M) (1 - k), k the mean kernel over the pairs i < j of the pooled points: what the biased estimate shows
     where the two sets differ by chance alone.  x: (N, D), y: (M, D).  Raises ValueError as :func:`mmd_rbf` does.
     """
-    from scipy.spatial.distance import pdist
-
     x, y = _points(x, y)
     distances = pdist(np.concatenate([x, y]))
     if not distances.any():
@@ -103,14 +99,11 @@ def domain_mixing(x: Points, y: Points, k: int = 10) -> float:
     2 N M / ((N + M) (N + M - 1)) on average, about 0.5 for N = M. x: (N, D), y: (M, D). Returns a share in [0, 1].
     Raises ValueError for wrong shapes and for k outside 1 .. N + M - 1.
     """
-    from sklearn.neighbors import NearestNeighbors
-
     x, y = _points(x, y)
     if not 1 <= k < len(x) + len(y):
         raise ValueError(f"k must be between 1 and {len(x) + len(y) - 1}, one less than there are points, got {k}")
-    neighbours = (
-        NearestNeighbors(n_neighbors=k).fit(np.concatenate([x, y])).kneighbors(return_distance=False)
-    )  # (N+M, k)
+    fitted = NearestNeighbors(n_neighbors=k).fit(np.concatenate([x, y]))
+    neighbours = fitted.kneighbors(return_distance=False)  # (N+M, k)
     domain = np.repeat([0, 1], [len(x), len(y)])
     return float((domain[neighbours] != domain[:, None]).mean())
 
@@ -124,8 +117,7 @@ def umap_2d(points: Points, seed: int) -> NDArray[np.float64]:
     (points,) = _points(points)
     if len(points) < 5:
         raise ValueError(f"UMAP needs at least 5 points, got {len(points)}")
-    import umap
-    from sklearn.neighbors import NearestNeighbors
+    import umap  # compiles with numba for seconds, and one function needs it
 
     k = min(15, len(points) - 1)
     # umap-learn would call a Python function for each pair of points, 13 million times for 3,600 of them; a tree is

@@ -24,10 +24,7 @@ from bncap.text import NORMALISER, UNSPACED, iso, normalise, stem, stemmer_name,
 
 
 def score(
-    hypotheses: Sequence[str],
-    references: Sequence[Sequence[str]],
-    lang: str = "bn",
-    bertscore: BertScore | None = None,
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], lang: str = "bn", bertscore: BertScore | None = None
 ) -> dict[str, Any]:
     """Sec. 5.1: BLEU-1..4, METEOR and BERTScore-F1 of a corpus of captions.
 
@@ -48,10 +45,7 @@ def score(
 
 
 def per_caption(
-    hypotheses: Sequence[str],
-    references: Sequence[Sequence[str]],
-    lang: str = "bn",
-    bertscore: BertScore | None = None,
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], lang: str = "bn", bertscore: BertScore | None = None
 ) -> dict[str, np.ndarray]:
     """What :func:`score` is an aggregate of, caption by caption: ``bleu`` (N, 10), the :func:`bleu_statistics`, and
     ``METEOR`` and ``BERT-F1``, (N,), 0 to 100 or NaN.  Raises ValueError as :func:`score` does.
@@ -97,12 +91,9 @@ def bleu_statistics(hypotheses: Sequence[str], references: Sequence[Sequence[str
 def bleu_from_statistics(stats_sum: Sequence[int] | np.ndarray) -> dict[str, float]:
     """Corpus ``B1``..``B4``, unsmoothed, from summed :func:`bleu_statistics`, (10,)."""
     hyp_len, ref_len, *counts = np.asarray(stats_sum).tolist()
-    scores = {}
-    for n in (1, 2, 3, 4):
-        correct, total = counts[:n], counts[4 : 4 + n]
-        scored = BLEU.compute_bleu(correct, total, hyp_len, ref_len, smooth_method="none", max_ngram_order=n)
-        scores[f"B{n}"] = float(scored.score)
-    return scores
+    options = {"sys_len": hyp_len, "ref_len": ref_len, "smooth_method": "none"}
+    scores = (BLEU.compute_bleu(counts[:n], counts[4 : 4 + n], **options, max_ngram_order=n) for n in (1, 2, 3, 4))
+    return {f"B{n}": float(scored.score) for n, scored in enumerate(scores, 1)}
 
 
 @lru_cache(maxsize=16384)
@@ -147,23 +138,20 @@ def signature(references: Sequence[Sequence[str]], lang: str, bertscore: BertSco
 def noun_counts(
     hypotheses: Sequence[str], present: Sequence[Iterable[str]], lexicon: Mapping[str, str], lang: str = "bn"
 ) -> np.ndarray:
-    """Kinds named, named and present, and present of each caption: (N, 3) int64.
+    """Kinds named, named and present, and present of each caption: (N, 3) int64, each kind once a caption.
 
     Noun precision and recall are shares of their sums: of the kinds named, those present; of the kinds present that the
-    lexicon has a word for, those named.  A kind named twice in a caption counts once.
-
-    ``present``: for each caption the kinds in its picture.  ``lexicon``: that of :class:`Nouns`.  Raises ValueError for
-    unequal lengths and as :class:`Nouns` does.
+    lexicon has a word for, those named.  ``present``: for each caption the kinds in its picture.  ``lexicon``: that of
+    :class:`Nouns`.  Raises ValueError for unequal lengths and as :class:`Nouns` does.
     """
     if len(hypotheses) != len(present):
         raise ValueError(f"{len(hypotheses)} hypotheses, but {len(present)} sets of kinds; give one set per hypothesis")
-    nouns = Nouns(lexicon, lang)
-    counts = np.zeros((len(hypotheses), 3), dtype=np.int64)
-    for row, (caption, kinds) in enumerate(zip(hypotheses, present, strict=True)):
-        named = {kind for _, _, kind in nouns.find(tokenise(caption, lang))}
+    nouns, counts = Nouns(lexicon, lang), []
+    for caption, kinds in zip(hypotheses, present, strict=True):
+        named = {kind for *_, kind in nouns.find(tokenise(caption, lang))}
         known = set(kinds) & nouns.kinds
-        counts[row] = len(named), len(named & known), len(known)
-    return counts
+        counts.append((len(named), len(named & known), len(known)))
+    return np.array(counts, dtype=np.int64).reshape(-1, 3)
 
 
 class Nouns:
@@ -226,10 +214,9 @@ def diversity(hypotheses: Sequence[str], lang: str = "bn") -> dict[str, Any]:
 
 def _check(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
     if len(hypotheses) != len(references):
-        first = min(len(hypotheses), len(references))
         raise ValueError(
-            f"{len(hypotheses)} hypotheses, but {len(references)} lists of references: "
-            f"index {first} is in one of them only; give one list of references per hypothesis"
+            f"{len(hypotheses)} hypotheses, but {len(references)} lists of references: index "
+            f"{min(len(hypotheses), len(references))} is in one of them only; give one list per hypothesis"
         )
     if not len(hypotheses):
         raise ValueError("no hypotheses: index 0 is missing")

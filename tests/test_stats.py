@@ -55,7 +55,7 @@ def test_students_interval_is_that_of_scipys_t_test_and_of_one_value_unknown():
     result = student_interval(values)
     assert (result.value, result.low, result.high) == pytest.approx((6.5 / 3, oracle.low, oracle.high))
     alone = student_interval([2.0])
-    assert alone.value == 2 and math.isnan(alone.low) and not alone.excludes_zero
+    assert alone.value == 2 and math.isnan(alone.low)
 
 
 def test_samples_draw_as_many_items_and_seeds_as_there_are_and_the_same_ones_again():
@@ -94,11 +94,9 @@ def test_replicates_are_distributed_as_all_samples_of_three_images_and_two_seeds
     assert (found.low if below < 0.5 else found.high) == pytest.approx(exact[place])
 
 
-def test_an_interval_knows_its_quantiles_and_whether_it_leaves_out_zero():
+def test_an_interval_has_the_quantiles_of_its_replicates():
     found = interval(5.0, range(101), 0.5)
-    assert found == Interval(5.0, 25.0, 75.0, 0.5) and found.excludes_zero
-    assert interval(1.0, [2.0, 2.0]).excludes_zero and interval(-1.0, [-2.0, -0.1]).excludes_zero
-    assert not interval(0.0, [-1.0, 2.0]).excludes_zero and not interval(0.0, [0.0, 0.0]).excludes_zero
+    assert found == Interval(5.0, 25.0, 75.0, 0.5)
 
 
 @pytest.mark.parametrize("numbers", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])

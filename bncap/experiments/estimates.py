@@ -44,9 +44,8 @@ def bootstrap_estimate(name: str, value: float, replicates: NDArray[np.float64])
     """
     known = replicates[np.isfinite(replicates)]
     if math.isnan(value) or not len(known):
-        return _estimate(name, value, math.nan, math.nan)
-    interval = stats.interval(value, known)
-    return _estimate(name, value, interval.low, interval.high)
+        return _estimate(name, stats.Interval(value, math.nan, math.nan))
+    return _estimate(name, stats.interval(value, known))
 
 
 def seed_difference(a: Mapping[int, float], b: Mapping[int, float]) -> dict[str, Any]:
@@ -60,13 +59,12 @@ def seed_difference(a: Mapping[int, float], b: Mapping[int, float]) -> dict[str,
         raise BncapError("no seed has both scores: run both variants with the same seeds")
     interval = stats.student_interval([a[seed] - b[seed] for seed in seeds])
     first, second = (rounded(float(np.mean([side[seed] for seed in seeds]))) for side in (a, b))
-    estimate = _estimate("difference", interval.value, interval.low, interval.high)
-    return {"first": first, "second": second, **estimate, "seeds": len(seeds)}
+    return {"first": first, "second": second, **_estimate("difference", interval), "seeds": len(seeds)}
 
 
-def _estimate(name: str, value: float, low: float, high: float) -> dict[str, Any]:
-    ends = rounded(low), rounded(high)
-    return {name: rounded(value), "low": ends[0], "high": ends[1], "excludes_zero": excludes_zero(*ends)}
+def _estimate(name: str, interval: stats.Interval) -> dict[str, Any]:
+    low, high = rounded(interval.low), rounded(interval.high)
+    return {name: rounded(interval.value), "low": low, "high": high, "excludes_zero": excludes_zero(low, high)}
 
 
 def excludes_zero(low: float | None, high: float | None) -> bool:
@@ -80,7 +78,7 @@ def select(records: Iterable[Record], **values: Any) -> list[Record]:
 
 def first(records: Iterable[Record], **values: Any) -> Any:
     """The first record that has all of ``values``; None if there is none."""
-    return next((record for record in records if values.items() <= record.items()), None)
+    return next(iter(select(records, **values)), None)
 
 
 def to_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -105,10 +103,8 @@ def read_csv(path: Path) -> list[dict[str, Any]]:
 
 
 def write_extended(profile: str, name: str, content: dict[str, Any]) -> Path:
-    """Write ``content`` with today's date and the commit as ``figures/<profile>/<name>.json``, one of
-    :data:`EXTENDED`.
-
-    Where the file holds this content already, its date and commit are kept.
+    """Write ``content`` with today's date and the commit as ``figures/<profile>/<name>.json``, one of :data:`EXTENDED`;
+    a file that holds this content already keeps its date and commit.
     """
     path = _extended_file(profile, name)
     if path.is_file() and artifacts.read_json(path)["found"] == content:

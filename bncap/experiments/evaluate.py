@@ -74,12 +74,14 @@ def evaluate(model: CaptionModel, store: FeatureStore, pairs: Sequence[Pair], co
         scores[split] = metrics.of_corpus(scored) | {"signature": metrics.signature(refs, lang, scorer)}
         scores[split]["images"] = len(images)
         scores[split]["diversity"] = metrics.diversity(texts, lang)
-        nouns = _count_nouns(config, split, images, texts, lang)
-        write_caption_scores(folder, split, images, scored, nouns)
-        if nouns is not None:
+        nouns, objects = None, objects_of(config, split)
+        if objects is not None:
+            present = [{kind for kind, _ in objects_in(objects, image)} for image in images]
+            nouns = metrics.noun_counts(texts, present, noun_lexicon(config), lang)
             named, right, there = nouns.sum(axis=0).tolist()
             scores[split]["noun_precision"] = 100 * right / named if named else None  # None: no noun is named
             scores[split]["noun_recall"] = 100 * right / there if there else None
+        write_caption_scores(folder, split, images, scored, nouns)
         single = metrics.sentence_scores(texts, refs, lang)
         rows = [
             [image, caption.text, f"{caption.score:.6f}", f"{s['B4']:.4f}", f"{s['METEOR']:.4f}", reference[0]]
@@ -135,7 +137,7 @@ def write_caption_scores(
     unknown = np.full((len(images), len(NOUN_COLUMNS)), math.nan)
     columns = images, scored["bleu"], scored["METEOR"], scored["BERT-F1"], unknown if nouns is None else nouns
     rows = (
-        [image, *bleu, *(f"{value:.8f}" for value in (meteor, f1)), *("" if math.isnan(n) else n for n in counts)]
+        [image, *bleu, f"{meteor:.8f}", f"{f1:.8f}", *("" if math.isnan(n) else n for n in counts)]
         for image, bleu, meteor, f1, counts in zip(*columns, strict=True)
     )
     artifacts.write_csv(folder / f"items_{split}.csv", SCORE_COLUMNS, rows)
@@ -162,17 +164,6 @@ def _bleu(sums: Array) -> dict[str, Array]:
 
 def _percentage(part: Array, whole: Array) -> Array:
     return 100 * np.divide(part, whole, out=np.full_like(whole, math.nan), where=whole > 0)
-
-
-def _count_nouns(
-    config: Config, split: str, images: list[str], texts: list[str], lang: str
-) -> NDArray[np.int64] | None:
-    """(N, 3) kinds named, named rightly, and present, where objects of the pictures and words for them are known."""
-    objects = objects_of(config, split)
-    if objects is None:
-        return None
-    present = [{kind for kind, _ in objects_in(objects, image)} for image in images]
-    return metrics.noun_counts(texts, present, noun_lexicon(config), lang)
 
 
 def noun_lexicon(config: Config) -> dict[str, str]:
@@ -220,8 +211,6 @@ def objects_in(objects: Objects, image: str) -> list[Object]:
 
 
 def sample_by_rank(captions: list[dict[str, str]], count: int) -> list[dict[str, str]]:
-    """``count`` rows of a ``captions_<split>.csv`` evenly spaced by their METEOR rank, best first; none is picked by
-    hand.
-    """
+    """``count`` rows of a ``captions_<split>.csv`` evenly spaced by their METEOR rank, best first."""
     ranked = sorted(captions, key=lambda row: (-float(row["meteor"]), row["image"]))
     return [ranked[i] for i in np.linspace(0, len(ranked) - 1, count).round().astype(int)]
