@@ -236,8 +236,10 @@ def ot(
     x, a = _drop_patches(x, a)  # (B, k, D), (B, k)
     y, b = _drop_patches(y, b)
     cost = cosine_cost(x, y)  # (B, k, k')
-    problem = [t.detach() if detach_plan else t for t in (cost, a, b)]
-    plan = solve_plan(*problem, epsilon, n_iters)
+    if detach_plan:
+        plan = solve_plan(cost.detach(), a.detach(), b.detach(), epsilon, n_iters)
+    else:
+        plan = solve_plan(cost, a, b, epsilon, n_iters)
     return (plan * cost).sum() / len(x)
 
 

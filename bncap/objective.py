@@ -60,6 +60,7 @@ def compute_cross_entropy(
         masses = [text_weights(model, attention[pairs], labels, loss)]
         if loss.synthetic_masses:
             attention_syn = model.states(model.bridge(batch.synthetic[pairs]), labels)[1]
+            assert attention_syn is not None  # the tap is open
             masses.append(text_weights(model, attention_syn, labels, loss))
         return ce, masses
     except ValueError:

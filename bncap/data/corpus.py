@@ -41,7 +41,7 @@ BATCHES = 10
 
 
 def build_corpus(config: Config) -> Path:
-    """Make, or find finished, the step folder ``01_data_build/corpus-s<seed>``: pictures, shards, then the merged pairs.
+    """Make, or find finished, the step ``01_data_build/corpus-s<seed>``: pictures, shards, then the merged pairs.
 
     Raises :class:`BncapError` for missing or malformed data, splits that share a picture, too many unusable pictures, a
     foreign shard, and a split without an accepted pair; :class:`bncap.errors.OutOfTime` between two chunks of work.

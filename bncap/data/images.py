@@ -90,7 +90,7 @@ def read_pictures(folder: Path) -> list[InspectedPicture]:
 
 
 def check_rejects(pictures: Sequence[InspectedPicture], max_share: float, table: Path) -> None:
-    """Raise :class:`BncapError` if more than ``max_share`` (0 to 1) of ``pictures`` cannot be used; ``table`` lists them."""
+    """Raise :class:`BncapError` if more than ``max_share`` of ``pictures`` cannot be used; ``table`` lists them."""
     rejected = [picture for picture in pictures if picture.reason]
     if len(rejected) <= max_share * len(pictures):
         return

@@ -19,7 +19,7 @@ from bncap.pipeline import artifacts
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A pair that is used: ``en`` is "" where there is no English side, ``similarity`` (Eq. 4's s_i) None where
-    ``target`` was not translated; ``image`` and ``synthetic``, if the data set brings one, are below the data sets' root.
+    ``target`` was not translated; ``image`` and ``synthetic``, if there is one, are below the data sets' root.
     """
 
     caption_id: int

@@ -13,7 +13,7 @@ and add one line to :data:`FORMATS`: a description, a regular expression for the
 share (an empty caption, a name that comes twice, a path that leads out of the folder, an unknown language), numbers the
 captions and names the pictures.  A function refuses what is broken in its own format alone.
 
-pandas does not read CSV and JSON lines here: it accepts an unclosed quote and a short row in silence, and names no line.
+pandas does not read CSV and JSON lines here: it accepts unclosed quotes and short rows in silence, and names no line.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ BAN_CAP_COLUMNS = ("caption_id", "english_caption", "bengali_caption")
 TYPES = {"id": int, "image_id": int, "category_id": int, "bbox": list, "sentences": list, "sentid": int}
 """Types of values of COCO's and Karpathy's JSON by their keys; the others that are read here are text."""
 NOUNS_BN: dict[str, dict] = json.loads(Path(__file__).with_name("coco_nouns_bn.json").read_text("utf-8"))
-"""``categories``: for each of COCO's 80, words and phrases of what it annotates under it, as CHAIR lists them in English
+"""``categories``: for each of COCO's 80, words and phrases of what it annotates under it, as CHAIR has them in English
 (Rohrbach et al., EMNLP 2018), with the loan words that translators write.  Left out is what is as often something else,
-such as কমলা (the colour).  Inflected forms are found by their stems (:func:`bncap.text.stem`); listed are only those that
+such as কমলা (the colour).  Inflected forms are found by their stems (:func:`bncap.text.stem`); those are listed that
 the stemmer takes for something else.  ``other_meanings``: phrases whose words are listed and mean something else."""
 NOUN_LEXICON_BN: dict[str, str] = {
     **{words: category for category, entries in NOUNS_BN["categories"].items() for words in entries},
@@ -62,7 +62,7 @@ _ROW_START = re.compile(r'[^",]+\.(?:jpe?g|png|gif|bmp|webp|tiff?)(?:\.\d+)?(?:#
 class Caption:
     """A caption of one picture; those of one picture share ``image_id`` and ``image``.
 
-    ``caption_id`` is unique within its file; ``image``, and ``synthetic`` where the data set brings a synthetic picture,
+    ``caption_id`` is unique within its file; ``image``, and ``synthetic`` where the data set has a synthetic picture,
     are paths below the root of the data sets; ``lang`` is the mBART-50 code of ``text``; ``english`` its English side
     and ``split`` the data set's own, "" where it has none.
     """
@@ -99,9 +99,9 @@ class Row(NamedTuple):
 def read_captions(path: Path, images: str = "", lang: str = "") -> list[Caption]:
     """The captions of a UTF-8 file in any of :data:`FORMATS`, in the order of the file (of COCO's, in that of the ids).
 
-    Runs of white space in texts become single blanks: COCO's annotators left line breaks in some of them.  ``images`` is
-    the folder of the pictures below the root of the data sets, "" for the root itself; ``lang`` the mBART-50 or ISO code
-    of the captions where the file does not say it, "" for English.  Raises :class:`BncapError`, with file, line or
+    Runs of white space in texts become single blanks: COCO's annotators left line breaks in some.  ``images`` is
+    the folder of the pictures below the root of the data sets, "" for the root itself; ``lang`` the mBART-50 or ISO code of
+    the captions where the file does not say it, "" for English.  Raises :class:`BncapError`, with file, line or
     record, and remedy, for an unknown format, a file without captions, and whatever is malformed in it.
     """
     captions: list[Caption] = []
@@ -393,8 +393,8 @@ def _read_text(path: Path) -> str:
         except UnicodeDecodeError as error:
             at = error.start
     raise BncapError(
-        f"{path} is no UTF-8 text: byte 0x{content[at]:02x} at offset {at} (line {content.count(10, 0, at) + 1}); save it "
-        f"as UTF-8, for example with: iconv -f {guess} -t UTF-8, or fetch it again"
+        f"{path} is no UTF-8 text: byte 0x{content[at]:02x} at offset {at} (line {content.count(10, 0, at) + 1}); save "
+        f"it as UTF-8, for example with: iconv -f {guess} -t UTF-8, or fetch it again"
     )
 
 

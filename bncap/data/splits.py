@@ -46,7 +46,7 @@ GIVEN = {"train": "train", "restval": "train", "val": "validation", "validation"
 
 
 def caption_files(config: Config) -> dict[str, Path]:
-    """The files that captions are drawn from: "train", "held_out" and "ood", or "own"; :class:`BncapError` if missing."""
+    """The files of the captions: "train", "held_out" and "ood", or "own"; :class:`BncapError` if one is missing."""
     data = config.data
     if data.source == "own":
         dataset_roots(config)  # names data.captions if it is not set

@@ -10,7 +10,7 @@ m2m_100 (NLLB)  ``facebook/nllb-200-distilled-600M`` (CC BY-NC)    the first tok
 mbart (50)      ``facebook/mbart-large-50-many-to-many-mmt``       the first token forced, ``bn_IN``
 ==============  =================================================  ==============================================
 
-Which target a model with a single one has, only Marian's tokenizer tells; of T5 the user has to know.  BanglaT5 and NLLB
+Which target a model with a single one has, only Marian's tokenizer tells; of T5 the user must know.  BanglaT5 and NLLB
 are for non-commercial use only.  ``identity`` leaves the text as it is.  The classes follow from the checkpoint's
 ``config.json`` (``model_type``), never from its name, and no code from a checkpoint is run.
 """

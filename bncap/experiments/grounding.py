@@ -97,8 +97,10 @@ def build_grounding(config: Config, seed: int) -> Path:
     weights = [weights_dir(config, variant, seed) for variant in VARIANTS]
     data = [inputs_of(config, MAIN).features, _pictures(config), *evaluate.objects_files(config).values()]
     lexicon = json.dumps(evaluate.noun_lexicon(config), sort_keys=True).encode()
-    settings = {"columns": [*WORD_COLUMNS, *MEASURE_COLUMNS], "lexicon_sha256": hashlib.sha256(lexicon).hexdigest()}
-    settings |= {"centre_spread": CENTRE_SPREAD, "max_tokens": config.model.max_tokens, "batch": config.decode.batch}
+    settings = {
+        "columns": [*WORD_COLUMNS, *MEASURE_COLUMNS], "lexicon_sha256": hashlib.sha256(lexicon).hexdigest(),
+        "centre_spread": CENTRE_SPREAD, "max_tokens": config.model.max_tokens, "batch": config.decode.batch,
+    }  # fmt: skip
     return artifacts.run_step(
         paths.step_dir(config.profile, STEP, "grounding", seed),
         settings=settings,

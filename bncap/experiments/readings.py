@@ -159,7 +159,8 @@ def _measure_gap(points: Points, before: Points, sample: PatchSample) -> dict[st
     measures: dict[str, float] = {}
     for name, (members, _) in sample.sets().items():
         width = alignment.median_distance(*(side[members] for side in before))
-        distances = alignment.measure_distances(*(side[members] for side in points), width)
+        first, second = (side[members] for side in points)
+        distances = alignment.measure_distances(first, second, width)
         measures |= {f"{name}/{metric}": value for metric, value in distances.items()}
     return measures
 

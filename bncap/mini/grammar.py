@@ -1,6 +1,6 @@
 """Captions of the mini world: English from a scene, Bengali from parsed English, and both parsed back to a meaning.
 
-The English is generated from the scene, as annotators would write it; the Bengali from the *parsed English*, so it knows
+The English is generated from the scene, as annotators would write it; the Bengali from the *parsed English*, so it has
 no more than the caption does.  The words are in ``dialects.json``, for each language in both domains: an out-of-domain
 dialect lists only its *own* words, which are mixed with the in-domain ones, never the other way round.  Bengali is in
 NFC, in which ড়, ঢ় and য় are decomposed.
@@ -26,8 +26,8 @@ Words = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class Dialect:
-    """Words and patterns.  Slots of the patterns: ``a``, ``b`` and ``c`` are the objects, noun phrases; ``rel`` is where
-    ``a`` is from ``b``, ``own`` the same with a pronoun for ``b``; ``b_gen`` a genitive; ``bg`` the background; ``tail``
+    """Words and patterns.  Slots of the patterns: ``a``, ``b`` and ``c`` are noun phrases of objects; ``rel`` is where
+    ``a`` is from ``b``, ``own`` the same with a pronoun for ``b``; ``b_gen`` a genitive; ``bg`` the background, ``tail``
     one of ``tails`` or nothing.  ``relations``: pairs (``rel``, ``own``); ``joined``: two objects without a relation.
     """
 

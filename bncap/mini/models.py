@@ -1,6 +1,6 @@
 """The mini world's translator, in the place of Marian, and its text-to-image model, in the place of Kandinsky 2.1.
 
-The translator errs at a known rate.  Its output depends on the caption's text and the seed alone, so that its faults can
+The translator errs at a known rate.  Its output depends on the caption's text and the seed alone, so its faults can
 be listed afterwards; the verification filter then has a precision and a recall.
 """
 

@@ -28,7 +28,9 @@ MINI_PARTS = ("encoder", "decoder", "verifier", "bertscore", "vit", "gpt2", "cnn
 """The parts of ``mini:<part>`` that have files."""
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 """Suffixes of weights that are loaded only where their folder has no safetensors."""
-NEVER_LOADED = tuple(".h5 .msgpack .ot .onnx .onnx_data .tflite .mlmodel .md .png .jpg .jpeg .gif .pdf".split())
+NEVER_LOADED = (
+    ".h5", ".msgpack", ".ot", ".onnx", ".onnx_data", ".tflite", ".mlmodel", ".md", ".png", ".jpg", ".jpeg", ".gif", ".pdf",
+)  # fmt: skip
 NO_MODEL_FOLDERS = ("onnx", "openvino", "coreml")
 
 

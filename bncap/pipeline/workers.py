@@ -134,8 +134,9 @@ def preload() -> BaseContext:
 def _start_pool(jobs: int) -> ProcessPoolExecutor:
     context = preload()
     turns = context.SimpleQueue() if jobs > 1 else None  # a worker without others is not pinned
-    for turn in range(jobs if turns else 0):
-        turns.put(turn)
+    if turns is not None:
+        for turn in range(jobs):
+            turns.put(turn)
     return ProcessPoolExecutor(jobs, context, _prepare_worker, ({**os.environ, **WORKER_ENVIRONMENT}, turns))
 
 

@@ -91,7 +91,8 @@ def _draw_states(axes: Sequence[Axes], folder: Path) -> dict[str, float]:
         for relevant, look in enumerate(PATCHES.values()):
             chosen = state[state["relevant"] == relevant].sample(frac=1, random_state=0)
             colours = chosen["domain"].map(COLOURS)
-            axis.scatter(chosen["x"], chosen["y"], c=colours, **look, linewidths=0, rasterized=True)
+            size, alpha = look["s"], look["alpha"]
+            axis.scatter(chosen["x"], chosen["y"], c=colours, s=size, alpha=alpha, linewidths=0, rasterized=True)
         centroids = state.groupby("domain")[["x", "y"]].mean().loc[list(COLOURS)]
         white = [withStroke(linewidth=3, foreground="white")]
         axis.plot(centroids["x"], centroids["y"], color="black", zorder=3, path_effects=white)

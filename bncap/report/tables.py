@@ -199,8 +199,8 @@ def format_table(frame: pd.DataFrame, name: str, config: Config, differences: Se
         notes += [] if own else _note_paper(variant, printed)
     if "lambda" in frame:
         saved = pd.DataFrame([read_scores(config, PART_BASE, seed)["ood"] for seed in sorted(set(frame["seed"]))])
-        scores = (f"{HEADINGS.get(m, m)} {format_mean(*seed_mean_std(saved[m]))}" for m in metrics)
-        notes.append(f"{paper.label(PART_BASE)}, has {', '.join(scores)}.")
+        base_scores = (f"{HEADINGS.get(m, m)} {format_mean(*seed_mean_std(saved[m]))}" for m in metrics)
+        notes.append(f"{paper.label(PART_BASE)}, has {', '.join(base_scores)}.")
     title = "The captioner on pictures that it was not trained on" if own else TABLES[name].title
     caption = f"{title}. {_describe_runs(frame, config)}"
     if differences:

@@ -128,7 +128,7 @@ def last_map(encoder: Any, pictures: Tensor) -> Tensor:
 
 
 def _augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Other contrast, exposure, white balance, slope of light, sharpness and noise; (B, 3, 112, 112) uint8 in and out."""
+    """Vary contrast, exposure, white balance, slope of light, sharpness and noise; (B, 3, 112, 112) uint8."""
 
     def draw(low: float, high: float, channels: int = 1) -> Tensor:
         return low + (high - low) * torch.rand(len(pictures), channels, 1, 1, generator=generator)

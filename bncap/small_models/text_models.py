@@ -71,7 +71,7 @@ class Texts:
 def select_texts(config: Config) -> Texts:
     """Texts for the small language models of ``config``, none of them of its validation and test pictures.
 
-    With data of one's own, the training captions in ``data.lang`` (:class:`BncapError` if there is none); else generated
+    With data of one's own, the training captions in ``data.lang`` (:class:`BncapError` if none); else generated
     sentences of the mini world.
     """
     return read_own_texts(config) if config.data.source == "own" else generate_mini_texts(config.data.seed)

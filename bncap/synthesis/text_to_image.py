@@ -36,7 +36,7 @@ TWO_STAGES = "KandinskyPipeline"
 
 @dataclass(frozen=True)
 class Synthesiser:
-    """A text-to-image model: ``draw(prompts, negative_prompt, seeds)`` gives one RGB picture for each prompt, from noise
+    """A text-to-image model: ``draw(prompts, negative_prompt, seeds)`` gives one RGB picture a prompt, from noise
     of its own seed, whatever its neighbours in the batch.
 
     ``components`` says for each part its name, revision and a SHA-256 of its files, ``sampling`` how it draws.

@@ -59,7 +59,8 @@ def test_no_prompt_is_over_77_tokens_by_either_real_tokenizer(models, standins):
     xlmr = XLMRobertaTokenizer.from_pretrained(folder / "kandinsky-2-1/tokenizer")
     rng = np.random.default_rng(0)
     words = [
-        "a", "dog's", "e.g.", "brown", "motor-cycle,", "१२३", "কুকুর", "বিড়াল।", "দু'টি", "ক্ষ\u200dেত", "🐕", "«ß»", "x" * 90,
+        "a", "dog's", "e.g.", "brown", "motor-cycle,", "१२३",
+        "কুকুর", "বিড়াল।", "দু'টি", "ক্ষ\u200dেত", "🐕", "«ß»", "x" * 90,
     ]  # fmt: skip
     for _ in range(60):
         en, target = (" ".join(rng.choice(words, rng.integers(0, 30))) for _ in range(2))
