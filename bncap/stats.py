@@ -47,7 +47,7 @@ def resamples(n_items: int, n_seeds: int, n: int = REPLICATES, *, seed: int) -> 
     """``n`` samples of ``n_items`` items and ``n_seeds`` seeds (crossed bootstrap; Owen, Ann. Appl. Stat. 2007).
 
     Scatter that is peculiar to an image and a seed enters up to three times, that of few seeds by a share of
-    1 - 1 / ``n_seeds`` only; on 400 captions and 5 seeds intervals of 95 % held the truth in 94 to 100 % of simulations.
+    1 - 1 / ``n_seeds`` only; on 400 captions and 5 seeds, 95 % intervals held the truth in 94 to 100 % of simulations.
     The same arguments give the same samples.  Raises ValueError for a number below 1.
     """
     if min(n_items, n_seeds, n) < 1:

@@ -100,8 +100,8 @@ def read_captions(path: Path, images: str = "", lang: str = "") -> list[Caption]
     """The captions of a UTF-8 file in any of :data:`FORMATS`, in the order of the file (of COCO's, in that of the ids).
 
     Runs of white space in texts become single blanks: COCO's annotators left line breaks in some.  ``images`` is
-    the folder of the pictures below the root of the data sets, "" for the root itself; ``lang`` the mBART-50 or ISO code of
-    the captions where the file does not say it, "" for English.  Raises :class:`BncapError`, with file, line or
+    the folder of the pictures below the root of the data sets, "" for the root; ``lang`` the mBART-50 or ISO code
+    of the captions where the file does not say it, "" for English.  Raises :class:`BncapError`, with file, line or
     record, and remedy, for an unknown format, a file without captions, and whatever is malformed in it.
     """
     captions: list[Caption] = []

@@ -143,7 +143,8 @@ class Claim:
 def _read_claims() -> Iterator[Claim]:
     """The claims of ``claims.csv``; its column ``select`` is written as ``variant=pal; against=ce_real``."""
     for row in artifacts.read_csv(Path(__file__).with_name("claims.csv")):
-        select = tuple((key, value) for key, _, value in (part.partition("=") for part in row.pop("select").split("; ")))
+        pairs = (part.partition("=") for part in row.pop("select").split("; "))
+        select = tuple((key, value) for key, _, value in pairs)
         paper, sign = row.pop("paper"), int(row.pop("sign"))
         yield Claim(**row, select=select, paper=float(paper) if paper else None, sign=sign)
 

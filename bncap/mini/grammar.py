@@ -27,7 +27,7 @@ Words = Mapping[str, Sequence[str]]
 @dataclass(frozen=True)
 class Dialect:
     """Words and patterns.  Slots of the patterns: ``a``, ``b`` and ``c`` are noun phrases of objects; ``rel`` is where
-    ``a`` is from ``b``, ``own`` the same with a pronoun for ``b``; ``b_gen`` a genitive; ``bg`` the background, ``tail``
+    ``a`` is from ``b``, ``own`` that with a pronoun for ``b``; ``b_gen`` a genitive; ``bg`` the background, ``tail``
     one of ``tails`` or nothing.  ``relations``: pairs (``rel``, ``own``); ``joined``: two objects without a relation.
     """
 

@@ -29,7 +29,8 @@ MINI_PARTS = ("encoder", "decoder", "verifier", "bertscore", "vit", "gpt2", "cnn
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 """Suffixes of weights that are loaded only where their folder has no safetensors."""
 NEVER_LOADED = (
-    ".h5", ".msgpack", ".ot", ".onnx", ".onnx_data", ".tflite", ".mlmodel", ".md", ".png", ".jpg", ".jpeg", ".gif", ".pdf",
+    ".h5", ".msgpack", ".ot", ".onnx", ".onnx_data", ".tflite", ".mlmodel",
+    ".md", ".png", ".jpg", ".jpeg", ".gif", ".pdf",
 )  # fmt: skip
 NO_MODEL_FOLDERS = ("onnx", "openvino", "coreml")
 

@@ -159,9 +159,7 @@ def _add_box(axis: Axes, element: Mapping[str, Any], values: Mapping[str, str]) 
     left, bottom, width, height = element["box"]
     style = "round,pad=0,rounding_size=0.06"
     face = COLOURS[element["colour"]]
-    axis.add_patch(
-        FancyBboxPatch((left, bottom), width, height, style, linewidth=0.6, facecolor=face, edgecolor=GREY)
-    )
+    axis.add_patch(FancyBboxPatch((left, bottom), width, height, style, linewidth=0.6, facecolor=face, edgecolor=GREY))
     text, title = (values.get(element.get(key, ""), element.get(key, "")) for key in ("text", "title"))
     axis.text(
         left + width / 2, bottom + height / 2, text, fontsize=element.get("size", 8), ha="center", va="center",

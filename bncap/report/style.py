@@ -35,7 +35,7 @@ OPTIONAL_FAMILIES = (
     "Noto Sans Arabic", "Noto Sans Tamil", "Noto Sans Telugu", "Noto Sans Thai", "Noto Sans Khmer",
     "Noto Sans Myanmar", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR",
 )  # fmt: skip
-"""Used where installed, as a system font or as a package such as ``fontpkg-noto-sans-tamil``."""
+"""Used where installed, as a system font or as a package of the family ``fontpkg-*``."""
 
 STYLE = paths.PACKAGE / "report" / "bncap.mplstyle"
 
@@ -75,8 +75,8 @@ def save(fig: Figure, path: Path, pdf: bool = False) -> Path:
     if scripts:
         names = ", ".join(sorted(script.capitalize() for script in scripts))
         print(
-            f"{png.name}: no installed font has letters of {names}, drawn as boxes; install Noto Sans for them, such "
-            f"as: pip install fontpkg-noto-sans-{min(scripts).lower()}",
+            f"{png.name}: no installed font has letters of {names}, drawn as boxes; "
+            "install a Noto Sans font for them in the system and start again",
             file=sys.stderr,
         )
     return png
