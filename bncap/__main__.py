@@ -187,7 +187,7 @@ def _config(options: argparse.Namespace) -> Config:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from bncap.commands import runner
+    from bncap.commands import runner  # for this command alone
 
     (profile, overrides), seed = _profile(options), options.seed
     if options.seeds is not None:
@@ -208,12 +208,12 @@ def _run(options: argparse.Namespace) -> None:
 
 def _check(options: argparse.Namespace) -> int:
     if options.full_size:
-        from bncap.commands.full_size import full_size_table
+        from bncap.commands.full_size import full_size_table  # for this command alone
 
         text, agree = full_size_table()
         print(text)
         return 0 if agree else 1
-    from bncap.commands import check
+    from bncap.commands import check  # for this command alone
 
     config = get_config(*_profile(options))
     if options.download:
@@ -224,32 +224,32 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> None:
-    from bncap.commands.runner import status_table
+    from bncap.commands.runner import status_table  # for this command alone
 
     print(status_table(_config(options).profile))
 
 
 def _publish(options: argparse.Namespace) -> None:
-    from bncap.commands.publish import PUBLISHED, publish
+    from bncap.commands.publish import PUBLISHED, publish  # for this command alone
 
     publish(options.profile)
     print(f"published: {PUBLISHED}; look at `git diff`, then commit")
 
 
 def _translate(options: argparse.Namespace) -> None:
-    from bncap.data.corpus import build_shards
+    from bncap.data.corpus import build_shards  # for this command alone
 
     build_shards(_config(options), options.shards)
 
 
 def _synthesise(options: argparse.Namespace) -> None:
-    from bncap.synthesis import generate
+    from bncap.synthesis import generate  # for this command alone
 
     generate.draw_shards(_config(options), options.shard)
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from bncap.synthesis.audit import audit_pictures
+    from bncap.synthesis.audit import audit_pictures  # for this command alone
 
     lines, same = audit_pictures(_config(options), options.n, options.seed)
     print("\n".join(lines))
@@ -257,7 +257,7 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _caption(options: argparse.Namespace) -> None:
-    from bncap.commands.caption import caption_pictures, report_lines
+    from bncap.commands.caption import caption_pictures, report_lines  # for this command alone
 
     captioned = caption_pictures(
         options.pictures, options.profile, options.run, options.beams, options.attention, options.overrides
@@ -266,13 +266,13 @@ def _caption(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from bncap.commands.caption import export
+    from bncap.commands.caption import export  # for this command alone
 
     print(export(options.out, options.profile, options.run))
 
 
 def _kaggle(options: argparse.Namespace) -> None:
-    from bncap.kaggle.kernels import Export, write_kernels
+    from bncap.kaggle.kernels import Export, write_kernels  # for this command alone
 
     profile, overrides = _profile(options)
     named = {field.name: getattr(options, field.name) for field in fields(Export) if hasattr(options, field.name)}

@@ -62,7 +62,7 @@ class BertScore:
 
     def _encode(self, sentences: Iterable[str]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """Sentence -> embeddings (T, D) and weights (T,), 0 for the first and last special token, else 1."""
-        import torch
+        import torch  # heavy
 
         texts = sorted(sentences)
         if not texts:
@@ -83,7 +83,7 @@ class BertScore:
 
 def _match(pairs: Sequence[tuple[str, str]], found: dict, wanted: dict) -> dict[tuple[str, str], float]:
     """F1 of each (candidate, reference), those of equal lengths together; 0 where either is empty."""
-    import torch
+    import torch  # heavy
     from bert_score.utils import greedy_cos_idf
 
     scores = dict.fromkeys(pairs, 0.0)
@@ -107,7 +107,7 @@ def load_bertscore(path: str | Path, num_layers: int | None = None, device: str 
     name.  The name is the folder's last part, in signatures too, so that they are the same on every machine.  Raises
     BncapError if the layer is not known or the model has fewer, or it cannot be read or is not whole.
     """
-    from bert_score.utils import model2layers
+    from bert_score.utils import model2layers  # heavy
     from transformers import AutoConfig, AutoTokenizer
 
     name = Path(path).resolve().name
@@ -132,7 +132,7 @@ def _read_layers(path: str | Path, layers: int) -> torch.nn.Module:
 
     What a file lacks is an error, where it would be random.
     """
-    from transformers import AutoModel
+    from transformers import AutoModel  # heavy
 
     options = {"num_hidden_layers": layers, "output_loading_info": True, "ignore_mismatched_sizes": True}
     model, report = AutoModel.from_pretrained(path, **options)

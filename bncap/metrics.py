@@ -111,7 +111,7 @@ def _meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]], lang
 
 @lru_cache(maxsize=65536)
 def _single_meteor(caption: str, ref: str, lang: str) -> float:
-    from nltk.translate.meteor_score import single_meteor_score
+    from nltk.translate.meteor_score import single_meteor_score  # slow to import
 
     # The normaliser decides on case, hence preprocess=str; WordNet has no Bengali and is no part of nltk's package.
     stemmer, wordnet = SimpleNamespace(stem=lambda token: stem(token, lang)), SimpleNamespace(synsets=lambda word: [])

@@ -202,7 +202,7 @@ def stem(token: str, lang: str) -> str:
         # a stem of nothing would make unlike tokens equal
         return _porter().stem(token) or token
     if language in SNOWBALL:
-        from nltk.stem.snowball import SnowballStemmer
+        from nltk.stem.snowball import SnowballStemmer  # slow to import
 
         # a new one for each word: the Arabic one remembers the word before
         return SnowballStemmer(SNOWBALL[language]).stem(token) or token
@@ -211,7 +211,7 @@ def stem(token: str, lang: str) -> str:
 
 @cache
 def _porter() -> PorterStemmer:
-    from nltk.stem.porter import PorterStemmer
+    from nltk.stem.porter import PorterStemmer  # slow to import
 
     return PorterStemmer()
 

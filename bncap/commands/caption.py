@@ -194,7 +194,7 @@ def _picture_files(path: Path) -> list[Path]:
 
 def _check_attention(png: Path, count: int) -> None:
     """:class:`BncapError` if ``count`` pictures cannot be drawn into ``png``; checked before any captioning."""
-    from bncap.report.attention import MAX_PICTURES
+    from bncap.report.attention import MAX_PICTURES  # loads heavy libraries
 
     if count > MAX_PICTURES:
         raise BncapError(f"attention can be drawn for 1 to {MAX_PICTURES} pictures at a time, not {count}; name fewer")

@@ -170,7 +170,7 @@ def _device(needed: bool) -> Requirement:
     if not needed and "torch" not in sys.modules and not DRIVER.exists():
         return Requirement("device", "CPU, which is enough")
     try:
-        import torch
+        import torch  # heavy
 
         from bncap.device import CU126, has_kernels  # imports torch
     except ImportError:

@@ -97,11 +97,11 @@ def run_alone(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def count_parameters(sizes: Sizes) -> dict[str, int]:
     """Parameters of each part, counted on models without storage."""
-    import timm
+    import timm  # heavy
     import torch
     from transformers import MBartConfig, MBartForConditionalGeneration
 
-    from bncap.model import Bridge
+    from bncap.model import Bridge  # loads heavy libraries
 
     def count(model: nn.Module) -> int:
         return sum(p.numel() for p in model.parameters())
@@ -131,10 +131,10 @@ def encode_pictures(sizes: Sizes, seed: int) -> tuple[str, list[dict[str, str]],
     Returns:
         name of the device; rows; (4, S, C) float32 patch features.
     """
-    import timm
+    import timm  # heavy
     import torch
 
-    from bncap.device import default_device
+    from bncap.device import default_device  # loads heavy libraries
 
     torch.manual_seed(seed)
     device = default_device()
@@ -157,9 +157,9 @@ def train_and_decode(sizes: Sizes, features: np.ndarray, trimmed: bool, seed: in
     Args:
         features: (4, S, C) float32, of two real pictures and their two synthetic ones.
     """
-    import torch
+    import torch  # heavy
 
-    from bncap.device import default_device
+    from bncap.device import default_device  # loads heavy libraries
 
     torch.manual_seed(seed)
     config, device = get_config("paper"), default_device()
@@ -187,9 +187,9 @@ def take_training_step(
         real, synthetic: (B, S, C) features.
         labels: (B, T) token ids.
     """
-    import torch
+    import torch  # heavy
 
-    from bncap import train
+    from bncap import train  # loads heavy libraries
     from bncap.batches import Batch
     from bncap.device import gradient_scaler
 
@@ -206,9 +206,9 @@ def make_random_captioner(sizes: Sizes, channels: int, trimmed: bool) -> tuple[C
 
     The words of its tokenizer are w000000, w000001, ...
     """
-    from transformers import MBart50Tokenizer, MBartConfig, MBartForConditionalGeneration
+    from transformers import MBart50Tokenizer, MBartConfig, MBartForConditionalGeneration  # heavy
 
-    from bncap.decoders.captioner import IMPLEMENTATION
+    from bncap.decoders.captioner import IMPLEMENTATION  # loads heavy libraries
     from bncap.decoders.mbart import Vocabulary, trim
     from bncap.model import Captioner
 
@@ -229,7 +229,7 @@ def make_random_captioner(sizes: Sizes, channels: int, trimmed: bool) -> tuple[C
 @contextmanager
 def measured(rows: list[dict[str, str]], operation: str) -> Iterator[None]:
     """Append the time and the peak memory of the block to ``rows``."""
-    import torch
+    import torch  # heavy
 
     cuda = torch.cuda.is_available()
     if cuda:

@@ -151,7 +151,7 @@ def _shrink(book: dict[str, Any], width: int, figures: Path) -> str:
 
 def _scaled(data: dict[str, Any], width: int) -> dict[str, Any]:
     """The output without widgets, its picture at most ``width`` pixels wide in 128 colours."""
-    from PIL import Image
+    from PIL import Image  # only for pictures
 
     data = {kind: value for kind, value in data.items() if "widget" not in kind}
     if "image/png" in data:

@@ -157,7 +157,7 @@ def executed_path(request: Request, notebook: Path) -> Path:
 
 def _execute(request: Request, notebook: Path, rest: str) -> None:
     """Execute one notebook; ``rest`` are the options with which the run continues after an error."""
-    import papermill
+    import papermill  # heavy
     from nbclient.exceptions import DeadKernelError
 
     os.environ.pop("JUPYTER_PATH", None)  # a foreign kernel specification must not take the place of this environment

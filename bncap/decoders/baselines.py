@@ -280,7 +280,7 @@ def load_gpt2(path: str) -> tuple[GPT2LMHeadModel, PreTrainedTokenizerBase]:
     BOS and PAD fall back on EOS, as GPT-2 tokenizers often have no other mark; a mark beyond the checkpoint's embedding
     gets a row.  Raises :class:`BncapError` for another model, a missing EOS, and other missing weights.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer  # heavy
 
     with loading("GPT-2 tokenizer", path):
         tokenizer = AutoTokenizer.from_pretrained(path)

@@ -102,7 +102,7 @@ def _caption(
 
 def seen_picture(encoder: Encoder, picture: Image.Image) -> Image.Image:
     """What the encoder sees of a picture: resized and cropped to its square, so that patches lie where they belong."""
-    import timm
+    import timm  # heavy
 
     settings = timm.data.resolve_model_data_config(encoder.model)
     mean, std = (torch.tensor(settings[name]).view(3, 1, 1) for name in ("mean", "std"))

@@ -105,7 +105,7 @@ def path(config: Config, name: str) -> str:
 @functools.cache
 def _fetch(name: str) -> Path:
     """The hub's snapshot of ``name``; a revision in the cache stays in use, else its steps would be made again."""
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, snapshot_download  # heavy
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
     from huggingface_hub.utils import logging
 
@@ -152,7 +152,7 @@ def loaded_files(names: Iterable[str]) -> list[str]:
 @contextmanager
 def quiet_loading() -> Iterator[None]:
     """Without transformers' progress bars and its report on unused and missing weights: the caller checks these."""
-    from transformers.utils import logging
+    from transformers.utils import logging  # heavy
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -176,7 +176,7 @@ def loading(what: str, path: str, kind: str | None = None) -> Iterator[None]:
         raise BncapError(f"{path}: there is no such folder to load the {what} from; {remedy}")
     try:
         if kind is not None:
-            from transformers import PreTrainedConfig
+            from transformers import PreTrainedConfig  # heavy
 
             found = PreTrainedConfig.get_config_dict(path)[0].get("model_type")
             if found != kind:

@@ -37,7 +37,7 @@ def train_sentence_encoder(out: Path, seed: int, steps: int) -> dict[str, float]
     object or colour.  Returns the last loss, and :func:`measure_filter_quality` on held-out captions.  The same seed
     gives the same weights on one thread.
     """
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import SentenceTransformer  # heavy
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
     from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 
@@ -85,7 +85,7 @@ def _features(sentences: list[list[int]]) -> dict[str, Tensor]:
 
 def _train_tokenizer(texts: list[str]) -> Tokenizer:
     """Whole words: one that training never saw is [UNK], whose vector stays close to zero."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers  # heavy
 
     tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])

@@ -202,7 +202,7 @@ def train_tokenizer(out: Path, texts: Texts) -> MBart50Tokenizer:
 
     Recurring words are pieces, and so is each of ``texts.characters``: rare words come apart but are never unknown.
     """
-    import sentencepiece
+    import sentencepiece  # heavy
     from transformers import MBart50Tokenizer
 
     out.mkdir(parents=True, exist_ok=True)
@@ -232,7 +232,7 @@ def train_mbart(out: Path, texts: Texts, seed: int, steps: int) -> dict[str, flo
     A third of the words is masked in spans, each span by one <mask>; source and labels are framed as in mBART-50.
     Returns the loss and token accuracy on held-out noised sentences.
     """
-    from transformers import MBartConfig, MBartForConditionalGeneration
+    from transformers import MBartConfig, MBartForConditionalGeneration  # heavy
 
     tokenizer = train_tokenizer(out, texts)
     torch.manual_seed(seed)
@@ -263,7 +263,7 @@ def train_bert(out: Path, texts: Texts, seed: int, steps: int) -> dict[str, floa
     The pieces are the normalised words and each of ``texts.characters``, first in a word or inside it.  Returns the
     loss and accuracy on the masked pieces of held-out sentences.
     """
-    from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, PreTrainedTokenizerFast
+    from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, PreTrainedTokenizerFast  # heavy
 
     characters = sorted(set(texts.characters))
     words = {word for text in texts.words for word in tokenise(text, texts.lang) if len(word) > 1}
@@ -310,7 +310,7 @@ def train_gpt2(out: Path, texts: Texts, seed: int, steps: int) -> dict[str, floa
     Sentences are framed as ``<s> … </s>``; cross-attention comes in when it is loaded with ``add_cross_attention``.
     Returns the loss and next-token accuracy on held-out sentences.
     """
-    from tokenizers import ByteLevelBPETokenizer, Regex, pre_tokenizers
+    from tokenizers import ByteLevelBPETokenizer, Regex, pre_tokenizers  # heavy
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
     special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
