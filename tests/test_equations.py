@@ -23,7 +23,7 @@ def test_every_equation_is_the_docstring_of_exactly_one_function():
     assert numbers == list(range(1, 14))
 
 
-def test_readme_names_the_function_of_every_equation():
-    readme = (PACKAGE.parent / "README.md").read_text("utf-8")
+def test_the_page_of_the_notebooks_names_the_function_of_every_equation():
+    readme = (PACKAGE.parent / "notebooks/README.md").read_text("utf-8")
     for number, name in numbered_docstrings():
         assert re.search(rf"\| Eq\. {number}\b.*{name.split('.')[-1]}", readme), f"Eq. {number}: {name}"

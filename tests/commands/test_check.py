@@ -251,7 +251,7 @@ def test_own_captions_and_pictures_are_found_or_named(machine, tmp_path):
         (None, "name the captions file with --captions FILE"),
         (b"", "mine.csv is empty"),
         (b"file,text\na.png,a cat\n", "its first line is 'file,text'"),
-        ("image,caption\na.png,বিড়াল\n".encode("utf-16"), "is not UTF-8"),
+        ("image,caption\na.png,বিড়াল\n".encode("utf-16"), "iconv -f UTF-16 "),
         ("image,caption\na.png,বিড়াল\n".encode("utf-16-le"), "is no UTF-8 text: byte 0x00 at offset 1 (line 1)"),
         ("image,caption\na.png,বিড়াল\n".encode(), "at least 3"),
     ],
