@@ -60,8 +60,8 @@ def publish(profile: str = "mini", folder: Path = PUBLISHED, root: Path = paths.
         unknown = [name for name in marked(text) if name not in numbers]
         if unknown:
             raise BncapError(f"{path.name} quotes {', '.join(unknown)}; {NUMBERS} has {', '.join(numbers)}")
+    commit = artifacts.git_commit().replace("+", " with changes")  # before files of the repository are replaced
     _copy_figures(figures, folder)
-    commit = artifacts.git_commit().replace("+", " with changes")
     kind = f"The published report: a run of profile {profile}, copied by <code>bncap publish</code> at {commit}."
     report = (folder / "report.html").read_text("utf-8")
     artifacts.write_text(folder / "report.html", fill(report, {"kind": kind}))
